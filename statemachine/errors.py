@@ -1,0 +1,47 @@
+"""Every error the state machine raises, each saying what was expected, what came and what to do."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from statemachine.check import Finding
+
+
+class StateMachineError(Exception):
+    """Base of all errors of this package."""
+
+
+class InvalidMachine(StateMachineError):
+    """A table that is no sound machine; `findings` holds everything that is wrong with it."""
+
+    def __init__(self, name: str, findings: Sequence["Finding"]) -> None:
+        self.findings = tuple(findings)
+        lines = "".join(f"\n  - {finding}" for finding in self.findings)
+        super().__init__(f"machine {name!r} has {len(self.findings)} finding(s):{lines}")
+
+
+class GuardError(StateMachineError):
+    """A guard that gave something other than True or False."""
+
+    def __init__(self, guard: str, value: object) -> None:
+        super().__init__(
+            f"guard {guard!r} must return True or False, but returned {value!r} ({type(value).__name__}); "
+            f"wrap the value in bool(...) if its truth is what you mean"
+        )
+
+
+class IllegalMove(StateMachineError):
+    """A move that the run's present status does not allow."""
+
+
+class PhaseError(StateMachineError):
+    """An exception inside a phase; the original is its `__cause__`.
+
+    The run rests, failed, at this phase, and its context is as it was before the phase.
+    """
+
+    def __init__(self, *, run_id: str, phase: str, step: int, cause: BaseException) -> None:
+        self.run_id = run_id
+        self.phase = phase
+        self.step = step
+        super().__init__(f"run {run_id} failed in phase {phase!r} at step {step}: {type(cause).__name__}: {cause}")

@@ -1,0 +1,89 @@
+"""Guards: named, pure, total predicates on a context that compose with `&`, `|` and `~`."""
+
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+from statemachine.errors import GuardError
+
+Context = TypeVar("Context", contravariant=True)
+Value = Callable[["Guard[Context]"], bool]
+
+_OR, _AND, _NOT = range(3)  # how tightly an expression binds, to write no needless parentheses
+
+
+class Guard(Generic[Context]):
+    """A condition under which a transition may be taken.
+
+    A guard must be *pure* (asking twice changes nothing), *total* (defined for every context its phase can leave
+    behind, since all guards of a phase are evaluated at each of its steps) and return a real `bool`.
+
+    Parameters
+    ----------
+    name
+        How the guard is called in diagrams, findings and journals.
+    predicate
+        A function of the context.
+
+    Raises
+    ------
+    GuardError
+        On a call, when the predicate returns anything but True or False.
+    """
+
+    __slots__ = ("_binding", "_combine", "atoms", "name", "predicate")
+
+    def __init__(self, name: str, predicate: Callable[[Context], bool]) -> None:
+        self.name = name
+        self.predicate = predicate
+        self.atoms: tuple[Guard[Context], ...] = (self,)
+        self._binding = _NOT
+        self._combine: Callable[[Value[Context]], bool] = lambda value: value(self)
+
+    @classmethod
+    def _compose(
+        cls, name: str, binding: int, *parts: "Guard[Context]", combine: Callable[[Value[Context]], bool]
+    ) -> "Guard[Context]":
+        composed = cls(name, lambda context: combine(lambda atom: atom(context)))
+        composed.atoms = tuple(dict.fromkeys(atom for part in parts for atom in part.atoms))
+        composed._binding = binding
+        composed._combine = combine
+        return composed
+
+    def __call__(self, context: Context) -> bool:
+        value = self.predicate(context)
+        if value is True or value is False:
+            return value
+        raise GuardError(self.name, value)
+
+    def holds(self, values: Mapping[str, bool]) -> bool:
+        """The truth of this guard when its atoms, by name, have these values."""
+        return self._combine(lambda atom: values[atom.name])
+
+    def _text(self, binding: int) -> str:
+        return self.name if self._binding >= binding else f"({self.name})"
+
+    def __and__(self, other: "Guard[Context]") -> "Guard[Context]":
+        return self._compose(
+            f"{self._text(_AND)} & {other._text(_AND)}", _AND, self, other,
+            combine=lambda value: self._combine(value) and other._combine(value),
+        )  # fmt: skip
+
+    def __or__(self, other: "Guard[Context]") -> "Guard[Context]":
+        return self._compose(
+            f"{self._text(_OR)} | {other._text(_OR)}", _OR, self, other,
+            combine=lambda value: self._combine(value) or other._combine(value),
+        )  # fmt: skip
+
+    def __invert__(self) -> "Guard[Context]":
+        return self._compose(
+            f"~{self._text(_NOT)}", _NOT, self,
+            combine=lambda value: not self._combine(value),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<guard {self.name}>"
+
+
+def guard(predicate: Callable[[Context], bool]) -> Guard[Context]:
+    """Make a guard of a function; its name is the function's."""
+    return Guard(predicate.__name__, predicate)

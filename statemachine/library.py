@@ -1,0 +1,63 @@
+"""The table as a frozen `transitions.Machine`: the authority that everything else is read from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import transitions
+
+from statemachine.guard import Guard
+from statemachine.phase import Phase
+from statemachine.table import Signal, Transition, name_of
+
+ADVANCE = "advance"  # the event that leaves a phase after it ran; each signal is an event of its own
+
+
+class LibraryTransition(transitions.Transition):
+    """A transition of the library that remembers its number in the table and its guard."""
+
+    def __init__(self, *args: Any, number: int = -1, guard: Guard[Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.number = number
+        self.guard = guard
+
+
+class LibraryMachine(transitions.Machine):
+    """A `transitions.Machine` without models or implicit transitions that refuses changes once built.
+
+    Trigger it on any object with an attribute `state`, handing over the context:
+    `machine.events["advance"].trigger(cursor, context)`.
+    """
+
+    transition_cls = LibraryTransition
+    _frozen = False
+
+    def __init__(
+        self, name: str, phases: Sequence[Phase[Any, Any]], start: Phase[Any, Any],
+        table: Sequence[Transition[Any]], signals: Sequence[Signal[Any]],
+    ) -> None:  # fmt: skip
+        super().__init__(model=None, states=list(phases), initial=start, auto_transitions=False, name=name)
+        for number, transition in enumerate(table):
+            self.add_transition(
+                ADVANCE, name_of(transition.source), name_of(transition.target),
+                conditions=[transition.when] if transition.when else None, number=number, guard=transition.when,
+            )  # fmt: skip
+        for number, signal in enumerate(signals):
+            sources = [name_of(source) for source in signal.sources] or [p.name for p in phases if not p.final]
+            self.add_transition(signal.name, sources, name_of(signal.to), number=number)
+        self._frozen = True
+
+    def add_states(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse_change()
+        super().add_states(*args, **kwargs)
+
+    def add_transition(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse_change()
+        super().add_transition(*args, **kwargs)
+
+    def remove_transition(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse_change()
+        super().remove_transition(*args, **kwargs)
+
+    def _refuse_change(self) -> None:
+        if self._frozen:
+            raise TypeError(f"machine {self.name!r} is frozen: build another from a changed table, or use insert()")

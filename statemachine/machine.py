@@ -1,0 +1,122 @@
+"""A machine: phases and a table of guarded transitions as frozen data, proved sound when it is made."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar, cast
+
+from statemachine import check
+from statemachine.errors import InvalidMachine
+from statemachine.library import LibraryMachine
+from statemachine.phase import Phase
+from statemachine.program import Program, compile_program, library_program
+from statemachine.table import Signal, Transition, name_of, phases_of
+
+Context = TypeVar("Context")
+Interpreter = Literal["compiled", "transitions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Machine(Generic[Context]):
+    """Phases joined by guarded transitions, over a context of any type.
+
+    Parameters
+    ----------
+    name
+        What the machine is called in diagrams, errors and records.
+    start
+        The phase a run begins at.
+    transitions
+        The table, in the order it is to be read. For every phase and every combination of its guards' values exactly
+        one transition must be enabled.
+    signals
+        Inputs from outside that a run takes between two steps.
+
+    Raises
+    ------
+    InvalidMachine
+        When the table is no sound machine; the exception carries all findings together.
+    """
+
+    name: str
+    start: Phase[Context, Any]
+    transitions: Sequence[Transition[Context]]
+    signals: Sequence[Signal[Context]] = ()
+    transitions_machine: LibraryMachine = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transitions", tuple(self.transitions))
+        object.__setattr__(self, "signals", tuple(self.signals))
+        if findings := self.check():
+            raise InvalidMachine(self.name, findings)
+        phases = phases_of(self.start, self.transitions, self.signals)
+        library = LibraryMachine(self.name, phases, self.start, self.transitions, self.signals)
+        object.__setattr__(self, "transitions_machine", library)
+
+    def check(self) -> list[check.Finding]:
+        """Everything that is wrong with the table; empty for any machine that could be made."""
+        return check.find(self.start, self.transitions, self.signals)
+
+    @property
+    def phases(self) -> Mapping[str, Phase[Context, Any]]:
+        """The phases by name, in order of appearance."""
+        return cast(Mapping[str, Phase[Context, Any]], self.transitions_machine.states)
+
+    @cached_property
+    def _compiled(self) -> Program[Context]:
+        return compile_program(self.transitions_machine)
+
+    def program(self, interpreter: Interpreter = "compiled") -> Program[Context]:
+        """The machine in the form that an interpreter runs: the compiled table, or `transitions` itself."""
+        if interpreter == "compiled":
+            return self._compiled
+        if interpreter == "transitions":
+            return library_program(self.transitions_machine)
+        raise ValueError(f"no interpreter is called {interpreter!r}; there are 'compiled' and 'transitions'")
+
+    def insert(
+        self, phase: Phase[Context, Any], *, between: tuple[Phase[Context, Any] | str, Phase[Context, Any] | str]
+    ) -> "Machine[Context]":
+        """A new machine with `phase` spliced into every transition that leads from the first phase to the second.
+
+        Raises
+        ------
+        ValueError
+            When no transition leads from the one to the other.
+        InvalidMachine
+            When the result is no sound machine.
+        """
+        source, target = name_of(between[0]), name_of(between[1])
+        table: list[Transition[Context]] = []
+        for transition in self.transitions:
+            if (name_of(transition.source), name_of(transition.target)) == (source, target):
+                table.append(Transition(transition.source, phase, transition.when))
+            else:
+                table.append(transition)
+        if table == list(self.transitions):
+            ways = ", ".join(str(transition) for transition in self.transitions)
+            raise ValueError(f"no transition leads from {source!r} to {target!r} in {self.name!r}; there are: {ways}")
+        table.append(Transition(phase, self.phases[target]))
+        return Machine(self.name, start=self.start, transitions=table, signals=self.signals)
+
+    def signal(self, name: str) -> Signal[Context]:
+        """The signal of this name; raises ValueError naming those there are."""
+        for signal in self.signals:
+            if signal.name == name:
+                return signal
+        known = ", ".join(repr(signal.name) for signal in self.signals) or "none"
+        raise ValueError(f"machine {self.name!r} has no signal {name!r}; signals: {known}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the table: equal for machines with the same phases, transitions, guards' names and signals."""
+        table = {
+            "name": self.name,
+            "start": self.start.name,
+            "phases": [[phase.name, phase.final] for phase in self.phases.values()],
+            "transitions": [str(transition) for transition in self.transitions],
+            "signals": [[s.name, name_of(s.to), [name_of(source) for source in s.sources]] for s in self.signals],
+        }
+        return hashlib.sha256(json.dumps(table, ensure_ascii=True).encode()).hexdigest()

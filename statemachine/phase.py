@@ -1,0 +1,64 @@
+"""Phases: the states of a machine, which do work (`run`) and keep the books (`apply`)."""
+
+import re
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from transitions import State
+
+Context = TypeVar("Context")
+Outcome = TypeVar("Outcome")
+
+
+class Status(StrEnum):
+    """Where a run stands in its life: ready -> running <-> paused -> done | failed | cancelled."""
+
+    READY = "ready"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.DONE, Status.FAILED, Status.CANCELLED)
+
+
+class Phase(State, Generic[Context, Outcome]):
+    """A state that works on a context in two halves.
+
+    `run` does the work and may touch devices, files or clocks, but changes no host field of the context; what the
+    work found out is its outcome. `apply` enters the outcome in the context: pure host bookkeeping, so that a
+    recorded run can be walked again by `apply` alone.
+
+    Parameters
+    ----------
+    name
+        Unique within a machine; unless given, the class name in snake_case.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower())
+
+    def run(self, context: Context) -> Outcome | None:
+        """Do the work. None means that there is nothing to enter in the context: `apply` is not called."""
+        return None
+
+    def apply(self, context: Context, outcome: Outcome) -> None:
+        """Enter an outcome of `run` in the context."""
+        raise TypeError(f"phase {self.name!r} returned {outcome!r} from run() but has no apply() to enter it")
+
+    def __repr__(self) -> str:
+        return f"<phase {self.name}>"
+
+
+class End(Phase[Context, None]):
+    """A final phase: a run that reaches it has ended, with this status."""
+
+    def __init__(self, name: str, *, status: Status = Status.DONE) -> None:
+        if not status.ended or status is Status.FAILED:
+            raise ValueError(f"an end is {Status.DONE!r} or {Status.CANCELLED!r}, not {status!r}")
+        super().__init__(name)
+        self.final = True
+        self.status = status

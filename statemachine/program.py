@@ -1,0 +1,129 @@
+"""Compiles the `transitions.Machine` to a table of tuples, once, for the hot loop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from statemachine.check import atoms_of, enabled, rows_of
+from statemachine.errors import GuardError
+from statemachine.guard import Guard
+from statemachine.library import ADVANCE, LibraryMachine, LibraryTransition
+from statemachine.phase import Phase
+from statemachine.table import Transition
+
+Context = TypeVar("Context")
+Select = Callable[[Context], int]
+
+
+class Arc(NamedTuple):
+    """What a step decided: the phase that ran, the one to run next (indices), the transition's number and the
+    values of the phase's guards, guard i in bit i."""
+
+    source: int
+    target: int
+    transition: int
+    guards: int
+
+
+class Row(NamedTuple, Generic[Context]):
+    """What the loop needs at a phase: its two halves, how to choose an arc, and whether the run ends here."""
+
+    run: Callable[[Context], Any]
+    apply: Callable[[Context, Any], None]
+    select: Select[Context] | None  # None: there is nothing to choose, arc 0 it is
+    arcs: Sequence[Arc] | Mapping[int, Arc]
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Generic[Context]):
+    """A machine ready to run: one row a phase, and the guards whose values an arc's bits give."""
+
+    rows: tuple[Row[Context], ...]
+    phases: tuple[Phase[Context, Any], ...]
+    atoms: tuple[tuple[Guard[Context], ...], ...]
+
+
+def compile_program(machine: LibraryMachine) -> Program[Any]:
+    """The fast interpreter: guards to bits, bits to an arc, by two look-ups."""
+    return _program(machine, _compiled_choice)
+
+
+def library_program(machine: LibraryMachine) -> Program[Any]:
+    """The slow and obvious interpreter: `transitions` itself evaluates the guards and chooses."""
+    return _program(machine, _library_choice)
+
+
+def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any]:
+    phases: tuple[Phase[Any, Any], ...] = tuple(machine.states.values())  # type: ignore[arg-type]  # only Phases are added
+    index = {phase.name: number for number, phase in enumerate(phases)}
+    advance = machine.events[ADVANCE].transitions
+    rows, atoms = [], []
+    for source, phase in enumerate(phases):
+        leaving: list[LibraryTransition] = advance.get(phase.name, [])  # type: ignore[assignment]
+        table = [Transition(way.source, str(way.dest), way.guard) for way in leaving]
+        atoms.append(atoms_of(table))
+        arcs = []
+        for bits, values in enumerate(rows_of(atoms[-1])):
+            arcs += [Arc(source, index[str(leaving[n].dest)], leaving[n].number, bits) for n in enabled(table, values)]
+        select, table_of_arcs = choose(machine, phase, atoms[-1], tuple(arcs))
+        rows.append(Row(phase.run, phase.apply, select, table_of_arcs, phase.final))
+    return Program(tuple(rows), phases, tuple(atoms))
+
+
+def _compiled_choice(
+    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Guard[Any]], arcs: tuple[Arc, ...]
+) -> tuple[Select[Any] | None, tuple[Arc, ...]]:
+    return bits_of(atoms) if atoms else None, arcs
+
+
+def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
+    """A function that evaluates all guards on a context: guard i in bit i."""
+    if len(atoms) == 1:
+        (name, predicate) = atoms[0].name, atoms[0].predicate
+
+        def one(context: Any) -> int:
+            value = predicate(context)
+            if value is True or value is False:
+                return value
+            raise GuardError(name, value)
+
+        return one
+    weighed = tuple((1 << bit, atom.predicate, atom.name) for bit, atom in enumerate(atoms))
+
+    def several(context: Any) -> int:
+        bits = 0
+        for weight, predicate, name in weighed:
+            value = predicate(context)
+            if value is True:
+                bits += weight
+            elif value is not False:
+                raise GuardError(name, value)
+        return bits
+
+    return several
+
+
+class _Cursor:
+    """The model that the library moves: it stands at a phase, so that the context need not."""
+
+    __slots__ = ("state",)
+    state: str
+
+
+def _library_choice(
+    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Guard[Any]], arcs: tuple[Arc, ...]
+) -> tuple[Select[Any] | None, Mapping[int, Arc]]:
+    if phase.final:
+        return None, {}
+    width = len(atoms)
+    bits = bits_of(atoms)
+    numbers = {(machine.states[name].name): number for number, name in enumerate(machine.states)}
+
+    def select(context: Any) -> int:
+        cursor = _Cursor()
+        cursor.state = phase.name
+        machine.events[ADVANCE].trigger(cursor, context)
+        return numbers[cursor.state] << width | bits(context)
+
+    return select, {arc.target << width | arc.guards: arc for arc in arcs}

@@ -1,0 +1,53 @@
+"""The rows of a machine's table: guarded transitions, and signals from outside."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from statemachine.guard import Guard
+from statemachine.phase import Phase
+
+Context = TypeVar("Context")
+
+
+@dataclass(frozen=True, slots=True)
+class Transition(Generic[Context]):
+    """From `source` to `target`, taken after `source` ran if `when` holds (always, if there is no guard).
+
+    Phases may be given as objects or, where an object is at hand elsewhere in the table, by name.
+    """
+
+    source: Phase[Context, Any] | str
+    target: Phase[Context, Any] | str
+    when: Guard[Context] | None = None
+
+    def __str__(self) -> str:
+        return f"{name_of(self.source)} -> {name_of(self.target)}" + (f" when {self.when.name}" if self.when else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Signal(Generic[Context]):
+    """An input from outside that moves a resting run to the phase `to`.
+
+    It is taken between two steps, at any of the phases `sources` (none named: at every phase that is not final).
+    """
+
+    name: str
+    to: Phase[Context, Any] | str
+    sources: tuple[Phase[Context, Any] | str, ...] = ()
+
+
+def name_of(phase: Phase[Any, Any] | str) -> str:
+    return phase if isinstance(phase, str) else phase.name
+
+
+def phases_of(
+    start: Phase[Context, Any], transitions: Iterable[Transition[Context]], signals: Iterable[Signal[Context]]
+) -> list[Phase[Context, Any]]:
+    """Every phase object in the table, in order of appearance."""
+    named: list[Phase[Context, Any] | str] = [start]
+    for transition in transitions:
+        named += [transition.source, transition.target]
+    for signal in signals:
+        named += [*signal.sources, signal.to]
+    return list(dict.fromkeys(phase for phase in named if isinstance(phase, Phase)))
