@@ -1,12 +1,12 @@
 """Guards: named, pure, total predicates on a context that compose with `&`, `|` and `~`."""
 
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from statemachine.errors import GuardError
 
 Context = TypeVar("Context", contravariant=True)
-Value = Callable[["Guard[Context]"], bool]
+Value = Callable[["Guard[Any]"], bool]  # gives each atom of an expression its truth
 
 _OR, _AND, _NOT = range(3)  # how tightly an expression binds, to write no needless parentheses
 
@@ -37,11 +37,11 @@ class Guard(Generic[Context]):
         self.predicate = predicate
         self.atoms: tuple[Guard[Context], ...] = (self,)
         self._binding = _NOT
-        self._combine: Callable[[Value[Context]], bool] = lambda value: value(self)
+        self._combine: Callable[[Value], bool] = lambda value: value(self)
 
     @classmethod
     def _compose(
-        cls, name: str, binding: int, *parts: "Guard[Context]", combine: Callable[[Value[Context]], bool]
+        cls, name: str, binding: int, *parts: "Guard[Context]", combine: Callable[[Value], bool]
     ) -> "Guard[Context]":
         composed = cls(name, lambda context: combine(lambda atom: atom(context)))
         composed.atoms = tuple(dict.fromkeys(atom for part in parts for atom in part.atoms))

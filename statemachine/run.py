@@ -32,7 +32,7 @@ class Step:
     elapsed_ns: int = field(compare=False)
 
 
-Breakpoint = Phase[Context, Any] | Guard[Context] | Callable[["Run[Context]"], bool]
+Breakpoint = Phase[Any, Any] | Guard[Any] | Callable[["Run[Any]"], bool]
 
 
 class Run(Generic[Context]):
@@ -128,7 +128,7 @@ class Run(Generic[Context]):
         self._drive("resume", (Status.PAUSED,))
         return self._status
 
-    def until(self, breakpoint: Breakpoint[Context]) -> Status:
+    def until(self, breakpoint: Breakpoint) -> Status:
         """Drive on until it rests at a phase, a guard holds or a function of the run gives True (or it ends).
 
         At least one step is taken, so that the same breakpoint can be used again and again.
@@ -320,7 +320,7 @@ def _always(run: Run[Any]) -> bool:
     return True
 
 
-def _as_condition(breakpoint: Breakpoint[Any]) -> Callable[[Run[Any]], bool]:
+def _as_condition(breakpoint: Breakpoint) -> Callable[[Run[Any]], bool]:
     if isinstance(breakpoint, Phase):
         return lambda run: run.phase is breakpoint
     if isinstance(breakpoint, Guard):
