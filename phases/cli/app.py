@@ -1,0 +1,62 @@
+"""Joins the subcommands, and turns errors that a user can mend into one line and an exit status."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from phases.cli.check import check
+from phases.cli.diagram import diagram
+from phases.cli.doctor import doctor
+from phases.cli.run import run
+from phases.cli.screen import fail
+
+EPILOG = """
+Exit status: 0 it worked, 1 it failed, 2 the command line was wrong.
+
+Try: phasewalk run "What does Prefill do?" --phases
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command()(check)
+app.command()(diagram)
+app.command()(doctor)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"phasewalk {version('phasewalk')}")
+        raise typer.Exit
+
+
+@app.callback()
+def phasewalk(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """LLM text generation as an explicit state machine.
+
+    Tokenize, Prefill, Sample, Decode, CheckStop and Detokenize, joined by guarded transitions: run them, watch them
+    pass, check and draw the machine. Without --model, a small demo model that comes with the package answers.
+    """
+
+
+def main() -> None:
+    """Run the command line; never shows a traceback for what the user can mend."""
+    try:
+        app()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        fail(error)

@@ -1,0 +1,42 @@
+"""phasewalk check: prove a machine sound, or list what is wrong with it."""
+
+import typer
+
+from phases.cli.target import BUILT_IN, MachineArgument, find_machine
+from statemachine import InvalidMachine
+
+
+def check(machine: MachineArgument = BUILT_IN) -> None:
+    """Prove that a machine can never get stuck, and show its table.
+
+    For every phase and every combination of its guards' values exactly one transition must be enabled, every phase
+    must be reachable, and from each there must be a way to an end. Exit status 1 if anything is wrong.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        found = find_machine(machine)
+    except InvalidMachine as invalid:
+        console = Console(highlight=False)
+        console.print(f"{len(invalid.findings)} finding(s):", style="red")
+        for finding in invalid.findings:
+            console.print(f"  {finding}", markup=False)
+        raise typer.Exit(1) from None
+    program = found.program()
+    table = Table("phase", "goes to", "when", "guards", "cases")
+    for phase, atoms in zip(program.phases, program.atoms, strict=True):
+        ways = [way for way in found.transitions if way.source in (phase, phase.name)]
+        table.add_row(
+            phase.name,
+            "\n".join(way.target if isinstance(way.target, str) else way.target.name for way in ways) or "(end)",
+            "\n".join(way.when.name if way.when else "always" for way in ways),
+            str(len(atoms)),
+            str(2 ** len(atoms)) if ways else "",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for signal in found.signals:
+        target = signal.to if isinstance(signal.to, str) else signal.to.name
+        console.print(f"signal {signal.name}: to {target} from {'some phases' if signal.sources else 'any phase'}")
+    console.print(f"[green]{found.name} is sound:[/] no run of it can get stuck or has two ways to go.")

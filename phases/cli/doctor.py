@@ -1,0 +1,94 @@
+"""phasewalk doctor: what this machine can run, and what to install for the rest."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+import typer
+
+OURS = ("statemachine", "phases", "gpu")
+LIBRARIES = ("numpy", "safetensors", "tokenizers", "transformers", "huggingface-hub", "transitions", "structlog")
+GOOD, MISSING, BAD = "[green]ok[/]", "[yellow]--[/]", "[red]!![/]"
+
+
+def doctor() -> None:
+    """Show what this machine can run: engines, devices, versions, and what to install for the rest.
+
+    Exit status 1 if something is broken; what is merely not installed is no failure.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from gpu import engines
+
+    table = Table("", "what", "here", show_header=False, box=None)
+    broken = False
+    for state, what, here in (*_machine(), *_engines(engines()), *_tools(), *_libraries(), *_import_names()):
+        table.add_row(state, what, here)
+        broken |= state == BAD
+    Console(highlight=False).print(table)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _machine() -> Iterator[tuple[str, str, str]]:
+    yield GOOD, "phasewalk", f"{version('phasewalk')} on Python {platform.python_version()}, {platform.platform()}"
+    yield GOOD, "processor", f"{_processor()}, {os.cpu_count()} logical cores"
+    from gpu import measure_read_bandwidth
+
+    yield GOOD, "memory reads", f"{measure_read_bandwidth() / 1e9:.1f} GB/s on one thread, measured now"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _engines(names: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    for name in names:
+        yield GOOD, f"engine {name}", "ready"
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        yield MISSING, "NVIDIA GPU", "none found (no nvidia-smi on the PATH); the CPU engine does the work"
+        return
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603
+    for line in answer.stdout.splitlines():
+        yield MISSING, "NVIDIA GPU", f"{line.strip()}; this version has no engine that uses it"
+
+
+def _tools() -> Iterator[tuple[str, str, str]]:
+    dot = shutil.which("dot")
+    yield (
+        (GOOD, "Graphviz", dot)
+        if dot
+        else (
+            MISSING,
+            "Graphviz",
+            "not found; SVG and PNG diagrams need it: apt install graphviz, brew install graphviz",
+        )
+    )
+
+
+def _libraries() -> Iterator[tuple[str, str, str]]:
+    for name in LIBRARIES:
+        try:
+            yield GOOD, name, version(name)
+        except PackageNotFoundError:
+            yield BAD, name, f"missing; pip install {name}"
+
+
+def _import_names() -> Iterator[tuple[str, str, str]]:
+    owners = packages_distributions()
+    for name in OURS:
+        others = sorted({owner for owner in owners.get(name, []) if owner.lower() != "phasewalk"})
+        if others:
+            yield BAD, f"import {name}", f"also owned by {', '.join(others)}; use an environment without it"
+        else:
+            yield GOOD, f"import {name}", "ours"

@@ -1,0 +1,37 @@
+"""Prints each phase of a run as it passes."""
+
+from typing import TYPE_CHECKING
+
+from phases.check_stop import CheckStop
+from phases.tokenize import Tokenize
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from phases.generator import Generator
+    from statemachine import Step
+
+
+class PassingPhases:
+    """One line a step: number, phase, time, what came of it, and where its guards sent the run."""
+
+    def __init__(self, generator: "Generator", console: "Console") -> None:
+        self._generator = generator
+        self._console = console
+        self._phases = generator.machine.phases
+
+    def show(self, step: "Step") -> None:
+        guards = " ".join(name if value else f"~{name}" for name, value in step.guards.items())
+        self._console.print(
+            f"{step.number:>5}  {step.phase:<11} {step.elapsed_ns / 1e6:>8.3f} ms  {self._found(step):<22} "
+            f"-> {step.target}" + (f"  ({guards})" if guards else ""),
+            markup=False,
+        )
+
+    def _found(self, step: "Step") -> str:
+        phase = self._phases[step.phase]
+        if isinstance(phase, Tokenize):
+            return f"{sum(len(ids) for ids in step.outcome)} prompt tokens"
+        if isinstance(phase, CheckStop):
+            return " ".join(f"{token} {self._generator.tokenizer.decode([token])!r}" for token in step.outcome)
+        return ""

@@ -1,0 +1,285 @@
+"""The door for applications: a model that generates text, whole, as a stream or step by step."""
+
+import asyncio
+import json
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from gpu import CheckpointError, Engine, load_engine, resolve_checkpoint
+from phases.context import Generation
+from phases.generation import check_stop
+from phases.generation import machine as generation_machine
+from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
+from phases.tokenizer import TextStream, Tokenizer
+from statemachine import IllegalMove, Machine, Run, Step
+from statemachine.machine import Interpreter
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+UNSET = SamplingParams()
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+
+class TextPiece(str):
+    """A piece of streamed text, and the row of the request that it belongs to."""
+
+    __slots__ = ("row",)
+    row: int
+
+    def __new__(cls, text: str, row: int = 0) -> Self:
+        piece = super().__new__(cls, text)
+        piece.row = row
+        return piece
+
+
+class Generator:
+    """A loaded model and the machine that runs it. A context manager; use it from as many threads as you like.
+
+    Wherever a method takes `x`, that is a prompt, a list of messages (`Message` or `{"role", "content"}`), a list of
+    token ids, a list of any of these (a batch), or a `GenerationRequest`; `params` is one for all rows or a list.
+
+    Parameters
+    ----------
+    engine, tokenizer
+        What computes, and what turns text into token ids.
+    defaults
+        Sampling parameters for whatever a request leaves unset.
+    machine
+        The machine that every run follows: the built-in one, or one made of it with `machine.insert(...)`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        defaults: SamplingParams = UNSET,
+        machine: Machine[Generation] = generation_machine,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.defaults = defaults
+        self.machine = machine
+        self._closed = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path | None = None,
+        engine: str = "auto",
+        *,
+        max_batch: int = 8,
+        capacity: int | None = None,
+        threads: int | None = None,
+        self_check: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+        machine: Machine[Generation] = generation_machine,
+    ) -> Self:
+        """Load a checkpoint in Hugging Face format: a folder or a hub id; None is the bundled demo model.
+
+        Parameters
+        ----------
+        engine
+            "auto" (the best that this machine can run) or an engine's name.
+        max_batch
+            How many rows can be generated at the same time, all runs together.
+        capacity
+            Tokens that a row can hold, prompt and output together; unless given, what the model allows, at most 4096.
+        threads
+            Threads for the engine's heavy work; unless given, the engine's choice.
+        self_check
+            Compare prefill with decode once before use; costs a few tokens' time.
+        progress
+            Called with (bytes done, bytes in all) while weights load.
+
+        Raises
+        ------
+        CheckpointError
+            When there is no such checkpoint, it is damaged, or no engine here can run it.
+        RequestError
+            When its tokenizer or generation_config.json cannot be used.
+        """
+        folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
+        loaded = load_engine(
+            folder, engine, max_batch=max_batch, capacity=capacity, threads=threads, self_check=self_check,
+            progress=progress,
+        )  # fmt: skip
+        try:
+            tokenizer = Tokenizer.from_pretrained(folder)
+            defaults = _defaults(folder).over(SamplingParams(stop_token_ids=loaded.model.eos_ids))
+            return cls(loaded, tokenizer, defaults=defaults, machine=machine)
+        except BaseException:
+            loaded.close()
+            raise
+
+    # --- whole, in one call -------------------------------------------------------------------------------------
+
+    def generate(self, x: Any, params: Params = None) -> GenerationResult:
+        """Generate until every row has ended.
+
+        Raises
+        ------
+        RequestError, NoFreeRows
+            Before anything has run: no such request can be made, or not enough rows are free.
+        PhaseError
+            When a phase fails; `__cause__` says why (a prompt that is empty or too long is a RequestError).
+        """
+        run = self.start(x, params)
+        run.start()
+        return self.result(run)
+
+    async def agenerate(self, x: Any, params: Params = None) -> GenerationResult:
+        """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
+        run = self.start(x, params)
+        await _in_thread(run, run.start)
+        return self.result(run)
+
+    # --- as it comes --------------------------------------------------------------------------------------------
+
+    def stream(self, x: Any, params: Params = None) -> Iterator[TextPiece]:
+        """Text as it is generated, in pieces that never hold half a character; `piece.row` says whose it is.
+
+        Ending the iteration early (closing the iterator) cancels the run and frees its rows.
+        """
+        run = self.start(x, params)
+        try:
+            yield from self.pieces(run)
+        finally:
+            _cancel(run)
+
+    def pieces(self, run: Run[Generation], on_step: Callable[[Step], None] | None = None) -> Iterator[TextPiece]:
+        """Drive a run of this generator, ready or paused, and give its text as it comes; `on_step` sees every step."""
+        streams = [TextStream(self.tokenizer) for _ in run.context.slots]
+        for row, ids in enumerate(run.context.output_ids):
+            for token in ids:
+                streams[row].push(token)
+        for step in run:
+            if on_step:
+                on_step(step)
+            if step.phase == check_stop.name:
+                yield from _fresh(run.context, streams)
+
+    async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
+        """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
+        run = self.start(x, params)
+        pieces = self.pieces(run)
+        try:
+            while (piece := await _in_thread(run, lambda: next(pieces, None))) is not None:
+                yield piece
+        finally:
+            _cancel(run)
+
+    # --- the machine itself -------------------------------------------------------------------------------------
+
+    def start(
+        self, x: Any, params: Params = None, *, interpreter: Interpreter = "compiled", log_steps: bool = False
+    ) -> Run[Generation]:
+        """Make a run, ready to be stepped, driven, paused and watched.
+
+        It holds rows of the engine until it ends (or is forgotten). Its text so far is `run.context.output_ids`;
+        `result(run)` gives what `generate` would.
+
+        Raises
+        ------
+        RequestError
+            When no request can be made of `x` and `params`.
+        NoFreeRows
+            When the engine has not as many free rows.
+        """
+        if self._closed:
+            raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
+        request = GenerationRequest.of(x, params).resolved(self.defaults)
+        cache = self.engine.kv_cache
+        slots = cache.acquire(len(request.requests))
+        context = Generation(request, slots, cache.capacity, engine=self.engine, tokenizer=self.tokenizer)
+        run = Run(
+            self.machine, context, interpreter=interpreter, log_steps=log_steps, on_end=lambda _: free_rows(),
+        )  # fmt: skip
+        free_rows = weakref.finalize(run, cache.release, slots)  # runs once: at the end, or when the run is forgotten
+        free_rows.atexit = False
+        return run
+
+    def result(self, run: Run[Generation]) -> GenerationResult:
+        """What a run has generated so far; rows that have not ended count as cancelled."""
+        context = run.context
+        texts = context.output_texts or [self.tokenizer.decode(ids) for ids in context.output_ids]
+        first, per_token = _timings(run)
+        return GenerationResult(
+            output_ids=[list(ids) for ids in context.output_ids],
+            output_texts=list(texts),
+            finish_reasons=[reason or FinishReason.CANCELLED for reason in context.finish_reasons],
+            prompt_tokens=[len(ids) for ids in context.prompt_ids] or [0] * len(context.slots),
+            output_tokens=[len(ids) for ids in context.output_ids],
+            time_to_first_token=first,
+            time_per_token=per_token,
+        )
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        if not self._closed:
+            self._closed = True
+            self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _fresh(context: Generation, streams: list[TextStream]) -> Iterator[TextPiece]:
+    """The text that the tokens of the last CheckStop complete."""
+    for row, stream in enumerate(streams):
+        ids = context.output_ids[row]
+        piece = "".join(stream.push(token) for token in ids[stream.count :])
+        if row not in context.live:
+            piece += stream.finish()
+        if piece:
+            yield TextPiece(piece, row)
+
+
+def _timings(run: Run[Generation]) -> tuple[float, float]:
+    """Seconds of work to the first token, and a token after that (their mean)."""
+    first = total = 0.0
+    tokens = 0
+    for step in run.steps():
+        total += step.elapsed_ns / 1e9
+        if step.phase == check_stop.name:
+            tokens += 1
+            last = total
+            if tokens == 1:
+                first = total
+    return first, (last - first) / (tokens - 1) if tokens > 1 else 0.0
+
+
+def _cancel(run: Run[Generation]) -> None:
+    """Cancel a run unless it has ended."""
+    with suppress(IllegalMove):  # it may end between the question and the signal
+        if not run.status.ended:
+            run.signal("cancel")
+
+
+async def _in_thread(run: Run[Generation], work: Callable[[], Any]) -> Any:
+    """Do work that drives a run in a thread; when the task is cancelled, cancel the run and wait for the thread."""
+    future = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        _cancel(run)
+        with suppress(Exception):
+            await future
+        raise
+
+
+def _defaults(folder: Path) -> SamplingParams:
+    """What the checkpoint's generation_config.json asks for, if it has one."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return SamplingParams()
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return SamplingParams.from_generation_config(config)
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}; correct it or take it out") from error

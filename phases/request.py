@@ -1,0 +1,283 @@
+"""What a user asks for and what comes back."""
+
+import math
+import operator
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from phases.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A piece of a message: text itself, or where an image is."""
+
+    type: Literal["text", "image"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat. `contents` may be given as a plain string."""
+
+    role: str  # "system", "user", "assistant", or whatever else the checkpoint's template knows
+    contents: tuple[Content, ...]
+
+    def __init__(self, role: str, contents: str | Iterable[Content]) -> None:
+        if not isinstance(role, str) or not role:
+            raise RequestError(f"a message's role is a word such as 'user' or 'system', not {role!r}")
+        pieces = (Content("text", contents),) if isinstance(contents, str) else tuple(contents)
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "contents", pieces)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read a message from the usual JSON: `{"role": ..., "content": text | [{"type": "text", "text": ...}]}`."""
+        if not isinstance(value, Mapping) or not {"role"} < set(value):
+            raise RequestError(f'a message is {{"role": "user", "content": "..."}}, not {value!r}')
+        content = value.get("content", value.get("contents"))
+        if isinstance(content, str):
+            return cls(value["role"], content)
+        if not isinstance(content, Sequence):
+            raise RequestError(f"a message's content is a string or a list of parts, not {content!r}")
+        return cls(value["role"], [_content_from_json(part) for part in content])
+
+    @property
+    def text(self) -> str:
+        """All text of the message; raises RequestError if it holds an image, which a text model cannot read."""
+        for piece in self.contents:
+            if piece.type != "text":
+                raise RequestError(
+                    f"a {self.role} message holds an {piece.type} ({piece.content[:80]!r}), but this model reads text "
+                    f"only; take it out or describe it in words"
+                )
+        return "".join(piece.content for piece in self.contents)
+
+
+def _content_from_json(part: Any) -> Content:
+    if isinstance(part, Content):
+        return part
+    if isinstance(part, Mapping):
+        match part.get("type"):
+            case "text" if isinstance(text := part.get("text", part.get("content")), str):
+                return Content("text", text)
+            case "image" | "image_url" as kind:
+                return Content("image", str(part.get("content", part.get("image", part.get(kind, "")))))
+    raise RequestError(f'a part of a message is {{"type": "text", "text": "..."}} or an image, not {part!r}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn and when a row ends. What is None comes from the checkpoint, then from `DEFAULTS`.
+
+    Parameters
+    ----------
+    temperature
+        0 is greedy: always the likeliest token.
+    top_k
+        Draw among the k likeliest tokens; 0 is off.
+    top_p
+        Draw among the likeliest tokens that together reach this probability; 1 is off.
+    min_p
+        Draw among tokens at least this fraction as likely as the likeliest; 0 is off.
+    seed
+        The same seed draws the same tokens, whatever the batch; unless given, a fresh one for every row.
+    max_new_tokens
+        The row ends after so many tokens, or earlier where the capacity ends.
+    stop_token_ids
+        The row ends after any of these; an empty tuple means none.
+
+    Raises
+    ------
+    RequestError
+        When a value is out of its range.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    max_new_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self._check("temperature", lambda t: math.isfinite(t) and t >= 0, "a finite number of at least 0 (0 is greedy)")
+        self._check("top_k", lambda k: k >= 0, "a whole number of at least 0 (0 is off)", whole=True)
+        self._check("top_p", lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 is off)")
+        self._check("min_p", lambda p: 0 <= p <= 1, "a number from 0 (off) to 1")
+        self._check("seed", lambda s: 0 <= s < 2**64, "a whole number from 0 to 2**64 - 1", whole=True)
+        self._check("max_new_tokens", lambda n: n >= 1, "a whole number of at least 1", whole=True)
+        if self.stop_token_ids is not None:
+            object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids, "stop_token_ids"))
+
+    def _check(self, name: str, allowed: Any, expected: str, *, whole: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        try:
+            number = operator.index(value) if whole else float(value)
+            good = not isinstance(value, bool) and allowed(number)
+        except (TypeError, ValueError, OverflowError):
+            good = False
+        if not good:
+            raise RequestError(f"{name} is {expected}, not {value!r}")
+        object.__setattr__(self, name, number)
+
+    def over(self, defaults: Self) -> Self:
+        """These parameters, with what is unset taken from `defaults`."""
+        unset = {f.name: getattr(defaults, f.name) for f in fields(self) if getattr(self, f.name) is None}
+        return replace(self, **unset)
+
+    @classmethod
+    def from_generation_config(cls, config: Mapping[str, Any]) -> Self:
+        """What a checkpoint's generation_config.json says; `do_sample: false` means greedy."""
+        known = {name: config.get(name) for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")}
+        if config.get("do_sample") is False:
+            known["temperature"] = 0
+        stop = config.get("eos_token_id")
+        stops = (stop,) if isinstance(stop, int) else stop
+        return cls(**known, stop_token_ids=stops)
+
+
+DEFAULTS = SamplingParams(temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowRequest:
+    """What one row continues: exactly one of chat messages, a prompt or token ids.
+
+    A prompt is put to a chat model as a user's message, through the checkpoint's chat template; with `raw` (and for
+    checkpoints that have no template) it is continued as it stands.
+    """
+
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    params: SamplingParams = SamplingParams()
+    raw: bool = False
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise RequestError(
+                f"a row is messages, a prompt or token_ids, exactly one of them; given: {given or 'none'}"
+            )
+        if self.messages is not None:
+            messages = tuple(m if isinstance(m, Message) else Message.from_json(m) for m in self.messages)
+            object.__setattr__(self, "messages", messages)
+        if self.token_ids is not None:
+            object.__setattr__(self, "token_ids", _token_ids(self.token_ids, "token_ids"))
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A batch: one RowRequest a row."""
+
+    requests: tuple[RowRequest, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "requests", tuple(self.requests))
+        if not self.requests:
+            raise RequestError("a request has at least one row, but an empty batch came")
+
+    @classmethod
+    def of(cls, x: Any, params: SamplingParams | Sequence[SamplingParams] | None = None, *, raw: bool = False) -> Self:
+        """Make a request of a prompt, messages, token ids, or a list of any of these (a batch).
+
+        Raises
+        ------
+        RequestError
+            When `x` is none of these, or there are not as many `params` as rows.
+        """
+        if isinstance(x, cls):
+            if params is not None:
+                raise RequestError("a GenerationRequest carries the params of its rows; give none beside it")
+            return x
+        rows = [x] if _is_row(x) else list(x) if isinstance(x, Iterable) else []
+        if not rows:
+            raise RequestError(
+                f"expected a prompt, a list of messages, a list of token ids, or a batch (a list of these), "
+                f"not {x!r:.200}"
+            )
+        many = [params or SamplingParams()] * len(rows) if not isinstance(params, Sequence) else list(params)
+        if len(many) != len(rows):
+            raise RequestError(f"{len(rows)} rows need one params for all or {len(rows)} of them, but {len(many)} came")
+        return cls(tuple(_row(row, p, raw=raw) for row, p in zip(rows, many, strict=True)))
+
+    def resolved(self, defaults: SamplingParams) -> Self:
+        """This request with every parameter set: what is unset from `defaults`, then DEFAULTS, and a fresh seed."""
+        rows = []
+        for row in self.requests:
+            params = row.params.over(defaults).over(DEFAULTS)
+            fresh = SamplingParams(seed=secrets.randbits(64), stop_token_ids=())
+            rows.append(replace(row, params=params.over(fresh)))
+        return type(self)(tuple(rows))
+
+
+def _is_row(x: Any) -> bool:
+    """Whether `x` is one row, rather than a batch of rows."""
+    if isinstance(x, str | RowRequest):
+        return True
+    first = next(iter(x), None) if isinstance(x, Sequence) or hasattr(x, "__array__") else None
+    return isinstance(first, Message | Mapping) or _is_int(first)
+
+
+def _row(x: Any, params: SamplingParams, *, raw: bool) -> RowRequest:
+    if isinstance(x, RowRequest):
+        return replace(x, params=x.params.over(params))
+    if isinstance(x, str):
+        return RowRequest(prompt=x, params=params, raw=raw)
+    if isinstance(x, Message | Mapping):
+        raise RequestError("a batch mixes messages with rows; put the messages of each row in a list of their own")
+    items = list(x) if isinstance(x, Iterable) else []
+    if items and all(isinstance(item, Message | Mapping) for item in items):
+        return RowRequest(messages=tuple(items), params=params)
+    if items and all(_is_int(item) for item in items):
+        return RowRequest(token_ids=tuple(items), params=params)
+    raise RequestError(f"a row is a prompt, a list of messages or a list of token ids, not {x!r:.200}")
+
+
+def _is_int(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _token_ids(values: Iterable[Any], name: str) -> tuple[int, ...]:
+    try:
+        ids = tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise RequestError(f"{name} is a list of whole numbers, not {values!r:.200}") from None
+    if any(token < 0 for token in ids):
+        raise RequestError(f"{name} holds {min(ids)}, but token ids start at 0")
+    return ids
+
+
+class FinishReason(StrEnum):
+    """Why a row ended."""
+
+    STOP = "stop"  # it drew one of its stop tokens
+    LENGTH = "length"  # it reached max_new_tokens, or the capacity
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """What came back, one entry a row in every list."""
+
+    output_ids: list[list[int]]  # what was drawn, the stop token included
+    output_texts: list[str]  # without special tokens
+    finish_reasons: list[FinishReason]
+    prompt_tokens: list[int]  # counts
+    output_tokens: list[int]  # counts
+    time_to_first_token: float = field(compare=False)  # seconds of work, all rows together
+    time_per_token: float = field(compare=False)  # seconds of work a decode step, after the first token; 0 if none
+
+    @property
+    def text(self) -> str:
+        """The text of the only row; raises ValueError for a batch."""
+        if len(self.output_texts) != 1:
+            raise ValueError(f"a batch of {len(self.output_texts)} rows has no single text: use output_texts")
+        return self.output_texts[0]

@@ -1,0 +1,23 @@
+"""Sample: one token a row is drawn from its logits, in place, where the logits are."""
+
+from phases.context import Generation
+from statemachine import Phase
+
+Tokens = tuple[int, ...]
+
+
+class Sample(Phase[Generation, Tokens]):
+    """Leaves each live row's token in `buffers.next_token`.
+
+    A synchronous engine's host knows the tokens at once, and they are the outcome; for any other engine CheckStop
+    waits for them, while Decode runs.
+    """
+
+    def run(self, context: Generation) -> Tokens | None:
+        engine = context.bound_engine
+        slots = [context.slots[row] for row in context.live]
+        engine.sample(slots)
+        return engine.sampled(slots) if engine.synchronous else None
+
+    def apply(self, context: Generation, outcome: Tokens) -> None:
+        context.sampled = outcome
