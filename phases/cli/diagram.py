@@ -1,6 +1,7 @@
 """phasewalk diagram: draw a machine."""
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -32,23 +33,22 @@ def diagram(
     import statemachine
 
     found = find_machine(machine)
-    if format is None:
-        endings = {".dot": Format.DOT, ".gv": Format.DOT, ".svg": Format.SVG, ".png": Format.PNG}
-        format = endings.get(output.suffix.lower(), Format.MERMAID) if output else Format.MERMAID
-    draw = {
+    endings = {".dot": Format.DOT, ".gv": Format.DOT, ".svg": Format.SVG, ".png": Format.PNG}
+    chosen = format or (endings.get(output.suffix.lower()) if output else None) or Format.MERMAID
+    draw: dict[Format, Callable[..., str | bytes]] = {
         Format.MERMAID: statemachine.to_mermaid,
         Format.DOT: statemachine.to_dot,
         Format.SVG: statemachine.to_svg,
         Format.PNG: statemachine.to_png,
-    }[format]
+    }
     try:
-        picture = draw(found, highlight=highlight)
+        picture = draw[chosen](found, highlight=highlight)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--highlight") from error
     data = picture.encode() if isinstance(picture, str) else picture
     if output:
         output.write_bytes(data)
-    elif format is Format.PNG and sys.stdout.isatty():
+    elif chosen is Format.PNG and sys.stdout.isatty():
         raise typer.BadParameter("a PNG is no text: give -o FILE", param_hint="--output")
     else:
         sys.stdout.buffer.write(data)

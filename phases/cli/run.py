@@ -26,7 +26,7 @@ def run(
         typer.Option(metavar="FILE", help='A chat as JSON: [{"role": "user", "content": "..."}, ...].', exists=True,
                      dir_okay=False),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it stands, without chat template.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it stands, untemplated.")] = False,
     model: Annotated[
         str | None,
         typer.Option(help="A checkpoint folder or Hugging Face hub id.", show_default="the bundled demo model",
@@ -75,8 +75,9 @@ def run(
 
     echo "Count from 3 to 9" | phasewalk run --temperature 0
     """
+    from phases.errors import RequestError
     from phases.generator import Generator
-    from phases.request import RequestError, SamplingParams
+    from phases.request import SamplingParams
 
     x = _input(prompt, messages, raw=raw)
     try:
@@ -95,7 +96,7 @@ def run(
         if as_json:
             typer.echo(json.dumps(_as_json(generator, run, result, stats=stats), ensure_ascii=False))
         elif stats:
-            _print_stats(_stats(generator, run, result))
+            _print_stats(_stats(generator, result))
     if run.status == "cancelled":
         stderr().print("cancelled", style="yellow")
         raise typer.Exit(1)
@@ -154,16 +155,14 @@ def _show(generator: "Generator", run: "Run[Generation]", *, quiet: bool, phases
         sys.stdout.write("\n")
 
 
-def _stats(generator: "Generator", run: "Run[Generation]", result: "GenerationResult") -> dict[str, float]:
-    """Speed as people compare it; bytes are those that the last decode step read."""
+def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, float]:
+    """Speed as people compare it; a token's bytes are the weights and, halfway, the cache."""
     from gpu import measure_read_bandwidth
 
-    engine, context = generator.engine, run.context
-    length = result.prompt_tokens[0] + max(result.output_tokens[0] - 1, 0)
-    read = engine.bytes_per_token_at([length])
+    weights, cache = generator.engine.bytes_per_token(()), generator.engine.kv_cache
+    read = weights + cache.bytes_per_position * (result.prompt_tokens[0] + result.output_tokens[0] / 2)
     speed = 1 / result.time_per_token if result.time_per_token else 0.0
     bandwidth = measure_read_bandwidth()
-    del context
     return {
         "time_to_first_token_s": result.time_to_first_token,
         "tokens_per_s": speed,
@@ -198,4 +197,4 @@ def _as_json(
         "seed": run.context.request.requests[0].params.seed,
         "engine": generator.engine.name,
     }
-    return value | {"stats": _stats(generator, run, result)} if stats else value
+    return value | {"stats": _stats(generator, result)} if stats else value
