@@ -197,6 +197,8 @@ class GenerationRequest:
             if params is not None:
                 raise RequestError("a GenerationRequest carries the params of its rows; give none beside it")
             return x
+        if isinstance(x, Message | Mapping):
+            raise RequestError(f"a chat is a list of messages: put this one message in a list ({x!r:.200})")
         rows = [x] if _is_row(x) else list(x) if isinstance(x, Iterable) else []
         if not rows:
             raise RequestError(

@@ -34,7 +34,7 @@ class Tokenizer:
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
             names = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
             raise RequestError(
-                f"no tokenizer can be loaded from {folder}: {error}; expected tokenizer.json and tokenizer_config.json "
+                f"no tokenizer can be loaded from {folder}: {' '.join(str(error).split())}; expected tokenizer.json and tokenizer_config.json "
                 f"among its files ({names})"
             ) from error
 

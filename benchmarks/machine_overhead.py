@@ -1,0 +1,158 @@
+"""What does the machine itself cost a step: the compiled loop, the transitions library and python-statemachine.
+
+    python benchmarks/machine_overhead.py
+
+All three run one machine: three phases in a ring, two of them with a guard, as in the decode loop of the generation
+machine. python-statemachine has the same import name as Phasewalk's package, so it runs in an environment of its own
+that this script makes (needs a package index; skipped with --no-peer).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from statemachine import End, Machine, Phase, Run, Transition, guard
+
+REPEATS = 7
+TOKENS = {"compiled": 50_000, "transitions": 3_000, "python-statemachine": 500}
+
+PEER = """
+import json, sys, time
+from statemachine import State, StateMachine
+
+class Ring(StateMachine):
+    sample, decode, check_stop = State(initial=True), State(), State()
+    done = State(final=True)
+    advance = (
+        sample.to(check_stop, cond="nothing_left") | sample.to(decode, unless="nothing_left")
+        | decode.to(check_stop)
+        | check_stop.to(done, cond="all_finished") | check_stop.to(sample, unless="all_finished")
+    )
+    count = 0
+    def nothing_left(self): return self.count + 1 >= limit
+    def all_finished(self): return self.count >= limit
+    def on_exit_check_stop(self): pass
+    def before_advance(self, source):
+        if source.id == "check_stop": self.count += 1
+
+limit, repeats = int(sys.argv[1]), int(sys.argv[2])
+times = []
+for _ in range(repeats):
+    ring = Ring()
+    steps, began = 0, time.perf_counter()
+    while not ring.done.is_active:
+        ring.send("advance")
+        steps += 1
+    times.append((time.perf_counter() - began) / steps)
+print(json.dumps(times))
+"""
+
+
+@dataclass(slots=True)
+class Count:
+    limit: int
+    count: int = 0
+
+
+class CheckStop(Phase[Count, int]):
+    def run(self, context: Count) -> int:
+        return context.count + 1
+
+    def apply(self, context: Count, outcome: int) -> None:
+        context.count = outcome
+
+
+@guard
+def nothing_left(context: Count) -> bool:
+    return context.count + 1 >= context.limit
+
+
+@guard
+def all_finished(context: Count) -> bool:
+    return context.count >= context.limit
+
+
+sample, decode, check_stop, done = Phase[Count, None]("sample"), Phase[Count, None]("decode"), CheckStop(), End("done")
+ring = Machine(
+    "ring",
+    start=sample,
+    transitions=[
+        Transition(sample, decode, ~nothing_left),
+        Transition(sample, check_stop, nothing_left),
+        Transition(decode, check_stop),
+        Transition(check_stop, sample, ~all_finished),
+        Transition(check_stop, done, all_finished),
+    ],
+)
+
+
+def seconds_per_step(interpreter: str) -> float:
+    run = Run(ring, Count(TOKENS[interpreter]), interpreter=interpreter)
+    began = time.perf_counter()
+    run.start()
+    return (time.perf_counter() - began) / run.step_count
+
+
+def by_hand() -> float:
+    """The same phases called by a plain loop: what is left when there is no machine."""
+    context, steps = Count(TOKENS["compiled"]), 0
+    began = time.perf_counter()
+    while not all_finished.predicate(context):
+        sample.run(context)
+        if not nothing_left.predicate(context):
+            decode.run(context)
+            steps += 1
+        check_stop.apply(context, check_stop.run(context))
+        steps += 2
+    return (time.perf_counter() - began) / steps
+
+
+def peer() -> list[float]:
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python")
+        subprocess.run([python, "-m", "pip", "install", "-q", "python-statemachine"], check=True, stderr=subprocess.DEVNULL)
+        script = Path(folder, "peer.py")
+        script.write_text(PEER)
+        command = [python, script, str(TOKENS["python-statemachine"]), str(REPEATS)]
+        return list(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--no-peer", action="store_true", help="leave python-statemachine out")
+    parser.add_argument("--token-ms", type=float, default=6.0, help="a token's time on the 32M model (cpu_decode.py)")
+    arguments = parser.parse_args()
+    times: dict[str, list[float]] = {"by hand, no machine": [], "compiled": [], "transitions": []}
+    for _ in range(REPEATS):  # alternating, so that all meet the same weather
+        times["by hand, no machine"].append(by_hand())
+        times["compiled"].append(seconds_per_step("compiled"))
+        times["transitions"].append(seconds_per_step("transitions"))
+    if not arguments.no_peer:
+        times["python-statemachine"] = peer()
+    medians = {name: statistics.median(values) * 1e6 for name, values in times.items()}
+    share = medians["compiled"] * 3 / (arguments.token_ms * 1e3)
+    if arguments.json:
+        print(json.dumps({"us_per_step": medians, "share_of_token": share}))
+        return
+    table = Table("interpreter", "us per step (median)", "times the compiled loop")
+    for name, value in medians.items():
+        table.add_row(name, f"{value:.2f}", f"{value / medians['compiled']:.1f}")
+    console = Console()
+    console.print(table)
+    console.print(f"three compiled steps are {share:.3%} of a token of {arguments.token_ms:g} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""Generation through the door that applications use: whole, streamed, stepped, batched, concurrent, cancelled."""
+
+import asyncio
+import gc
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from chat_checkpoint import write_chat_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu import CheckpointError, NoFreeRows
+from phases import (
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Generator,
+    Message,
+    RequestError,
+    RowRequest,
+    SamplingParams,
+)
+from statemachine import Phase, PhaseError, Status
+
+GREEDY = SamplingParams(temperature=0, max_new_tokens=12, stop_token_ids=())
+PROMPTS = ["the quick fox", "Decode appends to it.", "x", "the lazy dog jumps"]
+
+
+def test_the_phases_pass_in_the_order_of_the_reference(generator: Generator) -> None:
+    run = generator.start("the fox", SamplingParams(temperature=0, max_new_tokens=3, stop_token_ids=()))
+    run.start()
+    loop = ["sample", "decode", "check_stop"]
+    expected = ["tokenize", "prefill", *loop, *loop, "sample", "check_stop", "detokenize"]
+    assert [step.phase for step in run.steps()] == expected
+    assert run.status is Status.DONE
+    assert run.context.output_texts == [generator.tokenizer.decode(run.context.output_ids[0])]
+
+
+def test_a_decode_step_whose_result_would_be_thrown_away_is_never_computed(generator: Generator) -> None:
+    long = generator.generate(PROMPTS[0], GREEDY).output_ids[0]
+    stop = long[5]
+    first = long.index(stop)
+    params = [GREEDY, SamplingParams(temperature=0, max_new_tokens=12, stop_token_ids=(stop,))]
+    run = generator.start([PROMPTS[0], PROMPTS[0]], params)
+    decoded = []
+    while not run.status.ended:
+        if run.phase.name == "decode":
+            decoded.append(run.context.unfinished())
+        run.step()
+    assert run.context.output_ids == [long, long[: first + 1]]
+    assert run.context.finish_reasons == [FinishReason.LENGTH, FinishReason.STOP]
+    assert decoded == [[0, 1]] * first + [[0]] * (11 - first)
+
+
+def test_results_count_and_time(generator: Generator) -> None:
+    result = generator.generate(PROMPTS[:2], [GREEDY, SamplingParams(temperature=0, max_new_tokens=1, stop_token_ids=())])
+    assert [len(ids) for ids in result.output_ids] == result.output_tokens == [12, 1]
+    assert result.finish_reasons == ["length", "length"]
+    assert result.prompt_tokens == [len(generator.tokenizer.encode(RowRequest(prompt=text))) for text in PROMPTS[:2]]
+    assert 0 < result.time_to_first_token
+    assert 0 < result.time_per_token < 1
+    with pytest.raises(ValueError, match="2 rows"):
+        _ = result.text
+
+
+@given(st.integers(1, 4), st.data())
+@settings(max_examples=15, deadline=None)
+def test_a_row_does_not_depend_on_who_shares_its_batch(generator: Generator, rows: int, data: st.DataObject) -> None:
+    texts = data.draw(st.lists(st.sampled_from(PROMPTS), min_size=rows, max_size=rows))
+    params = [
+        SamplingParams(
+            temperature=data.draw(st.sampled_from([0, 0.7, 1.5])), top_k=data.draw(st.sampled_from([0, 5])),
+            top_p=data.draw(st.sampled_from([1.0, 0.8])), seed=data.draw(st.integers(0, 99)),
+            max_new_tokens=data.draw(st.integers(1, 10)),
+        )
+        for _ in texts
+    ]  # fmt: skip
+    together = generator.generate(texts, params)
+    alone = [generator.generate(text, p).output_ids[0] for text, p in zip(texts, params, strict=True)]
+    assert together.output_ids == alone
+
+
+def test_two_runs_take_different_rows_and_do_not_disturb_each_other(generator: Generator) -> None:
+    alone = [generator.generate(text, GREEDY).output_ids for text in PROMPTS[:2]]
+    one, two = (generator.start(text, GREEDY) for text in PROMPTS[:2])
+    assert not set(one.context.slots) & set(two.context.slots)
+    while not (one.status.ended and two.status.ended):
+        for run in (one, two):
+            if not run.status.ended:
+                run.step()
+    assert [one.context.output_ids, two.context.output_ids] == alone
+
+
+def test_two_threads_do_not_disturb_each_other(generator: Generator) -> None:
+    alone = [generator.generate(text, GREEDY).output_ids for text in PROMPTS]
+    found: dict[int, list] = {}
+
+    def work(number: int) -> None:
+        found[number] = [generator.generate(PROMPTS[number], GREEDY).output_ids for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == {number: [alone[number]] * 5 for number in range(4)}
+
+
+def free(generator: Generator) -> int:
+    return generator.engine.kv_cache.free
+
+
+def test_rows_come_back_however_a_run_ends(generator: Generator) -> None:
+    assert free(generator) == 4
+    run = generator.start(PROMPTS[:3], GREEDY)
+    assert free(generator) == 1
+    with pytest.raises(NoFreeRows, match=r"2 rows were asked for, 1 of 4 are free"):
+        generator.start(PROMPTS[:2])
+    run.start()
+    assert free(generator) == 4
+    run = generator.start(PROMPTS[0])
+    run.step()
+    run.signal("cancel")
+    assert free(generator) == 4
+    with pytest.raises(PhaseError):
+        generator.generate("")
+    assert free(generator) == 4
+    run = generator.start(PROMPTS[0])
+    del run
+    gc.collect()
+    assert free(generator) == 4
+
+
+def test_a_cancelled_run_keeps_what_it_has(generator: Generator) -> None:
+    whole = generator.generate([PROMPTS[0], PROMPTS[1]], GREEDY)
+    run = generator.start([PROMPTS[0], PROMPTS[1]], [GREEDY, SamplingParams(temperature=0, max_new_tokens=2)])
+    run.until(lambda run: len(run.context.output_ids[0]) == 5)
+    run.signal("cancel")
+    result = generator.result(run)
+    assert result.finish_reasons == ["cancelled", "length"]
+    assert result.output_ids == [whole.output_ids[0][:5], whole.output_ids[1][:2]]
+    assert result.output_texts[0] == generator.tokenizer.decode(whole.output_ids[0][:5])
+
+
+def test_streaming_gives_the_same_text_and_closing_it_frees_the_row(generator: Generator) -> None:
+    params = SamplingParams(temperature=1.5, seed=5, max_new_tokens=40, stop_token_ids=())
+    whole = generator.generate(PROMPTS[:2], params)
+    texts = ["", ""]
+    for piece in generator.stream(PROMPTS[:2], params):
+        texts[piece.row] += piece
+    assert texts == whole.output_texts
+    stream = generator.stream(PROMPTS[0], params)
+    next(stream)
+    assert free(generator) == 3
+    stream.close()
+    assert free(generator) == 4
+
+
+def test_asyncio(generator: Generator) -> None:
+    async def all_ways() -> None:
+        whole = generator.generate(PROMPTS[0], GREEDY)
+        results = await asyncio.gather(*(generator.agenerate(PROMPTS[0], GREEDY) for _ in range(4)))
+        assert [result.output_ids for result in results] == [whole.output_ids] * 4
+        assert "".join([piece async for piece in generator.astream(PROMPTS[0], GREEDY)]) == whole.text
+        endless = SamplingParams(temperature=0, max_new_tokens=10**6, stop_token_ids=())
+        for make in (
+            lambda: generator.agenerate(PROMPTS, endless),
+            lambda: consume(generator.astream(PROMPTS, endless)),
+        ):
+            task = asyncio.create_task(make())
+            while free(generator) == 4:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert free(generator) == 4
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(generator.agenerate(PROMPTS[0], endless), 0.01)
+        assert free(generator) == 4
+
+    async def consume(stream: object) -> None:
+        async for _ in stream:  # type: ignore[attr-defined]
+            pass
+
+    asyncio.run(all_ways())
+
+
+def test_a_users_phase_joins_by_insertion(chat_folder: Path) -> None:
+    class ForbidTokens(Phase[Generation, None]):
+        """Masks tokens in the logits before each draw."""
+
+        def run(self, context: Generation) -> None:
+            context.bound_engine.buffers.logits[list(context.slots), :250] = float("-inf")
+
+    from phases import machine
+
+    masked = machine.insert(ForbidTokens(), between=("prefill", "sample"))
+    masked = masked.insert(ForbidTokens("forbid_again"), between=("check_stop", "sample"))
+    with Generator.from_pretrained(chat_folder, machine=masked) as generator:
+        result = generator.generate("the fox", SamplingParams(max_new_tokens=30, seed=1, stop_token_ids=()))
+        assert min(result.output_ids[0]) >= 250
+
+
+def test_every_form_of_request(generator: Generator) -> None:
+    messages = [{"role": "user", "content": "the fox"}]
+    same = [
+        "the fox",
+        messages,
+        [Message("user", "the fox")],
+        [{"role": "user", "content": [{"type": "text", "text": "the "}, {"type": "text", "text": "fox"}]}],
+        list(generator.tokenizer.encode(RowRequest(prompt="the fox"))),
+        RowRequest(prompt="the fox"),
+        GenerationRequest.of("the fox", GREEDY),
+    ]
+    results = [generator.generate(x, None if isinstance(x, GenerationRequest) else GREEDY) for x in same]
+    assert len({json.dumps(result.output_ids) for result in results}) == 1
+    batch = generator.generate(["the fox", messages, same[4]], GREEDY)
+    assert batch.output_ids == results[0].output_ids * 3
+    assert generator.generate([messages, messages], GREEDY).output_ids == results[0].output_ids * 2
+
+
+BAD = [
+    ([], "an empty|expected a prompt"),
+    (7, "expected a prompt"),
+    ([3.5], "a row is a prompt"),
+    ([-1], "token ids start at 0"),
+    ([True], "a row is"),
+    ({"role": "user"}, "message"),
+    ([{"content": "hi"}], 'a message is {"role"'),
+    ([{"role": "user", "content": 3}], "content is a string"),
+    ([{"role": "user", "content": [{"type": "audio"}]}], "a part of a message"),
+    (["hi", []], "a row is"),
+]
+
+
+@pytest.mark.parametrize(("x", "message"), BAD)
+def test_what_is_no_request_is_refused_and_takes_no_row(generator: Generator, x: object, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        generator.start(x)
+    assert free(generator) == 4
+
+
+FAILING = [
+    ("", "row 0 is empty"),
+    ("   ", "row 0 is empty"),
+    ([{"role": "user", "content": ""}], "row 0 is empty"),
+    (["fine", "x" * 400], r"row 1 has \d+ prompt tokens, but the capacity is 128 .* shorten the prompt by \d+ tokens"),
+    ([10**6], "row 0 holds token id 1000000, but the model's vocabulary ends at"),
+    ([{"role": "wizard", "content": "x"}], "template refuses these messages.*role wizard is unknown"),
+    (
+        [{"role": "user", "content": [{"type": "image", "image": "cat.png"}]}],
+        "holds an image .*cat.png.*reads text only",
+    ),
+]
+
+
+@pytest.mark.parametrize(("x", "message"), FAILING)
+def test_a_request_that_tokenize_refuses(generator: Generator, x: object, message: str) -> None:
+    with pytest.raises(PhaseError, match=r"failed in phase 'tokenize' at step 0") as failure:
+        generator.generate(x)
+    assert isinstance(failure.value.__cause__, RequestError)
+    with pytest.raises(RequestError, match=message):
+        raise failure.value.__cause__
+    assert free(generator) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_k": 1.5}, {"top_p": 0}, {"top_p": 1.1},
+     {"min_p": -0.1}, {"seed": -1}, {"seed": 2**64}, {"max_new_tokens": 0}, {"temperature": "hot"}, {"top_k": True},
+     {"stop_token_ids": ("a",)}, {"stop_token_ids": (-1,)}],
+)  # fmt: skip
+def test_sampling_params_out_of_range_are_refused(wrong: dict) -> None:
+    (name,) = wrong
+    with pytest.raises(RequestError, match=name):
+        SamplingParams(**wrong)
+
+
+def test_the_output_ends_where_the_capacity_ends(generator: Generator) -> None:
+    result = generator.generate("the fox", SamplingParams(temperature=0, max_new_tokens=10**9, stop_token_ids=()))
+    assert result.prompt_tokens[0] + result.output_tokens[0] == 128
+    assert result.finish_reasons == ["length"]
+
+
+def test_what_is_unset_comes_from_the_checkpoint_then_from_the_defaults(tmp_path: Path) -> None:
+    folder = write_chat_checkpoint(tmp_path)
+    with Generator.from_pretrained(folder) as generator:
+        params = generator.start("x").context.request.requests[0].params
+        assert (params.temperature, params.top_k, params.top_p, params.min_p) == (1.0, 50, 1.0, 0.0)
+        assert (params.max_new_tokens, params.stop_token_ids) == (128, (3,))
+        assert params.seed != generator.start("x").context.request.requests[0].params.seed
+        explicit = generator.start("x", SamplingParams(stop_token_ids=[])).context.request.requests[0].params
+        assert explicit.stop_token_ids == ()
+    config = {"temperature": 0.3, "top_k": 7, "top_p": 0.9, "max_new_tokens": 9, "eos_token_id": [3, 5]}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    with Generator.from_pretrained(folder) as generator:
+        params = generator.start("x", SamplingParams(top_k=2)).context.request.requests[0].params
+        assert (params.temperature, params.top_k, params.top_p) == (0.3, 2, 0.9)
+        assert (params.max_new_tokens, params.stop_token_ids) == (9, (3, 5))
+    for broken in ('{"temperature": -3}', "[]", "{"):
+        (folder / "generation_config.json").write_text(broken)
+        with pytest.raises(CheckpointError, match=r"generation_config.json cannot be used"):
+            Generator.from_pretrained(folder)
+    (folder / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.7}')
+    with Generator.from_pretrained(folder) as generator:
+        assert generator.start("x").context.request.requests[0].params.temperature == 0
+
+
+def test_without_a_template_a_prompt_is_continued_and_messages_are_refused(tmp_path: Path) -> None:
+    with Generator.from_pretrained(write_chat_checkpoint(tmp_path, template=None)) as generator:
+        run = generator.start("the fox", GREEDY)
+        run.step()
+        assert generator.tokenizer.decode(run.context.prompt_ids[0]) == "the fox"
+        with pytest.raises(PhaseError, match="has no chat template: give a prompt"):
+            generator.generate([{"role": "user", "content": "hi"}])
+
+
+def test_raw_prompts_bypass_the_template(generator: Generator) -> None:
+    run = generator.start(RowRequest(prompt="the fox", raw=True))
+    run.step()
+    assert list(run.context.prompt_ids[0]) == generator.tokenizer._tokenizer("the fox")["input_ids"]
+
+
+def test_a_folder_without_tokenizer_and_a_closed_generator(tmp_path: Path) -> None:
+    folder = write_chat_checkpoint(tmp_path)
+    generator = Generator.from_pretrained(folder)
+    generator.close()
+    generator.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        generator.generate("x")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(RequestError, match=r"no tokenizer can be loaded.*tokenizer.json"):
+        Generator.from_pretrained(folder)
