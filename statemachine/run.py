@@ -1,6 +1,7 @@
 """A run: one execution of a machine over one context, that rests only between steps."""
 
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -74,7 +75,9 @@ class Run(Generic[Context]):
         self._on_end = on_end
         self._status = Status.READY
         self._index = [phase.name for phase in self._program.phases].index(machine.start.name)
-        self._history: list[tuple[Arc, Any, int]] = []  # arc, outcome, ns: what the steps are made of
+        self._arcs: list[Arc] = []  # one entry a step in each of these three: what the steps are made of
+        self._outcomes: list[Any] = []
+        self._elapsed = array("q")  # ns
         self._origin: dict[Any, Any] = {}  # the context's host fields before the first step
         self._driver = threading.Lock()  # held by whoever moves the run
         self._pending: deque[Signal[Context]] = deque()
@@ -95,7 +98,7 @@ class Run(Generic[Context]):
     @property
     def step_count(self) -> int:
         """How many steps have been taken."""
-        return len(self._history)
+        return len(self._elapsed)
 
     @property
     def guards(self) -> dict[str, bool]:
@@ -104,14 +107,14 @@ class Run(Generic[Context]):
 
     def steps(self, first: int = 0) -> Iterator[Step]:
         """The steps taken so far, from number `first` on."""
-        for number in range(first, len(self._history)):
+        for number in range(first, self.step_count):
             yield self._step_at(number)
 
     def _step_at(self, number: int) -> Step:
-        arc, outcome, elapsed = self._history[number]
-        phases = self._program.phases
+        arc, phases = self._arcs[number], self._program.phases
         guards = {atom.name: bool(arc.guards >> bit & 1) for bit, atom in enumerate(self._program.atoms[arc.source])}
-        return Step(number, phases[arc.source].name, phases[arc.target].name, guards, outcome, elapsed)
+        names = phases[arc.source].name, phases[arc.target].name
+        return Step(number, *names, guards, self._outcomes[number], self._elapsed[number])
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.machine.name}: {self._status} at {self.phase.name}, {self.step_count} steps>"
@@ -220,7 +223,7 @@ class Run(Generic[Context]):
                 self._log("info", "run.started")
             self._status = Status.RUNNING
             try:
-                self._loop(stop)
+                self._loop(self._logging(stop) if self._log_steps else stop)
             except BaseException as error:
                 self._fail(error)
                 raise
@@ -235,24 +238,42 @@ class Run(Generic[Context]):
             self._settle()
 
     def _loop(self, stop: Callable[["Run[Context]"], bool] | None) -> None:
-        rows, context, record, clock = self._program.rows, self.context, self._history.append, perf_counter_ns
+        rows, context, clock = self._program.rows, self.context, perf_counter_ns
+        record_arc, record_outcome, record_time = self._arcs.append, self._outcomes.append, self._elapsed.append
+        index, then = self._index, clock()
         while True:
-            if self._attention and self._heed():
-                return
-            run, apply, select, arcs, final = rows[self._index]
+            if self._attention:
+                if self._heed():
+                    return
+                index, then = self._index, clock()
+            run, apply, select, arcs, final = rows[index]
             if final:
                 return
-            began = clock()
             outcome = run(context)
             if outcome is not None:
                 apply(context, outcome)
             arc = arcs[0] if select is None else arcs[select(context)]
-            record((arc, outcome, clock() - began))
-            self._index = arc.target
-            if self._log_steps:
-                self._log("debug", "run.step", **_loggable(self._step_at(self.step_count - 1)))
-            if stop is not None and stop(self):
-                return
+            record_arc(arc)
+            record_outcome(outcome)
+            self._index = index = arc.target
+            now = clock()
+            record_time(now - then)
+            then = now
+            if stop is not None:
+                if stop(self):
+                    return
+                then = clock()
+
+    def _logging(self, stop: Callable[["Run[Context]"], bool] | None) -> Callable[["Run[Context]"], bool]:
+        """`stop`, after each step has been logged."""
+
+        def log_then_stop(run: "Run[Context]") -> bool:
+            step = run._step_at(run.step_count - 1)
+            fields = {"phase": step.phase, "target": step.target, "guards": dict(step.guards)}
+            run._log("debug", "run.step", **fields, elapsed_ns=step.elapsed_ns)
+            return stop is not None and stop(run)
+
+        return log_then_stop
 
     def _heed(self) -> bool:
         """Take pending signals, then say whether a pause was asked for."""
@@ -297,6 +318,10 @@ class Run(Generic[Context]):
     def _fail(self, error: BaseException) -> None:
         """Rest, failed, at the phase that raised, with the context as it was before it."""
         self._status = Status.FAILED
+        whole = self.step_count
+        if len(self._arcs) > whole:  # an interrupt came while the step was being recorded: it does not count
+            self._index = self._arcs[whole].source
+            del self._arcs[whole:], self._outcomes[whole:]
         step, phase = self.step_count, self.phase.name
         self._refold()
         self._log("error", "run.failed", phase=phase, error=repr(error))
@@ -308,7 +333,7 @@ class Run(Generic[Context]):
     def _refold(self) -> None:
         """Rebuild the context's host fields from those before the first step and the outcomes since."""
         host_state.restore(self.context, self._origin)
-        for arc, outcome, _ in self._history:
+        for arc, outcome in zip(self._arcs, self._outcomes, strict=True):
             if outcome is not None:
                 self._program.rows[arc.source].apply(self.context, outcome)
 
@@ -326,7 +351,3 @@ def _as_condition(breakpoint: Breakpoint) -> Callable[[Run[Any]], bool]:
     if isinstance(breakpoint, Guard):
         return lambda run: breakpoint(run.context)
     return breakpoint
-
-
-def _loggable(step: Step) -> dict[str, Any]:
-    return {"phase": step.phase, "target": step.target, "guards": dict(step.guards), "elapsed_ns": step.elapsed_ns}
