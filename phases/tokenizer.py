@@ -32,10 +32,11 @@ class Tokenizer:
         try:
             return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+            reason = " ".join(str(error).split())
             names = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
             raise RequestError(
-                f"no tokenizer can be loaded from {folder}: {' '.join(str(error).split())}; expected tokenizer.json and tokenizer_config.json "
-                f"among its files ({names})"
+                f"no tokenizer can be loaded from {folder}: {reason}; expected tokenizer.json and "
+                f"tokenizer_config.json among its files ({names})"
             ) from error
 
     @property

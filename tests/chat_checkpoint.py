@@ -22,7 +22,9 @@ def write_chat_checkpoint(folder: Path, *, template: str | None = TEMPLATE, **ov
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(TEXT, trainer)
     fields = {"vocab_size": tokenizer.get_vocab_size(), "bos_token_id": 0, "eos_token_id": 3}
     write_checkpoint(folder, **(fields | overrides))

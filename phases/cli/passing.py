@@ -26,6 +26,7 @@ class PassingPhases:
             f"{step.number:>5}  {step.phase:<11} {step.elapsed_ns / 1e6:>8.3f} ms  {self._found(step):<22} "
             f"-> {step.target}" + (f"  ({guards})" if guards else ""),
             markup=False,
+            soft_wrap=True,
         )
 
     def _found(self, step: "Step") -> str:

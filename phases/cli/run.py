@@ -75,10 +75,13 @@ def run(
 
     echo "Count from 3 to 9" | phasewalk run --temperature 0
     """
+    from gpu import engines
     from phases.errors import RequestError
     from phases.generator import Generator
     from phases.request import SamplingParams
 
+    if engine not in ("auto", *engines()):
+        raise typer.BadParameter(f"there is no engine {engine!r}; engines: auto, {', '.join(engines())}")
     x = _input(prompt, messages, raw=raw)
     try:
         params = SamplingParams(
@@ -180,6 +183,7 @@ def _print_stats(stats: dict[str, float]) -> None:
         f"{stats['bandwidth_share']:.0%} of this machine's {stats['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s "
         f"(read, one thread, measured now)",
         style="dim",
+        soft_wrap=True,
     )
 
 

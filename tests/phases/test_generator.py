@@ -55,11 +55,13 @@ def test_a_decode_step_whose_result_would_be_thrown_away_is_never_computed(gener
 
 
 def test_results_count_and_time(generator: Generator) -> None:
-    result = generator.generate(PROMPTS[:2], [GREEDY, SamplingParams(temperature=0, max_new_tokens=1, stop_token_ids=())])
+    result = generator.generate(
+        PROMPTS[:2], [GREEDY, SamplingParams(temperature=0, max_new_tokens=1, stop_token_ids=())]
+    )
     assert [len(ids) for ids in result.output_ids] == result.output_tokens == [12, 1]
     assert result.finish_reasons == ["length", "length"]
     assert result.prompt_tokens == [len(generator.tokenizer.encode(RowRequest(prompt=text))) for text in PROMPTS[:2]]
-    assert 0 < result.time_to_first_token
+    assert result.time_to_first_token > 0
     assert 0 < result.time_per_token < 1
     with pytest.raises(ValueError, match="2 rows"):
         _ = result.text

@@ -23,7 +23,9 @@ def byte_fallback() -> Tokenizer:
     from transformers import PreTrainedTokenizerFast
 
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁a", "b", "▁cat", "s"]
-    model = models.BPE({piece: number for number, piece in enumerate(pieces)}, [], byte_fallback=True, unk_token="<unk>")
+    model = models.BPE(
+        {piece: number for number, piece in enumerate(pieces)}, [], byte_fallback=True, unk_token="<unk>"
+    )
     fast = Fast(model)
     fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     fast.decoder = decoders.Sequence(

@@ -1,18 +1,20 @@
 """Pictures of a machine show every phase, guard and signal, whatever their names hold."""
 
+import itertools
 import json
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from graphviz_program import needs_dot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemachine import (
     End,
-    Guard,
     GraphvizMissing,
+    Guard,
     Machine,
     Phase,
     Signal,
@@ -24,14 +26,23 @@ from statemachine import (
     to_svg,
 )
 
-AWKWARD = ["two words", "a-b", 'the "quoted" one', "back\\nslash", "a --> b : c; d", "<b>bold</b> & co", "naïve 猫 🦊", "end"]
+AWKWARD = [
+    "two words",
+    "a-b",
+    'the "quoted" one',
+    "back\\nslash",
+    "a --> b : c; d",
+    "<b>bold</b> & co",
+    "naïve 猫 🦊",
+    "end",
+]
 
 
 def awkward(names: list[str]) -> Machine[object]:
     phases = [Phase(name) for name in names]
     end, cancelled = End("the end"), End("given up", status=Status.CANCELLED)
     is_it = Guard('is "it" <= 3; ok?', lambda context: True)
-    table = [Transition(a, b) for a, b in zip(phases, phases[1:], strict=False)]
+    table = [Transition(a, b) for a, b in itertools.pairwise(phases)]
     table += [Transition(phases[-1], end, is_it), Transition(phases[-1], phases[0], ~is_it)]
     return Machine("a: machine", start=phases[0], transitions=table, signals=[Signal("give up!", to=cancelled)])
 
@@ -40,13 +51,17 @@ def texts(svg: str) -> list[str]:
     return ["".join(node.itertext()).strip() for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
+@needs_dot
 def test_svg_shows_awkward_names_as_they_are() -> None:
     shown = texts(to_svg(awkward(AWKWARD)))
     for name in [*AWKWARD, "the end", 'is "it" <= 3; ok?', '~is "it" <= 3; ok?', "signal give up!", "a: machine"]:
         assert name in shown
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1), min_size=1, unique=True))
+@needs_dot
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1), min_size=1, unique=True)
+)
 @settings(max_examples=20, deadline=None)
 def test_graphviz_reads_any_names(names: list[str]) -> None:
     machine = awkward([name for name in names if name not in ("the end", "given up")] or ["a"])
@@ -82,6 +97,7 @@ def test_start_ends_guards_signals_and_one_lit_phase() -> None:
         to_mermaid(machine, highlight="c")
 
 
+@needs_dot
 def test_png_is_a_png() -> None:
     assert to_png(awkward(["a"])).startswith(b"\x89PNG\r\n")
 

@@ -167,8 +167,8 @@ def test_insert_splices_a_phase_in_and_checks_again() -> None:
     run.start()
     assert [step.phase for step in run.steps()] == ["a", "between", "b"]
     assert "between" not in machine.phases
-    assert [step.guards for step in run.steps()][0] == {"yes": True}
-    with pytest.raises(ValueError, match="no transition leads from 'b' to 'a'.*a -> b when yes"):
+    assert next(step.guards for step in run.steps()) == {"yes": True}
+    with pytest.raises(ValueError, match=r"no transition leads from 'b' to 'a'.*a -> b when yes"):
         machine.insert(between, between=(b, a))
     with pytest.raises(InvalidMachine, match="duplicate name"):
         machine.insert(Phase("b"), between=(a, b))
@@ -201,6 +201,8 @@ def test_a_guard_that_returns_no_bool_fails_the_run_in_both_interpreters(interpr
 
 
 def test_importing_it_brings_no_model_library() -> None:
-    code = "import statemachine, sys; print([m for m in ('transformers', 'torch', 'cuda', 'numpy') if m in sys.modules])"
+    code = (
+        "import statemachine, sys; print([m for m in ('transformers', 'torch', 'cuda', 'numpy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -163,7 +163,9 @@ def test_pinned_fields_are_never_copied() -> None:
 
     bump = Bump()
     never = guard(lambda context: False)
-    pinned = Machine("pinned", start=bump, transitions=[Transition(bump, bump, ~never), Transition(bump, End("end"), never)])
+    pinned = Machine(
+        "pinned", start=bump, transitions=[Transition(bump, bump, ~never), Transition(bump, End("end"), never)]
+    )
     lock = threading.Lock()
     context = Pinned(lock, lock)
     with pytest.raises(PhaseError):
