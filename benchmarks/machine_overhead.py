@@ -121,7 +121,9 @@ def peer() -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python")
-        subprocess.run([python, "-m", "pip", "install", "-q", "python-statemachine"], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "python-statemachine"], check=True, stderr=subprocess.DEVNULL
+        )
         script = Path(folder, "peer.py")
         script.write_text(PEER)
         command = [python, script, str(TOKENS["python-statemachine"]), str(REPEATS)]

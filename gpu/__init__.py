@@ -1,0 +1,40 @@
+"""Engines that run language models: pre-bound buffers, a linear KV cache, checkpoints and reproducible sampling."""
+
+from gpu.bandwidth import measure_read_bandwidth
+from gpu.buffers import BufferInfo, Buffers
+from gpu.checkpoint import Checkpoint, expected_tensors
+from gpu.engine import Engine
+from gpu.errors import CapacityError, CheckpointError, LogitsError, NoFreeRows, SelfCheckError
+from gpu.hub import resolve_checkpoint
+from gpu.kv_cache import LinearKVCache
+from gpu.load import engines, load_engine
+from gpu.model_config import ModelConfig
+from gpu.numpy_engine import NumpyEngine
+from gpu.rope import RopeConfig
+from gpu.sampling import Candidates, candidates, sample
+from gpu.self_check import self_check
+
+__all__ = [
+    "BufferInfo",
+    "Buffers",
+    "Candidates",
+    "CapacityError",
+    "Checkpoint",
+    "CheckpointError",
+    "Engine",
+    "LinearKVCache",
+    "LogitsError",
+    "ModelConfig",
+    "NoFreeRows",
+    "NumpyEngine",
+    "RopeConfig",
+    "SelfCheckError",
+    "candidates",
+    "engines",
+    "expected_tensors",
+    "load_engine",
+    "measure_read_bandwidth",
+    "resolve_checkpoint",
+    "sample",
+    "self_check",
+]

@@ -1,0 +1,21 @@
+"""The errors that a user of an engine can meet."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be found, is damaged, or holds something that no engine here supports."""
+
+
+class CapacityError(ValueError):
+    """Tokens or a capacity were asked for that do not fit."""
+
+
+class NoFreeRows(RuntimeError):
+    """More rows were asked for than are free."""
+
+
+class LogitsError(ValueError):
+    """A row of logits holds no distribution: NaN, +inf, or nothing but -inf."""
+
+
+class SelfCheckError(RuntimeError):
+    """An engine failed its check at load: decode does not continue what prefill began."""

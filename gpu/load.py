@@ -1,0 +1,85 @@
+"""Chooses an engine for a checkpoint, loads it and checks it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gpu.checkpoint import Checkpoint, Progress
+from gpu.engine import Engine
+from gpu.errors import CapacityError, CheckpointError
+from gpu.hub import resolve_checkpoint
+from gpu.model_config import ModelConfig
+from gpu.numpy_engine import NumpyEngine
+from gpu.self_check import self_check as check_engine
+
+_DEFAULT_CAPACITY = 4096
+
+# In the order of preference: "auto" takes the first.
+_ENGINES: dict[str, Callable[..., Engine]] = {"numpy": NumpyEngine}
+
+
+def engines() -> tuple[str, ...]:
+    """Give the names of the engines that this installation can run, the preferred one first."""
+    return tuple(_ENGINES)
+
+
+def load_engine(
+    path_or_hub_id: str | Path,
+    engine: str = "auto",
+    *,
+    max_batch: int = 8,
+    capacity: int | None = None,
+    threads: int | None = None,
+    self_check: bool = True,
+    progress: Progress | None = None,
+) -> Engine:
+    """Load a checkpoint into an engine.
+
+    Parameters
+    ----------
+    path_or_hub_id : str or Path
+        A folder in Hugging Face format, or a hub id.
+    engine : str
+        One of `engines()`, or "auto" for the preferred one.
+    max_batch : int
+        Rows of the buffers and of the cache.
+    capacity : int, optional
+        Tokens a row can hold, prompt included; the smaller of 4096 and the model's positions if not given.
+    threads : int, optional
+        Threads of a decode step; the engine's own choice if not given (numpy: 1, see `gpu.linear.Linear`).
+    self_check : bool
+        Run the engine's check of itself, which costs about eight decode steps.
+    progress : callable, optional
+        Called with (bytes read, bytes in all) as weights are read.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint cannot be found, is damaged or not supported.
+    CapacityError
+        If the capacity exceeds the model's positions.
+    SelfCheckError
+        If the engine computes wrongly.
+    ValueError
+        If there is no engine of that name, or a number makes no sense.
+    """
+    if engine != "auto" and engine not in _ENGINES:
+        raise ValueError(f"there is no engine {engine!r}: expected auto or one of {', '.join(_ENGINES)}")
+    for name, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
+    folder = resolve_checkpoint(path_or_hub_id)
+    model = ModelConfig.from_folder(folder)
+    capacity = min(model.max_positions, _DEFAULT_CAPACITY) if capacity is None else capacity
+    if capacity > model.max_positions:
+        raise CapacityError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
+    if model.sliding_window is not None and model.sliding_window < capacity:
+        raise CheckpointError(
+            f"the model attends to a sliding window of {model.sliding_window} tokens, less than the capacity of "
+            f"{capacity}, which is not supported: load it with capacity={model.sliding_window} or less"
+        )
+    checkpoint = Checkpoint.open(folder, model, progress)
+    name = engines()[0] if engine == "auto" else engine
+    loaded = _ENGINES[name](model, checkpoint, rows=max_batch, capacity=capacity, threads=threads)
+    if self_check:
+        check_engine(loaded)
+    return loaded

@@ -1,0 +1,237 @@
+"""The NumPy engine: float32 on the CPU, the default where there is no GPU and the reference for every other engine."""
+
+import threading
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from gpu.buffers import Buffers
+from gpu.checkpoint import Checkpoint
+from gpu.kv_cache import LinearKVCache
+from gpu.layers import Attention, rms_norm, rotate, swiglu
+from gpu.linear import Linear
+from gpu.model_config import ModelConfig
+from gpu.sampling import sample
+from gpu.weights import Weights
+from gpu.workspace import Workspace
+
+_CHUNK = 256  # tokens of a prompt that go through the layers together
+
+
+class NumpyEngine:
+    """Runs a model of the Llama family in NumPy.
+
+    A decode step reads each weight once, by one dot product an output element (`np.vecdot`): it keeps up with the
+    memory, allocates nothing, and gives a row the same bits whoever shares its batch. Prefill multiplies matrices
+    with the BLAS that NumPy brings, on that library's threads.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        The shape of the model.
+    checkpoint : Checkpoint
+        Its weights; read here.
+    rows : int
+        Sequences that fit at once.
+    capacity : int
+        Tokens a row can hold.
+    threads : int, optional
+        1, the default, decodes on the calling thread; more on the threads of the BLAS, see `Linear`.
+    """
+
+    name = "numpy"
+    synchronous = True
+
+    def __init__(
+        self, model: ModelConfig, checkpoint: Checkpoint, *, rows: int, capacity: int, threads: int | None = None
+    ) -> None:
+        chunk = min(_CHUNK, capacity)
+        self.model = model
+        self.buffers = Buffers.allocate(rows=rows, capacity=capacity, vocab=model.vocab)
+        self.kv_cache = LinearKVCache.allocate(model, rows, capacity)
+        self._lock = threading.Lock()
+        self._weights: Weights | None = Weights.read(model, checkpoint)
+        self._weight_bytes = self._weights.bytes_per_step
+        self._rope = model.rope.table(model.head_dim, capacity)  # [2 (cosine, signed sine), capacity, head_dim] float32
+        self._linear = Linear(threads or 1)
+        self._attention = Attention(
+            heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim, capacity=capacity, chunk=chunk
+        )
+        self._chunk = Workspace.allocate(model, chunk)
+        workspace = Workspace.allocate(model, rows)
+        self._workspaces = [workspace.first(count) for count in range(rows + 1)]  # by the number of rows in a step
+
+    def decode(self, rows: Sequence[int]) -> None:
+        """Feed one token a row, see `Engine.decode`."""
+        with self._lock, np.errstate(over="ignore"):
+            model, weights, cache = self.model, self._opened(), self.kv_cache
+            linear, attend, eps = self._linear, self._attention.attend_one, model.rms_norm_eps
+            self._check_rows(rows)
+            for row in rows:
+                cache.check_room(row, 1)
+                self._check_token(row, int(self.buffers.next_token[row]))
+
+            step = self._workspaces[len(rows)]
+            queries, turned = model.heads, model.heads + model.kv_heads
+            qkv, qk = step.qkv.reshape(len(rows), -1), step.qkv[:, :turned]
+            q, k, v = step.qkv[:, :queries], step.qkv[:, queries:turned], step.qkv[:, turned:]
+            gate, up = step.gate_up[:, : model.intermediate], step.gate_up[:, model.intermediate :]
+            attended = step.attended.reshape(len(rows), -1)
+            positions = [int(cache.lengths[row]) for row in rows]
+            for index, (row, position) in enumerate(zip(rows, positions, strict=True)):
+                step.x[index] = weights.embedding[self.buffers.next_token[row]]
+                step.cosine[index], step.sine[index] = self._rope[0, position], self._rope[1, position]
+
+            for layer, (keys, values) in zip(weights.layers, cache.data, strict=True):
+                rms_norm(step.x, step.normed, step.norms, eps=eps)
+                linear(layer.qkv, step.normed, qkv, step.columns)
+                if layer.qkv_bias is not None:
+                    qkv += layer.qkv_bias
+                if layer.qk_norm is not None:
+                    rms_norm(qk, qk, step.head_norms, eps=eps)
+                    qk *= layer.qk_norm
+                rotate(qk, step.cosine, step.sine, step.swapped)
+                for index, (row, position) in enumerate(zip(rows, positions, strict=True)):
+                    keys[row, :, position], values[row, :, position] = k[index], v[index]
+                    used = slice(position + 1)
+                    attend(q[index], keys[row, :, used], values[row, :, used], step.attended[index])
+                linear(layer.output, attended, step.delta, step.columns)
+                if layer.output_bias is not None:
+                    step.delta += layer.output_bias
+                step.x += step.delta
+
+                rms_norm(step.x, step.normed, step.norms, eps=eps)
+                linear(layer.gate_up, step.normed, step.gate_up, step.columns)
+                if layer.gate_up_bias is not None:
+                    step.gate_up += layer.gate_up_bias
+                swiglu(gate, up, step.sigmoid)
+                linear(layer.down, gate, step.delta, step.columns)
+                if layer.down_bias is not None:
+                    step.delta += layer.down_bias
+                step.x += step.delta
+
+            self._project(rows, step, weights)
+            for row in rows:
+                cache.commit(row, 1)
+
+    def prefill(self, rows: Sequence[int]) -> None:
+        """Feed the prompts, row by row and chunk by chunk, see `Engine.prefill`."""
+        with self._lock, np.errstate(over="ignore"):
+            buffers, cache = self.buffers, self.kv_cache
+            weights = self._opened()
+            self._check_rows(rows)
+            for row in rows:
+                count = int(buffers.input_lengths[row])
+                if not 1 <= count <= cache.capacity:
+                    raise ValueError(f"input_lengths[{row}] is {count}, expected 1 to {cache.capacity} tokens")
+                cache.check_room(row, count)
+                ids = buffers.input_ids[row, :count]
+                self._check_token(row, int(ids.min()))
+                self._check_token(row, int(ids.max()))
+            for row in rows:
+                ids = buffers.input_ids[row, : int(buffers.input_lengths[row])]
+                start = int(cache.lengths[row])
+                for first in range(0, len(ids), len(self._chunk.x)):
+                    chunk = ids[first : first + len(self._chunk.x)]
+                    space = self._chunk.first(len(chunk))
+                    np.take(weights.embedding, chunk, axis=0, out=space.x, mode="clip")
+                    self._prefill_chunk(row, start + first, space, weights)
+                step = self._workspaces[1]
+                step.x[0] = space.x[-1]
+                self._project([row], step, weights)
+            for row in rows:
+                cache.commit(row, int(buffers.input_lengths[row]))
+
+    def _prefill_chunk(self, row: int, start: int, space: Workspace, weights: Weights) -> None:
+        """Take the embedded tokens of a chunk, at positions from `start` on, through all layers."""
+        model, eps = self.model, self.model.rms_norm_eps
+        tokens, end = len(space.x), start + len(space.x)
+        queries, turned = model.heads, model.heads + model.kv_heads
+        qkv, qk = space.qkv.reshape(tokens, -1), space.qkv[:, :turned]
+        q, k, v = space.qkv[:, :queries], space.qkv[:, queries:turned], space.qkv[:, turned:]
+        gate, up = space.gate_up[:, : model.intermediate], space.gate_up[:, model.intermediate :]
+        cosine, sine = self._rope[:, start:end, None]
+
+        for layer, (keys, values) in zip(weights.layers, self.kv_cache.data, strict=True):
+            rms_norm(space.x, space.normed, space.norms, eps=eps)
+            np.matmul(space.normed, layer.qkv.T, out=qkv)
+            if layer.qkv_bias is not None:
+                qkv += layer.qkv_bias
+            if layer.qk_norm is not None:
+                rms_norm(qk, qk, space.head_norms, eps=eps)
+                qk *= layer.qk_norm
+            rotate(qk, cosine, sine, space.swapped)
+            keys[row, :, start:end], values[row, :, start:end] = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
+            self._attention.attend_chunk(q, keys[row, :, :end], values[row, :, :end], space.attended)
+            np.matmul(space.attended.reshape(tokens, -1), layer.output.T, out=space.delta)
+            if layer.output_bias is not None:
+                space.delta += layer.output_bias
+            space.x += space.delta
+
+            rms_norm(space.x, space.normed, space.norms, eps=eps)
+            np.matmul(space.normed, layer.gate_up.T, out=space.gate_up)
+            if layer.gate_up_bias is not None:
+                space.gate_up += layer.gate_up_bias
+            swiglu(gate, up, space.sigmoid)
+            np.matmul(gate, layer.down.T, out=space.delta)
+            if layer.down_bias is not None:
+                space.delta += layer.down_bias
+            space.x += space.delta
+
+    def sample(self, rows: Sequence[int]) -> None:
+        """Draw the next token of each row, see `Engine.sample` and `gpu.sampling`."""
+        with self._lock:
+            self._check_rows(rows)
+            buffers = self.buffers
+            for row in rows:
+                buffers.next_token[row] = sample(
+                    buffers.logits[row],
+                    temperature=float(buffers.temperature[row]),
+                    top_k=int(buffers.top_k[row]),
+                    top_p=float(buffers.top_p[row]),
+                    min_p=float(buffers.min_p[row]),
+                    seed=int(buffers.seed[row]),
+                    position=int(self.kv_cache.lengths[row]),
+                )
+
+    def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """Give the drawn tokens; here they are on the host already."""
+        return tuple(int(self.buffers.next_token[row]) for row in rows)
+
+    def bytes_per_token(self, rows: Sequence[int]) -> int:
+        """Count the bytes that one decode step of these rows reads."""
+        embedding_row = self.model.hidden * 4
+        used = sum(int(self.kv_cache.lengths[row]) for row in rows)
+        return self._weight_bytes + len(rows) * embedding_row + used * self.kv_cache.bytes_per_position
+
+    def close(self) -> None:
+        """Give the weights back; prefill and decode are refused from now on."""
+        with self._lock:
+            self._weights = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _project(self, rows: Sequence[int], step: Workspace, weights: Weights) -> None:
+        """Turn the residual stream of these rows into their logits."""
+        rms_norm(step.x, step.normed, step.norms, eps=self.model.rms_norm_eps)
+        if weights.final_norm is not None:
+            step.normed *= weights.final_norm
+        self._linear.scatter(weights.head, step.normed, self.buffers.logits, rows, step.columns)
+
+    def _opened(self) -> Weights:
+        if self._weights is None:
+            raise RuntimeError("the engine is closed: load it again")
+        return self._weights
+
+    def _check_rows(self, rows: Sequence[int]) -> None:
+        if len(set(rows)) != len(rows) or not all(0 <= row < self.buffers.rows for row in rows):
+            raise ValueError(f"rows are {list(rows)}, expected different ones from 0 to {self.buffers.rows - 1}")
+
+    def _check_token(self, row: int, token: int) -> None:
+        if not 0 <= token < self.model.vocab:
+            raise ValueError(f"row {row} feeds token {token}, the model knows tokens 0 to {self.model.vocab - 1}")
