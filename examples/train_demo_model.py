@@ -9,6 +9,7 @@ The text comes from the grammar in `demo_text.py`; no data set is read. The resu
 small Llama (tied embeddings, grouped-query attention) in float16, a byte-level BPE tokenizer whose digits are single
 tokens, a chat template. The loss counts the assistant's tokens only, and plain stories in full. All scores are measured
 on the stored model, after the rounding to float16, on prompts that `demo_text.is_held_out` keeps out of training.
+It takes a few minutes on a GPU and about 80 minutes on two CPU cores.
 
 The same seed gives the same text, tokenizer and order of training on every machine. It gives the same weights, bit for
 bit, on the same kind of device with the same torch version and number of threads; elsewhere sums are rounded in

@@ -5,6 +5,7 @@ from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint import Checkpoint, expected_tensors
 from gpu.engine import Engine
 from gpu.errors import CapacityError, CheckpointError, LogitsError, NoFreeRows, SelfCheckError
+from gpu.fingerprint import model_fingerprint, tokenizer_fingerprint
 from gpu.hub import resolve_checkpoint
 from gpu.kv_cache import LinearKVCache
 from gpu.load import engines, load_engine
@@ -34,7 +35,9 @@ __all__ = [
     "expected_tensors",
     "load_engine",
     "measure_read_bandwidth",
+    "model_fingerprint",
     "resolve_checkpoint",
     "sample",
     "self_check",
+    "tokenizer_fingerprint",
 ]

@@ -1,7 +1,7 @@
 """The contract of an engine: what it holds and the six things it does."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpu.buffers import Buffers
 from gpu.kv_cache import LinearKVCache
@@ -76,6 +76,13 @@ class Engine(Protocol):
 
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         """Count the bytes that one decode step of these rows reads: the weights once, and each row's used cache."""
+        ...
+
+    def environment(self) -> dict[str, Any]:
+        """Everything about this engine that can change a bit, as plain JSON values.
+
+        At least `engine`, `dtype`, `rows`, `capacity` and `threads`, and the versions of what computes.
+        """
         ...
 
     def close(self) -> None:

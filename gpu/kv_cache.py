@@ -24,7 +24,8 @@ class LinearKVCache:
     data: npt.NDArray[np.float32]  # [layers, 2 (keys, values), rows, kv_heads, capacity, head_dim] float32
     lengths: npt.NDArray[np.int32]  # [rows] int32, written by commit, truncate and release only
     _free: list[int] = field(repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    # Reentrant, as a forgotten run may be collected, and give its rows back, while this thread asks for some.
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @classmethod
     def allocate(cls, model: ModelConfig, rows: int, capacity: int) -> "LinearKVCache":
@@ -127,11 +128,13 @@ class LinearKVCache:
             raise ValueError(f"row {row} holds {self.lengths[row]} tokens, it cannot be truncated to {length}")
         self.lengths[row] = length
 
-    def copy_row(self, source: int, target: int) -> None:
-        """Make `target` hold what `source` holds, copying the used positions only."""
+    def copy_row(self, source: int, target: int, *, length: int | None = None) -> None:
+        """Make `target` hold what `source` holds, copying the used positions only, or the first `length` ones."""
         self._check_row(source)
         self._check_row(target)
-        length = int(self.lengths[source])
+        length = int(self.lengths[source]) if length is None else length
+        if not 0 <= length <= self.capacity:
+            raise ValueError(f"{length} positions cannot be copied: a row has {self.capacity}")
         self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
         self.lengths[target] = length
 

@@ -1,8 +1,10 @@
 """The NumPy engine: float32 on the CPU, the default where there is no GPU and the reference for every other engine."""
 
+import os
+import platform
 import threading
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -54,7 +56,8 @@ class NumpyEngine:
         self._weights: Weights | None = Weights.read(model, checkpoint)
         self._weight_bytes = self._weights.bytes_per_step
         self._rope = model.rope.table(model.head_dim, capacity)  # [2 (cosine, signed sine), capacity, head_dim] float32
-        self._linear = Linear(threads or 1)
+        self._threads = threads or 1
+        self._linear = Linear(self._threads)
         self._attention = Attention(
             heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim, capacity=capacity, chunk=chunk
         )
@@ -204,6 +207,23 @@ class NumpyEngine:
         embedding_row = self.model.hidden * 4
         used = sum(int(self.kv_cache.lengths[row]) for row in rows)
         return self._weight_bytes + len(rows) * embedding_row + used * self.kv_cache.bytes_per_position
+
+    def environment(self) -> dict[str, Any]:
+        """Tell what can change a bit, see `Engine.environment`: the BLAS and the processor do, in prefill."""
+        config: Any = np.show_config(mode="dicts")
+        blas = config["Build Dependencies"]["blas"]
+        return {
+            "engine": self.name,
+            "dtype": "float32",
+            "rows": self.kv_cache.rows,
+            "capacity": self.kv_cache.capacity,
+            "threads": self._threads,
+            "blas": f"{blas.get('name')} {blas.get('version')}",
+            "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count(),
+            "numpy": np.__version__,
+            "processor": platform.machine(),
+            "simd": sorted(config["SIMD Extensions"].get("found", [])),
+        }
 
     def close(self) -> None:
         """Give the weights back; prefill and decode are refused from now on."""

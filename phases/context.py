@@ -1,7 +1,9 @@
 """The context that the six phases share: host fields, and the engine whose buffers were bound once."""
 
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from phases.request import FinishReason, GenerationRequest
 
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from phases.tokenizer import Tokenizer
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Generation:
     """The state of one generation. A *row* is a sequence of this request, a *slot* its place in the engine's buffers.
 
@@ -18,19 +20,30 @@ class Generation:
     between CheckStop and Sample the cache of a live row holds its prompt and all but the last of its output.
     """
 
-    __pinned__: ClassVar[tuple[str, ...]] = ("request", "engine", "tokenizer")
+    __pinned__: ClassVar[tuple[str, ...]] = (
+        "slots", "engine", "tokenizer", "lease", "filled", "prompt_logits", "stale",
+    )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
     slots: tuple[int, ...]  # [rows]
     capacity: int  # tokens a slot can hold, prompt and output together
     engine: "Engine | None" = field(default=None, repr=False)  # None while a record is played
     tokenizer: "Tokenizer | None" = field(default=None, repr=False)
+
+    # Pinned, as they say what is in the engine rather than where the generation stands:
+    lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
+    filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
+    prompt_logits: dict[int, Any] = field(default_factory=dict, repr=False)  # [rows][vocab], as Prefill left them
+    stale: bool = field(default=False, repr=False)  # the logits in the buffers are not those of this place
+
     prompt_ids: list[tuple[int, ...]] = field(default_factory=list)  # [rows][tokens], by Tokenize
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
     sampled: tuple[int, ...] | None = None  # [live rows], from Sample to CheckStop, where the engine knows them at once
     output_ids: list[list[int]] = field(default_factory=list)  # [rows][tokens], by CheckStop
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
     live: tuple[int, ...] = ()  # rows that are not finished, by CheckStop
+    cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
+    forced: list[list[int]] = field(default_factory=list)  # [rows][tokens], to take instead of drawing, by edits
     output_texts: list[str] = field(default_factory=list)  # [rows], by Detokenize
 
     def __post_init__(self) -> None:
@@ -38,6 +51,8 @@ class Generation:
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
         self.finish_reasons = [None] * rows
+        self.cached, self.filled = [0] * rows, [0] * rows
+        self.forced = [[] for _ in range(rows)]
 
     @property
     def bound_engine(self) -> "Engine":
@@ -52,6 +67,64 @@ class Generation:
         if self.tokenizer is None:
             raise RuntimeError("this generation has no tokenizer: it can be played from a record, but not run")
         return self.tokenizer
+
+    def budget(self, row: int) -> int:
+        """How many new tokens this row may have: what was asked for, as far as the capacity reaches."""
+        return min(self.request.requests[row].params.max_new_tokens or 1, self.capacity - len(self.prompt_ids[row]))
+
+    def tokens(self, row: int) -> list[int]:
+        """All tokens of a row so far: prompt, output, and the one just sampled."""
+        sampled = [token for live, token in zip(self.live, self.sampled or (), strict=False) if live == row]
+        return [*self.prompt_ids[row], *self.output_ids[row], *sampled]
+
+    def bind_prompts(self, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Write each row's prompt and how it is sampled to the engine's buffers."""
+        buffers = self.bound_engine.buffers
+        for slot, ids, request in zip(self.slots, prompts, self.request.requests, strict=True):
+            buffers.input_ids[slot, : len(ids)] = ids
+            buffers.input_lengths[slot] = len(ids)
+            params = request.params
+            buffers.set_sampling(
+                slot, temperature=params.temperature or 0.0, top_k=params.top_k or 0, top_p=params.top_p or 1.0,
+                min_p=params.min_p or 0.0, seed=params.seed or 0,
+            )  # fmt: skip
+
+    def fresh_logits(self) -> None:
+        """Make the logits in the buffers those of this place again, after the generation went back in time.
+
+        One decode step for rows that have an output, whose last token is computed again; none for the others, as the
+        logits of prompts are kept.
+        """
+        if not self.stale:
+            return
+        engine = self.bound_engine
+        again = []
+        for row in self.live:
+            slot, length = self.slots[row], self.cached[row]
+            if length == len(self.prompt_ids[row]) and row in self.prompt_logits:
+                engine.buffers.logits[slot] = self.prompt_logits[row]
+            elif length:
+                engine.kv_cache.truncate(slot, length - 1)
+                engine.buffers.next_token[slot] = self.tokens(row)[length - 1]
+                again.append(slot)
+        if again:
+            engine.decode(again)
+        for row, token in zip(self.live, self.sampled or (), strict=False):
+            engine.buffers.next_token[self.slots[row]] = token
+        self.stale = False
+
+    def recompute(self) -> None:
+        """Fill the cache, and the logits, by a prefill of all tokens that it should hold."""
+        engine = self.bound_engine
+        held = [row for row in range(len(self.slots)) if self.cached[row]]
+        for row in held:
+            ids = self.tokens(row)[: self.cached[row]]
+            engine.kv_cache.truncate(self.slots[row], 0)
+            engine.buffers.input_ids[self.slots[row], : len(ids)] = ids
+            engine.buffers.input_lengths[self.slots[row]] = len(ids)
+        if held:
+            engine.prefill([self.slots[row] for row in held])
+        self.filled = list(self.cached)
 
     def finish_reason(self, row: int, token: int | None) -> FinishReason | None:
         """Why `row` ends if `token` is its next one, or would end whatever its next one is (None)."""

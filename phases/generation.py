@@ -4,6 +4,7 @@ from phases.check_stop import CheckStop
 from phases.context import Generation
 from phases.decode import Decode
 from phases.detokenize import Detokenize
+from phases.edits import Append, Force, SetSampling
 from phases.prefill import Prefill
 from phases.sample import Sample
 from phases.tokenize import Tokenize
@@ -45,4 +46,5 @@ machine = Machine(
         Transition(detokenize, done),
     ],
     signals=[Signal("cancel", to=cancelled)],
+    edits=[SetSampling("sampling"), Force("force"), Append("append")],
 )

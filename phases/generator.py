@@ -2,21 +2,27 @@
 
 import asyncio
 import json
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-from gpu import CheckpointError, Engine, load_engine, resolve_checkpoint
+from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
 from phases.context import Generation
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
+from phases.replay import request_of
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
+from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import IllegalMove, Machine, Run, Step
+from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, SnapshotError, Step
 from statemachine.machine import Interpreter
+from statemachine.snapshot import load as load_snapshot
+from statemachine.snapshot import restore
 
+DEMO = "the bundled demo model"
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 UNSET = SamplingParams()
 Params = SamplingParams | Sequence[SamplingParams] | None
@@ -48,6 +54,8 @@ class Generator:
         Sampling parameters for whatever a request leaves unset.
     machine
         The machine that every run follows: the built-in one, or one made of it with `machine.insert(...)`.
+    source, folder
+        What the model is called, for records, and where its files are.
     """
 
     def __init__(
@@ -57,11 +65,17 @@ class Generator:
         *,
         defaults: SamplingParams = UNSET,
         machine: Machine[Generation] = generation_machine,
+        source: str = DEMO,
+        folder: Path | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.defaults = defaults
         self.machine = machine
+        self.source = source
+        self.folder = folder
+        self._resources = EngineResources(engine, tokenizer, self.environment)
+        self._environment: dict[str, Any] | None = None
         self._closed = False
 
     @classmethod
@@ -109,7 +123,8 @@ class Generator:
         try:
             tokenizer = Tokenizer.from_pretrained(folder)
             defaults = _defaults(folder).over(SamplingParams(stop_token_ids=loaded.model.eos_ids))
-            return cls(loaded, tokenizer, defaults=defaults, machine=machine)
+            source = DEMO if path_or_hub_id is None else str(path_or_hub_id)
+            return cls(loaded, tokenizer, defaults=defaults, machine=machine, source=source, folder=folder)
         except BaseException:
             loaded.close()
             raise
@@ -174,12 +189,29 @@ class Generator:
     # --- the machine itself -------------------------------------------------------------------------------------
 
     def start(
-        self, x: Any, params: Params = None, *, interpreter: Interpreter = "compiled", log_steps: bool = False
+        self,
+        x: Any,
+        params: Params = None,
+        *,
+        journal: str | PathLike[str] | JournalWriter | None = None,
+        digest_every: int = 0,
+        keep: bool = False,
+        interpreter: Interpreter = "compiled",
+        log_steps: bool = False,
     ) -> Run[Generation]:
         """Make a run, ready to be stepped, driven, paused and watched.
 
         It holds rows of the engine until it ends (or is forgotten). Its text so far is `run.context.output_ids`;
         `result(run)` gives what `generate` would.
+
+        Parameters
+        ----------
+        journal
+            A new file to record the run in, or a JournalWriter made with other options.
+        digest_every
+            Record a digest of the logits after every n-th Prefill or Decode; 0 is off.
+        keep
+            Keep the rows when the run ends, until `run.close()`, so that one can go back from its end.
 
         Raises
         ------
@@ -187,19 +219,80 @@ class Generator:
             When no request can be made of `x` and `params`.
         NoFreeRows
             When the engine has not as many free rows.
+        JournalError
+            When the journal exists already or cannot be made.
         """
+        request = GenerationRequest.of(x, params).resolved(self.defaults)
+        return self._run(
+            request, journal=journal, digest_every=digest_every, keep=keep, interpreter=interpreter, log_steps=log_steps
+        )
+
+    def _run(
+        self, request: GenerationRequest, *, journal: str | PathLike[str] | JournalWriter | None = None, **options: Any
+    ) -> Run[Generation]:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
-        request = GenerationRequest.of(x, params).resolved(self.defaults)
-        cache = self.engine.kv_cache
-        slots = cache.acquire(len(request.requests))
-        context = Generation(request, slots, cache.capacity, engine=self.engine, tokenizer=self.tokenizer)
-        run = Run(
-            self.machine, context, interpreter=interpreter, log_steps=log_steps, on_end=lambda _: free_rows(),
+        context = self._resources.lend(request)
+        writer = JournalWriter(journal) if isinstance(journal, str | PathLike) else journal
+        return Run(
+            self.machine, context, resources=self._resources, request=request, journal=writer, **options
         )  # fmt: skip
-        free_rows = weakref.finalize(run, cache.release, slots)  # runs once: at the end, or when the run is forgotten
-        free_rows.atexit = False
+
+    def resume(
+        self,
+        path: str | PathLike[str],
+        *,
+        journal: str | PathLike[str] | JournalWriter | None = None,
+        keep: bool = False,
+    ) -> Run[Generation]:
+        """A paused run that goes on where `run.snapshot(path)` left off, on rows of this generator.
+
+        Raises
+        ------
+        SnapshotError
+            When the file is damaged, or belongs to another model, tokenizer or machine; nothing was harmed.
+        NoFreeRows
+            When the engine has not as many free rows.
+        """
+        snapshot = load_snapshot(path)
+        request = self._request_of(snapshot.journal)
+        run = self._run(request, keep=keep, journal=journal)
+        try:
+            divergence = restore(snapshot, run)
+        except ValueError as error:
+            run.close()
+            raise SnapshotError(f"{path} does not fit this generator: {error}") from error
+        except BaseException:
+            run.close()
+            raise
+        if divergence:
+            run.close()
+            raise SnapshotError(f"{path} cannot be resumed: {divergence.report()}")
         return run
+
+    def _request_of(self, journal: Journal) -> GenerationRequest:
+        """The request of a record that must have been made with this model and machine."""
+        mine, its = self.environment(), journal.header.environment
+        wrong = [
+            f"{name} {its.get(name)} -> {mine[name]}" for name in ("model", "tokenizer") if its.get(name) != mine[name]
+        ]
+        if journal.header.machine.fingerprint != self.machine.fingerprint:
+            wrong.append(f"machine {journal.header.machine.name!r}, whose table differs")
+        if wrong:
+            raise SnapshotError(f"{journal.path} belongs to another {', another '.join(wrong)}")
+        return request_of(journal)
+
+    def environment(self) -> dict[str, Any]:
+        """Everything besides the request and the machine that can change a bit: engine, model, versions, threads."""
+        if self._environment is None:
+            self._environment = {
+                **self.engine.environment(),
+                "model": model_fingerprint(self.folder) if self.folder else "",
+                "tokenizer": tokenizer_fingerprint(self.folder) if self.folder else "",
+                "tokenizers": version("tokenizers"),
+                "source": self.source,
+            }
+        return dict(self._environment)
 
     def result(self, run: Run[Generation]) -> GenerationResult:
         """What a run has generated so far; rows that have not ended count as cancelled."""

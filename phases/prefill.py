@@ -1,11 +1,30 @@
 """Prefill: all prompt tokens of every row go through the model at once and fill its KV cache."""
 
+from typing import Any
+
+from phases import logits_digest
 from phases.context import Generation
 from statemachine import Phase
 
+Lengths = tuple[int, ...]
 
-class Prefill(Phase[Generation, None]):
-    """Leaves the logits of each row's last prompt token in `buffers.logits`."""
 
-    def run(self, context: Generation) -> None:
-        context.bound_engine.prefill(context.slots)
+class Prefill(Phase[Generation, Lengths]):
+    """Leaves the logits of each row's last prompt token in `buffers.logits`; its outcome is the cache's lengths."""
+
+    def run(self, context: Generation) -> Lengths:
+        engine = context.bound_engine
+        engine.prefill(context.slots)
+        context.stale = False
+        context.prompt_logits = {row: engine.buffers.logits[slot].copy() for row, slot in enumerate(context.slots)}
+        context.filled = [int(engine.kv_cache.lengths[slot]) for slot in context.slots]
+        return tuple(context.filled)
+
+    def apply(self, context: Generation, outcome: Lengths) -> None:
+        context.cached = list(outcome)
+
+    def digest(self, context: Generation) -> Any:
+        return logits_digest.of_rows(context, range(len(context.slots)))
+
+    def explain(self, recorded: Any, replayed: Any) -> dict[str, Any]:
+        return logits_digest.explain(recorded, replayed)

@@ -16,7 +16,11 @@ class Sample(Phase[Generation, Tokens]):
     def run(self, context: Generation) -> Tokens | None:
         engine = context.bound_engine
         slots = [context.slots[row] for row in context.live]
+        context.fresh_logits()
         engine.sample(slots)
+        for row, slot in zip(context.live, slots, strict=True):
+            if context.forced[row]:
+                engine.buffers.next_token[slot] = context.forced[row][0]
         return engine.sampled(slots) if engine.synchronous else None
 
     def apply(self, context: Generation, outcome: Tokens) -> None:

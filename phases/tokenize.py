@@ -15,22 +15,12 @@ class Tokenize(Phase[Generation, Prompts]):
         prompts = tuple(context.bound_tokenizer.encode(row) for row in context.request.requests)
         for row, ids in enumerate(prompts):
             self._check(row, ids, capacity=context.capacity, vocab=engine.model.vocab)
-        for slot, ids, request in zip(context.slots, prompts, context.request.requests, strict=True):
-            engine.buffers.input_ids[slot, : len(ids)] = ids
-            engine.buffers.input_lengths[slot] = len(ids)
-            params = request.params
-            engine.buffers.set_sampling(
-                slot, temperature=params.temperature or 0.0, top_k=params.top_k or 0, top_p=params.top_p or 1.0,
-                min_p=params.min_p or 0.0, seed=params.seed or 0,
-            )  # fmt: skip
+        context.bind_prompts(prompts)
         return prompts
 
     def apply(self, context: Generation, outcome: Prompts) -> None:
         context.prompt_ids = list(outcome)
-        context.budgets = [
-            min(request.params.max_new_tokens or 1, context.capacity - len(ids))
-            for request, ids in zip(context.request.requests, outcome, strict=True)
-        ]
+        context.budgets = [context.budget(row) for row in range(len(outcome))]
 
     @staticmethod
     def _check(row: int, ids: tuple[int, ...], *, capacity: int, vocab: int) -> None:

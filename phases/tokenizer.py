@@ -61,6 +61,10 @@ class Tokenizer:
         text = self._render(messages)
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def encode_continuation(self, text: str) -> tuple[int, ...]:
+        """The token ids of text in the middle of a row: no template, no special tokens."""
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def _render(self, messages: tuple[Message, ...]) -> str:
         if not self.has_chat_template:
             raise RequestError("this checkpoint has no chat template: give a prompt or token ids instead of messages")

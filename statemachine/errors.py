@@ -45,3 +45,11 @@ class PhaseError(StateMachineError):
         self.phase = phase
         self.step = step
         super().__init__(f"run {run_id} failed in phase {phase!r} at step {step}: {type(cause).__name__}: {cause}")
+
+
+class JournalError(StateMachineError):
+    """A journal that cannot be written, or is damaged, or is none; names the line where there is one."""
+
+
+class SnapshotError(StateMachineError):
+    """A snapshot that is damaged, is none, or belongs to another machine or model; nothing was harmed."""

@@ -12,7 +12,7 @@ from statemachine.errors import InvalidMachine
 from statemachine.library import LibraryMachine
 from statemachine.phase import Phase
 from statemachine.program import Program, compile_program, library_program
-from statemachine.table import Signal, Transition, name_of, phases_of
+from statemachine.table import Edit, Signal, Transition, name_of, phases_of
 
 Context = TypeVar("Context")
 Interpreter = Literal["compiled", "transitions"]
@@ -33,6 +33,8 @@ class Machine(Generic[Context]):
         one transition must be enabled.
     signals
         Inputs from outside that a run takes between two steps.
+    edits
+        Changes that can be made to a resting run.
 
     Raises
     ------
@@ -44,11 +46,13 @@ class Machine(Generic[Context]):
     start: Phase[Context, Any]
     transitions: Sequence[Transition[Context]]
     signals: Sequence[Signal[Context]] = ()
+    edits: Sequence[Edit[Context, Any]] = ()
     transitions_machine: LibraryMachine = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transitions", tuple(self.transitions))
         object.__setattr__(self, "signals", tuple(self.signals))
+        object.__setattr__(self, "edits", tuple(self.edits))
         if findings := self.check():
             raise InvalidMachine(self.name, findings)
         phases = phases_of(self.start, self.transitions, self.signals)
@@ -99,15 +103,19 @@ class Machine(Generic[Context]):
             ways = ", ".join(str(transition) for transition in self.transitions)
             raise ValueError(f"no transition leads from {source!r} to {target!r} in {self.name!r}; there are: {ways}")
         table.append(Transition(phase, self.phases[target]))
-        return Machine(self.name, start=self.start, transitions=table, signals=self.signals)
+        return Machine(self.name, start=self.start, transitions=table, signals=self.signals, edits=self.edits)
 
     def signal(self, name: str) -> Signal[Context]:
         """The signal of this name; raises ValueError naming those there are."""
-        for signal in self.signals:
-            if signal.name == name:
-                return signal
-        known = ", ".join(repr(signal.name) for signal in self.signals) or "none"
-        raise ValueError(f"machine {self.name!r} has no signal {name!r}; signals: {known}")
+        return _named(name, self.signals, f"machine {self.name!r} has no signal")
+
+    def signal_target(self, name: str) -> str:
+        """The name of the phase that this signal moves a run to."""
+        return name_of(self.signal(name).to)
+
+    def edit(self, name: str) -> Edit[Context, Any]:
+        """The edit of this name; raises ValueError naming those there are."""
+        return _named(name, self.edits, f"machine {self.name!r} has no edit")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,5 +126,16 @@ class Machine(Generic[Context]):
             "phases": [[phase.name, phase.final] for phase in self.phases.values()],
             "transitions": [str(transition) for transition in self.transitions],
             "signals": [[s.name, name_of(s.to), [name_of(source) for source in s.sources]] for s in self.signals],
+            "edits": [edit.name for edit in self.edits],
         }
         return hashlib.sha256(json.dumps(table, ensure_ascii=True).encode()).hexdigest()
+
+
+Named = TypeVar("Named", Signal[Any], Edit[Any, Any])
+
+
+def _named(name: str, things: Sequence[Named], complaint: str) -> Named:
+    for thing in things:
+        if thing.name == name:
+            return thing
+    raise ValueError(f"{complaint} {name!r}; there are: {', '.join(repr(thing.name) for thing in things) or 'none'}")

@@ -2,12 +2,24 @@
 
 import re
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from transitions import State
 
 Context = TypeVar("Context")
 Outcome = TypeVar("Outcome")
+
+
+def declared_outcome(owner: type, base: type) -> Any:
+    """The outcome type that a class declares as the last parameter of its generic `base`; Any if it declares none."""
+    for ancestor in owner.__mro__:
+        for generic in getattr(ancestor, "__orig_bases__", ()):
+            origin = get_origin(generic)
+            if isinstance(origin, type) and issubclass(origin, base):
+                declared = get_args(generic)[-1]
+                if not isinstance(declared, TypeVar):
+                    return declared
+    return Any
 
 
 class Status(StrEnum):
@@ -40,6 +52,14 @@ class Phase(State, Generic[Context, Outcome]):
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower())
+
+    def digest(self, context: Context) -> Any:
+        """A summary, in plain JSON values, of what `run` left in the buffers; None: there is none."""
+        return None
+
+    def explain(self, recorded: Any, replayed: Any) -> dict[str, Any]:
+        """What a reader should know about two digests that differ."""
+        return {}
 
     def run(self, context: Context) -> Outcome | None:
         """Do the work. None means that there is nothing to enter in the context: `apply` is not called."""

@@ -43,6 +43,10 @@ class Program(Generic[Context]):
     phases: tuple[Phase[Context, Any], ...]
     atoms: tuple[tuple[Guard[Context], ...], ...]
 
+    def index_of(self, name: str) -> int:
+        """The index of the phase of this name."""
+        return next(index for index, phase in enumerate(self.phases) if phase.name == name)
+
 
 def compile_program(machine: LibraryMachine) -> Program[Any]:
     """The fast interpreter: guards to bits, bits to an arc, by two look-ups."""

@@ -1,4 +1,4 @@
-"""The rows of a machine's table: guarded transitions, and signals from outside."""
+"""The rows of a machine's table: guarded transitions, signals from outside, and edits."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from statemachine.guard import Guard
 from statemachine.phase import Phase
 
 Context = TypeVar("Context")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,25 @@ class Signal(Generic[Context]):
     name: str
     to: Phase[Context, Any] | str
     sources: tuple[Phase[Context, Any] | str, ...] = ()
+
+
+class Edit(Generic[Context, Outcome]):
+    """A change that somebody makes to a resting run: like a phase, in two halves, and recorded like one.
+
+    `run` checks the arguments and finds out what they come to; `apply` enters that in the context, and is all that a
+    replay calls.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, context: Context, **arguments: Any) -> Outcome:
+        """What the arguments come to; raises ValueError when they make no sense."""
+        raise NotImplementedError
+
+    def apply(self, context: Context, outcome: Outcome) -> None:
+        """Enter it in the context: host fields only."""
+        raise NotImplementedError
 
 
 def name_of(phase: Phase[Any, Any] | str) -> str:

@@ -17,6 +17,7 @@ from statemachine import (
     Machine,
     Phase,
     PhaseError,
+    Resources,
     Run,
     Signal,
     Status,
@@ -45,6 +46,16 @@ class Add(Phase[Tally, int]):
         context.seen.append(outcome)
 
 
+class Watch(Resources[Tally]):
+    """Counts the releases."""
+
+    def __init__(self, released: list[Tally]) -> None:
+        self._released = released
+
+    def release(self, context: Tally) -> None:
+        self._released.append(context)
+
+
 @guard
 def full(context: Tally) -> bool:
     return context.count >= context.limit
@@ -62,12 +73,12 @@ machine = Machine(
 
 def test_a_run_goes_from_ready_to_done() -> None:
     ended = []
-    run = Run(machine, Tally(limit=3), on_end=ended.append)
+    run = Run(machine, Tally(limit=3), resources=Watch(ended))
     assert run.status is Status.READY
     assert run.start() is Status.DONE
     assert run.context.seen == [1, 2, 3]
     assert [(step.phase, step.target) for step in run.steps()][-2:] == [("add", "rest"), ("rest", "done")]
-    assert ended == [run]
+    assert ended == [run.context]
 
 
 def test_stepping_and_iterating_are_the_same_run() -> None:
@@ -105,14 +116,14 @@ def test_a_breakpoint_that_raises_leaves_the_run_resting() -> None:
 @pytest.mark.parametrize("interpreter", ["compiled", "transitions"])
 def test_an_exception_leaves_the_run_failed_and_the_context_as_before_the_phase(interpreter: str) -> None:
     ended = []
-    run = Run(machine, Tally(explode_at=3), run_id="r1", interpreter=interpreter, on_end=ended.append)
+    run = Run(machine, Tally(explode_at=3), run_id="r1", interpreter=interpreter, resources=Watch(ended))
     with pytest.raises(PhaseError, match=r"run r1 failed in phase 'add' at step 6: ZeroDivisionError: boom") as failure:
         run.start()
     assert (failure.value.run_id, failure.value.phase, failure.value.step) == ("r1", "add", 6)
     assert isinstance(failure.value.__cause__, ZeroDivisionError)
     assert (run.status, run.phase, run.step_count) == (Status.FAILED, add, 6)
     assert run.context == Tally(count=3, seen=[1, 2, 3], explode_at=3)
-    assert ended == [run]
+    assert ended == [run.context]
 
 
 def test_an_apply_that_fails_half_way_is_undone() -> None:
@@ -201,7 +212,7 @@ def test_another_thread_pauses_at_the_next_boundary_and_signals() -> None:
     run.signal("cancel")
     driver.join(10)
     assert run.status is Status.CANCELLED
-    assert run.signals_taken == [(run.step_count, "cancel")]
+    assert run.events == [(run.step_count, "signal", "cancel", None)]
 
 
 def test_a_pause_asked_for_inside_a_loop_over_the_run_ends_the_loop() -> None:
@@ -234,7 +245,7 @@ def test_signals_from_within_a_phase_wait_for_the_boundary() -> None:
     run = Run(machine.insert(Cancel(), between=(add, rest)), Tally())
     assert run.start() is Status.CANCELLED
     assert run.context.count == 99
-    assert run.signals_taken == [(2, "cancel")]
+    assert run.events == [(2, "signal", "cancel", None)]
 
 
 def test_a_signal_taken_only_at_some_phases() -> None:
@@ -245,7 +256,7 @@ def test_a_signal_taken_only_at_some_phases() -> None:
     run.signal("again")
     assert run.phase is add
     assert run.resume() is Status.DONE
-    with pytest.raises(ValueError, match="no signal 'stop'; signals: 'cancel', 'again'"):
+    with pytest.raises(ValueError, match="no signal 'stop'; there are: 'cancel', 'again'"):
         run.signal("stop")
 
 
@@ -254,8 +265,8 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ended: list[Run[Tally]] = []
-        self.run = Run(machine, Tally(limit=6), on_end=self.ended.append)
+        self.ended: list[Tally] = []
+        self.run = Run(machine, Tally(limit=6), resources=Watch(self.ended))
 
     @rule(verb=st.sampled_from(["start", "resume", "step", "until", "pause", "cancel"]))
     def move(self, verb: str) -> None:
@@ -283,7 +294,7 @@ class Life(RuleBasedStateMachine):
         run = self.run
         assert run.context.seen == list(range(1, run.context.count + 1))
         assert run.context.count == sum(step.phase == "add" for step in run.steps())
-        assert self.ended == ([run] if run.status.ended else [])
+        assert self.ended == ([run.context] if run.status.ended else [])
 
 
 Life.TestCase.settings = settings(max_examples=60, stateful_step_count=15, deadline=None)

@@ -1,0 +1,85 @@
+"""What somebody may change in a resting generation: how a row is sampled, its next token, the text it goes on with."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from phases.context import Generation
+from phases.errors import RequestError
+from phases.request import DEFAULTS, RowRequest, SamplingParams
+from statemachine import Edit
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The parameters that a row is sampled with from now on."""
+
+    row: int
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """Tokens that a row takes next, instead of what would be drawn."""
+
+    row: int
+    tokens: tuple[int, ...]
+
+
+class SetSampling(Edit[Generation, Sampling]):
+    """`run.edit("sampling", row=0, temperature=0.2)`: any fields of SamplingParams."""
+
+    def run(self, context: Generation, *, row: int = 0, **changes: Any) -> Sampling:
+        _check_row(context, row)
+        unknown = set(changes) - set(asdict(DEFAULTS))
+        if unknown or not changes:
+            raise RequestError(f"expected some of {', '.join(asdict(DEFAULTS))}, not {', '.join(unknown) or 'nothing'}")
+        params = SamplingParams(**changes).over(context.request.requests[row].params)
+        return Sampling(row, params)
+
+    def apply(self, context: Generation, outcome: Sampling) -> None:
+        rows = list(context.request.requests)
+        rows[outcome.row] = replace(rows[outcome.row], params=outcome.params)
+        context.request = replace(context.request, requests=tuple(rows))
+        if context.prompt_ids:
+            context.budgets[outcome.row] = context.budget(outcome.row)
+
+
+class Forcing(Edit[Generation, Forced]):
+    """What forcing tokens and appending text have in common: tokens that wait to be taken."""
+
+    def apply(self, context: Generation, outcome: Forced) -> None:
+        context.forced[outcome.row] = [*context.forced[outcome.row], *outcome.tokens]
+
+
+class Force(Forcing):
+    """`run.edit("force", row=0, token=17)`: the next token, or with `tokens` the next ones."""
+
+    def run(self, context: Generation, *, row: int = 0, tokens: Sequence[int] = (), **token: int) -> Forced:
+        _check_row(context, row)
+        if set(token) - {"token"}:
+            raise RequestError(f"expected row, token or tokens, not {', '.join(token)}")
+        ids = RowRequest(token_ids=(*token.values(), *tokens)).token_ids or ()
+        vocab = context.bound_engine.model.vocab
+        if not ids or max(ids) >= vocab:
+            raise RequestError(f"expected token ids from 0 to {vocab - 1}, not {list(ids)}")
+        return Forced(row, ids)
+
+
+class Append(Forcing):
+    """`run.edit("append", row=0, text="...")`: text that the row goes on with."""
+
+    def run(self, context: Generation, *, row: int = 0, text: str = "", **unknown: Any) -> Forced:
+        _check_row(context, row)
+        if unknown:
+            raise RequestError(f"expected row and text, not {', '.join(unknown)}")
+        tokens = context.bound_tokenizer.encode_continuation(text)
+        if not tokens:
+            raise RequestError(f"expected some text, but {text!r} comes to no token")
+        return Forced(row, tokens)
+
+
+def _check_row(context: Generation, row: int) -> None:
+    if row not in context.live:
+        live = ", ".join(map(str, context.live)) or "none"
+        raise RequestError(f"row {row!r} cannot be edited: rows that are not finished: {live}")

@@ -1,0 +1,109 @@
+"""Replays generations from their journals: run again and compared, played without any model, or gone on with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from phases.context import Generation
+from phases.generation import machine as generation_machine
+from phases.request import GenerationRequest
+from statemachine import Divergence, Journal, JournalError, Run
+from statemachine.replay import play, verify
+
+if TYPE_CHECKING:
+    from phases.generator import Generator
+
+Mode = Literal["verify", "play", "fork"]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of a replay: the run, resting where it got to, and where it diverged, if it did."""
+
+    journal: Journal
+    run: Run[Generation]
+    divergence: Divergence | None
+
+
+def replay(
+    journal: str | PathLike[str] | Journal,
+    mode: Mode = "verify",
+    *,
+    generator: "Generator | None" = None,
+    at: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Replay:
+    """Replay a journal.
+
+    Parameters
+    ----------
+    mode
+        "verify" runs it again and compares every compared field. "play" applies the recorded outcomes, with no model,
+        engine or tokenizer. "fork" plays to step `at` and rests there, ready to go on live on rows of its own.
+    generator
+        What runs it again; unless given, the model that the journal names is loaded as it was then.
+    at
+        For "play" and "fork": stop before the step of this number; unless given, at the end of the record.
+    progress
+        Called with (bytes done, bytes in all) if a model is loaded.
+
+    Raises
+    ------
+    JournalError
+        When the journal is damaged or holds no generation.
+    CheckpointError
+        When the model that it names cannot be loaded.
+    """
+    opened = journal if isinstance(journal, Journal) else Journal.open(journal)
+    if mode == "play":
+        run = played_run(opened)
+        return Replay(opened, run, play(opened, run, until=at))
+    if generator is None:
+        generator = load_generator(opened, progress=progress)
+    run = generator.start(request_of(opened), keep=True)
+    if mode == "verify":
+        return Replay(opened, run, verify(opened, run))
+    if mode == "fork":
+        divergence = play(opened, run, until=at)
+        if divergence is None and not run.status.ended:
+            run.context.recompute()
+        return Replay(opened, run, divergence)
+    raise ValueError(f"mode is 'verify', 'play' or 'fork', not {mode!r}")
+
+
+def played_run(journal: Journal) -> Run[Generation]:
+    """A ready run of a recorded generation that has neither engine nor tokenizer: it can only be played."""
+    environment = journal.header.environment
+    request, capacity = request_of(journal), environment.get("capacity")
+    if not isinstance(capacity, int):
+        raise JournalError(f"{journal.path} records no generation: its header names no capacity")
+    context = Generation(request, tuple(range(len(request.requests))), capacity)
+    return Run(generation_machine, context, run_id=journal.header.run, request=request)
+
+
+def request_of(journal: Journal) -> GenerationRequest:
+    """The request of a recorded generation."""
+    try:
+        return msgspec.convert(journal.header.request, GenerationRequest)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise JournalError(f"{journal.path} records no generation: its request is damaged ({error})") from error
+
+
+def load_generator(journal: Journal, *, progress: Callable[[int, int], None] | None = None) -> "Generator":
+    """Load the model that a journal names, with the capacity, rows and threads that it had then."""
+    from phases.generator import DEMO, Generator
+
+    environment = journal.header.environment
+    source = environment.get("source", DEMO)
+    options: dict[str, Any] = {
+        name: environment[key]
+        for name, key in (("max_batch", "rows"), ("capacity", "capacity"), ("threads", "threads"))
+        if isinstance(environment.get(key), int)
+    }
+    engine = str(environment.get("engine", "auto"))
+    path = None if source == DEMO else Path(source) if Path(source).exists() else str(source)
+    return Generator.from_pretrained(path, engine, progress=progress, **options)

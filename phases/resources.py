@@ -1,0 +1,107 @@
+"""What a generation holds of its engine: rows of the buffers and of the KV cache, and what is in them."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpu import Engine
+from phases.context import Generation
+from phases.request import GenerationRequest
+from phases.tokenizer import Tokenizer
+from statemachine.resources import Arrays, Resources
+
+
+class EngineResources(Resources[Generation]):
+    """The rows of one engine, handed out to generations and taken back when they end or are forgotten.
+
+    Going back in time needs no copy and no computation: the cache is linear and append-only, so it is enough to set
+    lengths. Logits are another matter: they are those of the last token computed, so a generation that went back
+    marks them stale, and `Generation.fresh_logits` decodes one token again when somebody needs them.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer | None, environment: Callable[[], dict[str, Any]] = dict
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._environment = environment
+
+    def lend(self, request: GenerationRequest) -> Generation:
+        """A context with rows of its own; raises NoFreeRows."""
+        cache = self._engine.kv_cache
+        slots = cache.acquire(len(request.requests))
+        context = Generation(request, slots, cache.capacity, engine=self._engine, tokenizer=self._tokenizer)
+        context.lease = weakref.finalize(context, cache.release, slots)  # runs once, at the latest when it is forgotten
+        context.lease.atexit = False
+        return context
+
+    def release(self, context: Generation) -> None:
+        if context.lease:
+            context.lease()
+
+    def sync(self, context: Generation) -> None:
+        """Set lengths, input ids, sampling parameters and next tokens to what the host fields say."""
+        engine, cache = context.bound_engine, context.bound_engine.kv_cache
+        for row, slot in enumerate(context.slots):
+            if context.cached[row] > context.filled[row]:
+                raise RuntimeError(
+                    f"row {row} should hold {context.cached[row]} tokens, but {context.filled[row]} are there"
+                )
+            cache.truncate(slot, 0)
+            cache.commit(slot, context.cached[row])
+        if context.prompt_ids:
+            context.bind_prompts(context.prompt_ids)
+        for row, token in zip(context.live, context.sampled or (), strict=False):
+            engine.buffers.next_token[context.slots[row]] = token
+        context.stale = any(context.cached)
+
+    def fork(self, context: Generation) -> Generation:
+        fork = self.lend(context.request)
+        cache = self._engine.kv_cache
+        for source, target, filled in zip(context.slots, fork.slots, context.filled, strict=True):
+            cache.copy_row(source, target, length=filled)
+        fork.filled = list(context.filled)
+        fork.prompt_logits = context.prompt_logits
+        return fork
+
+    def save(self, context: Generation) -> Arrays:
+        """The used part of the cache and, unless they are stale, the logits of each row."""
+        engine = context.bound_engine
+        arrays: dict[str, Any] = {}
+        for row, slot in enumerate(context.slots):
+            arrays[f"kv.{row}"] = engine.kv_cache.data[:, :, slot, :, : context.cached[row]]
+            if any(context.cached) and not context.stale:
+                arrays[f"logits.{row}"] = engine.buffers.logits[slot]
+        return arrays
+
+    def load(self, context: Generation, arrays: Arrays) -> None:
+        """Take back what `save` gave, into the rows that this context has now; compute it anew where it is missing."""
+        engine = context.bound_engine
+        if not arrays:
+            context.recompute()
+            return
+        for row, slot in enumerate(context.slots):
+            cached = context.cached[row]
+            shape = (*engine.kv_cache.data[:, :, slot].shape[:3], cached, engine.kv_cache.data.shape[-1])
+            saved = _expect(arrays, f"kv.{row}", shape, engine.kv_cache.data.dtype)
+            engine.kv_cache.data[:, :, slot, :, :cached] = saved
+            context.filled[row] = cached
+        fresh = [name for name in arrays if name.startswith("logits.")]
+        self.sync(context)
+        for row, slot in enumerate(context.slots if fresh else ()):
+            logits = _expect(arrays, f"logits.{row}", (engine.model.vocab,), engine.buffers.logits.dtype)
+            engine.buffers.logits[slot] = logits
+            context.stale = False
+
+    def environment(self) -> dict[str, Any]:
+        return self._environment()
+
+
+def _expect(arrays: Arrays, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:
+    array = arrays.get(name)
+    if array is None or array.shape != shape or array.dtype != dtype:
+        found = "is missing" if array is None else f"is {array.dtype} {list(array.shape)}"
+        raise ValueError(f"array {name!r} {found}, but {dtype} {list(shape)} was expected")
+    return array

@@ -1,0 +1,37 @@
+"""What stands behind a context besides its host fields: rows of an engine, say. The default: nothing does."""
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Context = TypeVar("Context")
+Arrays = Mapping[str, "npt.NDArray[np.generic]"]
+
+
+class Resources(Generic[Context]):
+    """Override what your context needs; a run calls each method between two steps only."""
+
+    def sync(self, context: Context) -> None:
+        """The host fields were set by time travel, an edit or a load: make everything else agree with them."""
+
+    def fork(self, context: Context) -> Context:
+        """A context for a second run, with resources of its own that hold what these hold."""
+        return copy.copy(context)
+
+    def save(self, context: Context) -> Arrays:
+        """Named arrays that a snapshot must hold besides the host fields."""
+        return {}
+
+    def load(self, context: Context, arrays: Arrays) -> None:
+        """Take back what `save` gave, in another process perhaps; raises ValueError if it does not fit."""
+
+    def release(self, context: Context) -> None:
+        """The run has ended; nothing of it will be asked for again."""
+
+    def environment(self) -> dict[str, Any]:
+        """Everything outside the machine that can change a bit, as plain JSON values."""
+        return {}
