@@ -80,6 +80,7 @@ class Result:
 
     shape: str
     parameters: int
+    threads: int  # of Phasewalk's decode step
     phasewalk: float  # tokens/s
     generate: float  # tokens/s
     generate_threads: int
@@ -143,56 +144,59 @@ def generate_run(model: Any, prompt: np.ndarray, new_tokens: int, threads: int) 
     return out[0, len(prompt) :].tolist(), new_tokens / (clock.times[-1] - clock.times[1])
 
 
-def measure(shape: Shape, *, repeats: int, threads: int | None) -> Result:
-    """Run all contenders in turns on one checkpoint of this shape."""
+def measure(shape: Shape, *, repeats: int) -> list[Result]:
+    """Run all contenders in turns on one checkpoint of this shape; one result for each of Phasewalk's thread counts."""
     torch.manual_seed(0)
     config = LlamaConfig(**shape.config, max_position_embeddings=2048, eos_token_id=None, pad_token_id=0)
     model = LlamaForCausalLM(config).eval()
     prompt = np.random.default_rng(0).integers(0, shape.config["vocab_size"], PROMPT_TOKENS)
     choices = sorted({1, os.cpu_count() or 1})
-    ours: list[float] = []
-    reads: list[float] = []
-    bandwidths: list[float] = []
+    ours: dict[int, list[float]] = {choice: [] for choice in choices}
+    reads: dict[int, list[float]] = {choice: [] for choice in choices}
     theirs: dict[int, list[float]] = {choice: [] for choice in choices}
+    bandwidths: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        engine = gpu.load_engine(Path(folder), max_batch=1, capacity=512, threads=threads)
-    phasewalk_run(engine, prompt, 4)
+        engines = {c: gpu.load_engine(Path(folder), max_batch=1, capacity=512, threads=c) for c in choices}
     for choice in choices:
+        phasewalk_run(engines[choice], prompt, 4)
         generate_run(model, prompt, 4, choice)
     same = True
     for _ in range(repeats):
         bandwidths.append(gpu.measure_read_bandwidth())
-        tokens, speed, read = phasewalk_run(engine, prompt, shape.new_tokens)
-        ours.append(speed)
-        reads.append(read)
         for choice in choices:
+            tokens, speed, read = phasewalk_run(engines[choice], prompt, shape.new_tokens)
+            ours[choice].append(speed)
+            reads[choice].append(read)
             other_tokens, speed = generate_run(model, prompt, shape.new_tokens, choice)
             theirs[choice].append(speed)
             same = same and tokens == other_tokens
-    engine.close()
-    best = max(choices, key=lambda choice: statistics.median(theirs[choice]))
     median = statistics.median
-    return Result(
-        shape=shape.name,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        phasewalk=median(ours),
-        generate=median(theirs[best]),
-        generate_threads=best,
-        ratio=median(ours) / median(theirs[best]),
-        ratio_target=shape.times_generate,
-        read=median(reads),
-        bandwidth=median(bandwidths),
-        # Round by round, since the bandwidth of a shared machine changes from one second to the next.
-        share=median(read / bandwidth for read, bandwidth in zip(reads, bandwidths, strict=True)),
-        same_tokens=same,
-    )
+    best = max(choices, key=lambda choice: median(theirs[choice]))
+    return [
+        Result(
+            shape=shape.name,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            threads=choice,
+            phasewalk=median(ours[choice]),
+            generate=median(theirs[best]),
+            generate_threads=best,
+            ratio=median(ours[choice]) / median(theirs[best]),
+            ratio_target=shape.times_generate,
+            read=median(reads[choice]),
+            bandwidth=median(bandwidths),
+            # Round by round, since the bandwidth of a shared machine changes from one second to the next.
+            share=median(read / bandwidth for read, bandwidth in zip(reads[choice], bandwidths, strict=True)),
+            same_tokens=same,
+        )
+        for choice in choices
+    ]
 
 
-def show(results: list[Result], *, threads: int | None, repeats: int) -> None:
+def show(results: list[Result], *, repeats: int) -> None:
     """Print the results as a table."""
     table = Table(
-        title=f"Decode, float32, batch 1 (medians of {repeats} rounds, Phasewalk on {threads or 1} thread(s))",
+        title=f"Decode, float32, batch 1 (medians of {repeats} rounds; reads and share against one thread's bandwidth)",
         caption=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, NumPy {np.__version__}, "
         f"torch {torch.__version__}; python benchmarks/cpu_decode.py",
     )
@@ -201,7 +205,7 @@ def show(results: list[Result], *, threads: int | None, repeats: int) -> None:
     for result in results:
         table.add_row(
             f"{result.shape} ({result.parameters / 1e6:.1f}M)",
-            f"{result.phasewalk:.1f} tok/s",
+            f"{result.phasewalk:.1f} tok/s ({result.threads} thr)",
             f"{result.generate:.1f} tok/s ({result.generate_threads} thr)",
             f"{result.ratio:.2f}x",
             f"{result.ratio_target}x",
@@ -216,12 +220,11 @@ def show(results: list[Result], *, threads: int | None, repeats: int) -> None:
 def main() -> None:
     """Measure every shape and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, help="threads of a Phasewalk decode step (default: the engine's)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are taken over them (default 7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     arguments = parser.parse_args()
-    results = [measure(shape, repeats=arguments.repeats, threads=arguments.threads) for shape in SHAPES]
-    show(results, threads=arguments.threads, repeats=arguments.repeats)
+    results = [result for shape in SHAPES for result in measure(shape, repeats=arguments.repeats)]
+    show(results, repeats=arguments.repeats)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
 

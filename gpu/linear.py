@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Float32Array = npt.NDArray[np.float32]
 
-_BLOCK_BYTES = 4 << 20  # of a matrix that several rows read while it is in the cache
+_BLOCK_BYTES = 8 << 20  # of a matrix that several rows read while it is in the cache
 
 
 class Linear:
