@@ -18,6 +18,5 @@ class CheckStop(Phase[Generation, Tokens]):
         for row, token in zip(context.live, outcome, strict=True):
             context.finish_reasons[row] = context.finish_reason(row, token)
             context.output_ids[row].append(token)
-            context.forced[row] = context.forced[row][1:]
-        context.sampled = None
+        context.sampled, context.drawn = None, False
         context.live = tuple(row for row in context.live if context.finish_reasons[row] is None)

@@ -43,7 +43,8 @@ class Generation:
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
     live: tuple[int, ...] = ()  # rows that are not finished, by CheckStop
     cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
-    forced: list[list[int]] = field(default_factory=list)  # [rows][tokens], to take instead of drawing, by edits
+    drawn: bool = False  # from Sample to CheckStop: the next token of each live row is settled
+    forced: list[dict[int, int]] = field(default_factory=list)  # [rows], tokens by their place in the output, by edits
     output_texts: list[str] = field(default_factory=list)  # [rows], by Detokenize
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class Generation:
         self.output_ids = [[] for _ in range(rows)]
         self.finish_reasons = [None] * rows
         self.cached, self.filled = [0] * rows, [0] * rows
-        self.forced = [[] for _ in range(rows)]
+        self.forced = [{} for _ in range(rows)]
 
     @property
     def bound_engine(self) -> "Engine":

@@ -49,7 +49,9 @@ class Forcing(Edit[Generation, Forced]):
     """What forcing tokens and appending text have in common: tokens that wait to be taken."""
 
     def apply(self, context: Generation, outcome: Forced) -> None:
-        context.forced[outcome.row] = [*context.forced[outcome.row], *outcome.tokens]
+        forced = context.forced[outcome.row]
+        first = max([len(context.output_ids[outcome.row]) + context.drawn, *(place + 1 for place in forced)])
+        forced.update(enumerate(outcome.tokens, start=first))
 
 
 class Force(Forcing):

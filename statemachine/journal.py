@@ -177,7 +177,7 @@ class JournalWriter:
 
     def write(self, run: "Run[Any]", error: BaseException | None = None) -> None:
         """Append all that has happened since the last call: header, steps, events, a pause, an error, the end."""
-        if self._file is None:
+        if self._file is None or run.step_count < self._steps:  # while it rests in its past there is nothing to add
             return
         records: list[Record] = []
         if not self._begun:

@@ -120,6 +120,8 @@ def causes_of(recorded: Header, replayed: Header) -> tuple[str, ...]:
 class _Player:
     """Takes each recorded step by its outcome."""
 
+    live = False
+
     def __init__(self, run: Run[Any]) -> None:
         self._run = run
 
@@ -138,6 +140,8 @@ class _Player:
 
 class _Verifier(_Player):
     """Runs each phase again."""
+
+    live = True
 
     def step(self, record: StepRecord) -> StepRecord:
         run = self._run
@@ -171,7 +175,7 @@ def _walk(journal: Journal, run: Run[Any], player: _Player, until: int | None) -
         if isinstance(record, SignalRecord):
             run.signal(record.name)
         elif isinstance(record, EditRecord):
-            run.edit_as_recorded(record.name, typed(record.o, machine.edit(record.name)))
+            run.edit_as_recorded(record.name, typed(record.o, machine.edit(record.name)), live=player.live)
         elif isinstance(record, StepRecord):
             if run.status.ended or run.phase.name != record.p:
                 replayed = str(run.status) if run.status.ended else run.phase.name

@@ -297,18 +297,20 @@ class Run(Generic[Context]):
         with self._resting(f"edit ({name})", (Status.READY, Status.PAUSED)):
             outcome = edit.run(self.context, **arguments)
             self._enter(name, outcome)
+            self.resources.sync(self.context)
             return outcome
 
-    def edit_as_recorded(self, name: str, outcome: Any) -> None:
-        """Make an edit by what its arguments came to when it was recorded."""
+    def edit_as_recorded(self, name: str, outcome: Any, *, live: bool) -> None:
+        """Make an edit by what its arguments came to; unless `live`, the resources need not follow, as in `take`."""
         with self._resting(f"edit ({name})", (Status.READY, Status.PAUSED)):
             self._enter(name, outcome)
+            if live:
+                self.resources.sync(self.context)
 
     def _enter(self, name: str, outcome: Any) -> None:
         self._begin()
         self.machine.edit(name).apply(self.context, outcome)
         self._timeline.events.append(Event(self.step_count, "edit", name, outcome))
-        self.resources.sync(self.context)
         self._flush()
         self._log("info", "run.edited", edit=name)
 
