@@ -17,7 +17,7 @@ from phases.replay import request_of
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, SnapshotError, Step
+from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, Snapshot, SnapshotError, Step
 from statemachine.machine import Interpreter
 from statemachine.snapshot import load as load_snapshot
 from statemachine.snapshot import restore
@@ -164,12 +164,17 @@ class Generator:
         finally:
             _cancel(run)
 
-    def pieces(self, run: Run[Generation], on_step: Callable[[Step], None] | None = None) -> Iterator[TextPiece]:
-        """Drive a run of this generator, ready or paused, and give its text as it comes; `on_step` sees every step."""
+    def pieces(
+        self, run: Run[Generation], *, on_step: Callable[[Step], None] | None = None, whole: bool = False
+    ) -> Iterator[TextPiece]:
+        """Drive a run of this generator, ready or paused, and give its text as it comes; `on_step` sees every step.
+
+        Of a run that has text already, only what is new is given, unless `whole` is asked for.
+        """
         streams = [TextStream(self.tokenizer) for _ in run.context.slots]
-        for row, ids in enumerate(run.context.output_ids):
-            for token in ids:
-                streams[row].push(token)
+        for piece in _fresh(run.context, streams):
+            if whole:
+                yield piece
         for step in run:
             if on_step:
                 on_step(step)
@@ -240,7 +245,7 @@ class Generator:
 
     def resume(
         self,
-        path: str | PathLike[str],
+        path: str | PathLike[str] | Snapshot,
         *,
         journal: str | PathLike[str] | JournalWriter | None = None,
         keep: bool = False,
@@ -254,20 +259,20 @@ class Generator:
         NoFreeRows
             When the engine has not as many free rows.
         """
-        snapshot = load_snapshot(path)
+        snapshot = path if isinstance(path, Snapshot) else load_snapshot(path)
         request = self._request_of(snapshot.journal)
         run = self._run(request, keep=keep, journal=journal)
         try:
             divergence = restore(snapshot, run)
         except ValueError as error:
             run.close()
-            raise SnapshotError(f"{path} does not fit this generator: {error}") from error
+            raise SnapshotError(f"{snapshot.path} does not fit this generator: {error}") from error
         except BaseException:
             run.close()
             raise
         if divergence:
             run.close()
-            raise SnapshotError(f"{path} cannot be resumed: {divergence.report()}")
+            raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         return run
 
     def _request_of(self, journal: Journal) -> GenerationRequest:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -35,6 +34,7 @@ def replay(
     *,
     generator: "Generator | None" = None,
     at: int | None = None,
+    new_journal: str | PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Replay:
     """Replay a journal.
@@ -48,6 +48,8 @@ def replay(
         What runs it again; unless given, the model that the journal names is loaded as it was then.
     at
         For "play" and "fork": stop before the step of this number; unless given, at the end of the record.
+    new_journal
+        For "fork": where to record the new run, the part that is played included.
     progress
         Called with (bytes done, bytes in all) if a model is loaded.
 
@@ -64,7 +66,7 @@ def replay(
         return Replay(opened, run, play(opened, run, until=at))
     if generator is None:
         generator = load_generator(opened, progress=progress)
-    run = generator.start(request_of(opened), keep=True)
+    run = generator.start(request_of(opened), keep=True, journal=new_journal)
     if mode == "verify":
         return Replay(opened, run, verify(opened, run))
     if mode == "fork":
@@ -93,17 +95,25 @@ def request_of(journal: Journal) -> GenerationRequest:
         raise JournalError(f"{journal.path} records no generation: its request is damaged ({error})") from error
 
 
-def load_generator(journal: Journal, *, progress: Callable[[int, int], None] | None = None) -> "Generator":
-    """Load the model that a journal names, with the capacity, rows and threads that it had then."""
+def load_generator(
+    journal: Journal, *, model: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> "Generator":
+    """Load the model that a journal names (or that stands elsewhere now), with its capacity, rows and threads."""
     from phases.generator import DEMO, Generator
 
     environment = journal.header.environment
-    source = environment.get("source", DEMO)
+    source = model or environment.get("source", DEMO)
     options: dict[str, Any] = {
         name: environment[key]
         for name, key in (("max_batch", "rows"), ("capacity", "capacity"), ("threads", "threads"))
         if isinstance(environment.get(key), int)
     }
-    engine = str(environment.get("engine", "auto"))
-    path = None if source == DEMO else Path(source) if Path(source).exists() else str(source)
-    return Generator.from_pretrained(path, engine, progress=progress, **options)
+    path = None if source == DEMO else str(source)
+    return Generator.from_pretrained(path, str(environment.get("engine", "auto")), progress=progress, **options)
+
+
+def loaded_as(journal: Journal, model: str | None = None) -> str:
+    """Equal for journals that `load_generator` loads the same model in the same way for."""
+    environment = journal.header.environment
+    names = ("source", "engine", "rows", "capacity", "threads", "model")
+    return repr([model, *(environment.get(name) for name in names)])

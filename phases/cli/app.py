@@ -10,6 +10,8 @@ import typer
 from phases.cli.check import check
 from phases.cli.diagram import diagram
 from phases.cli.doctor import doctor
+from phases.cli.replay import replay
+from phases.cli.resume import resume
 from phases.cli.run import run
 from phases.cli.screen import fail
 
@@ -27,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(replay)
+app.command()(resume)
 app.command()(check)
 app.command()(diagram)
 app.command()(doctor)

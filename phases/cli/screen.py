@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +43,12 @@ def loading_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
             bar.update(task, completed=done, total=total, visible=total >= LARGE_CHECKPOINT)
 
         yield progress
+
+
+def check_new(path: Path | None, option: str) -> None:
+    """Refuse a file that exists already, before anything slow is done."""
+    if path is not None and path.exists():
+        raise typer.BadParameter(f"{path} exists already; choose another name or remove it", param_hint=option)
 
 
 def fail(error: Exception) -> None:

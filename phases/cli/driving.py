@@ -1,0 +1,121 @@
+"""Drives a run for somebody at a terminal: prints its text or phases, heeds Ctrl-C, and tells the figures."""
+
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from phases.cli.screen import stderr
+
+if TYPE_CHECKING:
+    from phases.context import Generation
+    from phases.generator import Generator
+    from phases.request import GenerationResult
+    from statemachine import Run
+
+
+def drive(
+    generator: "Generator",
+    run: "Run[Generation]",
+    *,
+    snapshot: Path | None = None,
+    stats: bool = False,
+    phases: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Drive a run to its end and print what was asked for; exits with status 1 if Ctrl-C ended it early."""
+    _heed_interrupt(run, pause=snapshot is not None)
+    _show(generator, run, quiet=as_json, phases=phases)
+    result = generator.result(run)
+    if as_json:
+        typer.echo(json.dumps(_as_json(generator, run, result, stats=stats), ensure_ascii=False))
+    elif stats:
+        _print_stats(_stats(generator, result))
+    if run.status == "paused" and snapshot is not None:
+        run.snapshot(snapshot, borrow=False)
+        command = f"phasewalk resume {shlex.quote(str(snapshot))}"
+        stderr().print(f"paused and saved; go on with:  {command}", style="yellow", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+    if run.status == "cancelled":
+        stderr().print("cancelled", style="yellow")
+        raise typer.Exit(1)
+
+
+def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
+    """Ctrl-C cancels or pauses the run at the next boundary; a second one kills the program as usual."""
+
+    def heed(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if run.status.ended:
+            return
+        if pause:
+            run.pause()
+        else:
+            run.signal("cancel")
+
+    signal.signal(signal.SIGINT, heed)
+
+
+def _show(generator: "Generator", run: "Run[Generation]", *, quiet: bool, phases: bool) -> None:
+    """Drive the run and print its text as it comes, or its phases and then its text."""
+    on_step = None
+    if phases:
+        from phases.cli.passing import PassingPhases
+
+        on_step = PassingPhases(generator, stderr()).show
+    for piece in generator.pieces(run, on_step=on_step, whole=True):
+        if not quiet and not phases:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    if not quiet:
+        typer.echo(generator.result(run).text if phases else "")
+
+
+def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, float]:
+    """Speed as people compare it; a token's bytes are the weights and, halfway, the cache."""
+    from gpu import measure_read_bandwidth
+
+    weights, cache = generator.engine.bytes_per_token(()), generator.engine.kv_cache
+    read = weights + cache.bytes_per_position * (result.prompt_tokens[0] + result.output_tokens[0] / 2)
+    speed = 1 / result.time_per_token if result.time_per_token else 0.0
+    bandwidth = measure_read_bandwidth()
+    return {
+        "time_to_first_token_s": result.time_to_first_token,
+        "tokens_per_s": speed,
+        "bytes_per_token": read,
+        "bytes_per_s": read * speed,
+        "bandwidth_bytes_per_s": bandwidth,
+        "bandwidth_share": read * speed / bandwidth,
+    }
+
+
+def _print_stats(stats: dict[str, float]) -> None:
+    stderr().print(
+        f"first token after {stats['time_to_first_token_s'] * 1e3:.1f} ms · {stats['tokens_per_s']:.0f} tokens/s · "
+        f"{stats['bytes_per_token'] / 1e6:.1f} MB/token · {stats['bytes_per_s'] / 1e9:.1f} GB/s, "
+        f"{stats['bandwidth_share']:.0%} of this machine's {stats['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s "
+        f"(read, one thread, measured now)",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _as_json(
+    generator: "Generator", run: "Run[Generation]", result: "GenerationResult", *, stats: bool
+) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "text": result.text,
+        "output_ids": result.output_ids[0],
+        "finish_reason": result.finish_reasons[0],
+        "prompt_tokens": result.prompt_tokens[0],
+        "output_tokens": result.output_tokens[0],
+        "time_to_first_token_s": result.time_to_first_token,
+        "time_per_token_s": result.time_per_token,
+        "seed": run.context.request.requests[0].params.seed,
+        "engine": generator.engine.name,
+    }
+    return value | {"stats": _stats(generator, result)} if stats else value

@@ -1,0 +1,43 @@
+"""phasewalk resume: go on with a run that was saved."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phases.cli.driving import drive
+from phases.cli.screen import check_new, loading_bar
+
+
+def resume(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What run --snapshot saved.", exists=True, dir_okay=False)
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Where the checkpoint is now.", show_default="where it was when the run was saved"),
+    ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Also tell speed and share of memory bandwidth.")] = False,
+    phases: Annotated[bool, typer.Option("--phases", help="Show the phases as they pass.")] = False,
+    journal: Annotated[Path | None, typer.Option(metavar="FILE", help="Record the whole run here.")] = None,
+    snapshot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where Ctrl-C saves it again.", show_default="FILE itself")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:  # fmt: skip
+    """Go on with a run that was paused and saved, here or on another machine.
+
+    phasewalk run "Tell me a story about a fox." --snapshot fox.snap   (then Ctrl-C)
+
+    phasewalk resume fox.snap
+    """
+    from phases.replay import load_generator
+    from statemachine.snapshot import load
+
+    check_new(journal, "--journal")
+    saved = load(path)
+    with loading_bar(model or str(saved.header.environment.get("source"))) as progress:
+        generator = load_generator(saved.journal, model=model, progress=progress)
+    with generator:
+        run = generator.resume(saved, journal=journal)
+        drive(generator, run, snapshot=snapshot or path, stats=stats, phases=phases, as_json=as_json)
