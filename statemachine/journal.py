@@ -408,12 +408,17 @@ def _header(path: Path, line: bytes) -> Header:
 
 
 def _torn_bytes(path: Path) -> int:
-    size = path.stat().st_size
+    """How many bytes stand after the last line that was finished; looked for from the end, block by block."""
     with path.open("rb") as file:
-        reach = min(size, MAX_LINE)
-        file.seek(size - reach)
-        tail = file.read(reach) if size else b""
-    return 0 if tail.endswith(b"\n") else len(tail) - (tail.rfind(b"\n") + 1)
+        size = end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 2**16)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            if place >= 0:
+                return size - (start + place + 1)
+            end = start
+    return size
 
 
 def _decode(path: Path, number: int, line: bytes) -> AnyRecord:
