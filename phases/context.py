@@ -90,6 +90,13 @@ class Generation:
                 min_p=params.min_p or 0.0, seed=params.seed or 0,
             )  # fmt: skip
 
+    def bind(self) -> None:
+        """Write what the host fields say to the engine's buffers: prompts, sampling, and the tokens just sampled."""
+        if self.prompt_ids:
+            self.bind_prompts(self.prompt_ids)
+        for row, token in zip(self.live, self.sampled or (), strict=False):
+            self.bound_engine.buffers.next_token[self.slots[row]] = token
+
     def fresh_logits(self) -> None:
         """Make the logits in the buffers those of this place again, after the generation went back in time.
 
@@ -110,8 +117,7 @@ class Generation:
                 again.append(slot)
         if again:
             engine.decode(again)
-        for row, token in zip(self.live, self.sampled or (), strict=False):
-            engine.buffers.next_token[self.slots[row]] = token
+        self.bind()
         self.stale = False
 
     def recompute(self) -> None:
@@ -126,6 +132,8 @@ class Generation:
         if held:
             engine.prefill([self.slots[row] for row in held])
         self.filled = list(self.cached)
+        self.stale = False
+        self.bind()
 
     def finish_reason(self, row: int, token: int | None) -> FinishReason | None:
         """Why `row` ends if `token` is its next one, or would end whatever its next one is (None)."""

@@ -1,7 +1,7 @@
 """What a generation holds of its engine: rows of the buffers and of the KV cache, and what is in them."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from phases.context import Generation
 from phases.request import GenerationRequest
 from phases.tokenizer import Tokenizer
 from statemachine.resources import Arrays, Resources
+
+PAGE = 64  # positions of the cache that a snapshot keeps together
 
 
 class EngineResources(Resources[Generation]):
@@ -51,10 +53,7 @@ class EngineResources(Resources[Generation]):
                 )
             cache.truncate(slot, 0)
             cache.commit(slot, context.cached[row])
-        if context.prompt_ids:
-            context.bind_prompts(context.prompt_ids)
-        for row, token in zip(context.live, context.sampled or (), strict=False):
-            engine.buffers.next_token[context.slots[row]] = token
+        context.bind()
         context.stale = any(context.cached)
 
     def fork(self, context: Generation) -> Generation:
@@ -71,7 +70,8 @@ class EngineResources(Resources[Generation]):
         engine = context.bound_engine
         arrays: dict[str, Any] = {}
         for row, slot in enumerate(context.slots):
-            arrays[f"kv.{row}"] = engine.kv_cache.data[:, :, slot, :, : context.cached[row]]
+            for page, positions in _pages(context.cached[row]):
+                arrays[f"kv.{row}.{page}"] = engine.kv_cache.data[:, :, slot, :, positions]
             if any(context.cached) and not context.stale:
                 arrays[f"logits.{row}"] = engine.buffers.logits[slot]
         return arrays
@@ -83,11 +83,12 @@ class EngineResources(Resources[Generation]):
             context.recompute()
             return
         for row, slot in enumerate(context.slots):
-            cached = context.cached[row]
-            shape = (*engine.kv_cache.data[:, :, slot].shape[:3], cached, engine.kv_cache.data.shape[-1])
-            saved = _expect(arrays, f"kv.{row}", shape, engine.kv_cache.data.dtype)
-            engine.kv_cache.data[:, :, slot, :, :cached] = saved
-            context.filled[row] = cached
+            layers, sides, kv_heads, _, head_dim = engine.kv_cache.data[:, :, slot].shape
+            for page, positions in _pages(context.cached[row]):
+                shape = (layers, sides, kv_heads, positions.stop - positions.start, head_dim)
+                saved = _expect(arrays, f"kv.{row}.{page}", shape, engine.kv_cache.data.dtype)
+                engine.kv_cache.data[:, :, slot, :, positions] = saved
+            context.filled[row] = context.cached[row]
         fresh = [name for name in arrays if name.startswith("logits.")]
         self.sync(context)
         for row, slot in enumerate(context.slots if fresh else ()):
@@ -97,6 +98,12 @@ class EngineResources(Resources[Generation]):
 
     def environment(self) -> dict[str, Any]:
         return self._environment()
+
+
+def _pages(length: int) -> Iterator[tuple[int, slice]]:
+    """Numbered stretches of positions: a full one never changes, so that a later snapshot need not hold it again."""
+    for page, start in enumerate(range(0, length, PAGE)):
+        yield page, slice(start, min(start + PAGE, length))
 
 
 def _expect(arrays: Arrays, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:

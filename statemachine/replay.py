@@ -23,6 +23,7 @@ from statemachine.journal import (
     plain,
     typed,
 )
+from statemachine.phase import Status
 from statemachine.run import Run
 
 Context = TypeVar("Context")
@@ -89,7 +90,10 @@ def play(journal: Journal, run: Run[Any], *, until: int | None = None) -> Diverg
     Divergence or None
         Where the machine behaves otherwise than the record says; the run rests there.
     """
-    return _walk(journal, run, _Player(run), until)
+    divergence = _walk(journal, run, _Player(run), until)
+    if run.status is Status.READY:
+        run.goto(0)  # not a step was played: it rests at the start all the same
+    return divergence
 
 
 def verify(journal: Journal, run: Run[Any]) -> Divergence | None:
