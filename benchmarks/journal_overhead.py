@@ -1,6 +1,6 @@
 """What recording costs a step: the compiled loop without and with a journal on disk, in turns.
 
-    python benchmarks/journal_overhead.py
+python benchmarks/journal_overhead.py
 """
 
 import argparse

@@ -45,7 +45,7 @@ class EngineResources(Resources[Generation]):
 
     def sync(self, context: Generation) -> None:
         """Set lengths, input ids, sampling parameters and next tokens to what the host fields say."""
-        engine, cache = context.bound_engine, context.bound_engine.kv_cache
+        cache = context.bound_engine.kv_cache
         for row, slot in enumerate(context.slots):
             if context.cached[row] > context.filled[row]:
                 raise RuntimeError(
