@@ -3,7 +3,6 @@
 import typer
 
 from phases.cli.target import BUILT_IN, MachineArgument, find_machine
-from statemachine import InvalidMachine
 
 
 def check(machine: MachineArgument = BUILT_IN) -> None:
@@ -14,6 +13,8 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
     """
     from rich.console import Console
     from rich.table import Table
+
+    from statemachine import InvalidMachine
 
     try:
         found = find_machine(machine)

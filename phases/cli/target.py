@@ -2,11 +2,12 @@
 
 import importlib
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from statemachine import InvalidMachine, Machine
+if TYPE_CHECKING:
+    from statemachine import Machine
 
 BUILT_IN = "phases.generation:machine"
 MachineArgument = Annotated[
@@ -19,14 +20,14 @@ MachineArgument = Annotated[
 ]
 
 
-def find_machine(target: str) -> Machine[Any]:
+def find_machine(target: str) -> "Machine[Any]":
     """Import the machine; a module that cannot be imported or holds no such machine is a usage error."""
+    from statemachine import Machine
+
     module_name, _, name = target.partition(":")
     sys.path.insert(0, "")  # as `python -m` does: modules of the present folder
     try:
         machine = getattr(importlib.import_module(module_name), name or "machine")
-    except InvalidMachine:
-        raise
     except ImportError as error:
         raise typer.BadParameter(f"cannot import {module_name!r}: {error}; expected MODULE:NAME") from error
     except AttributeError as error:
