@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 import typer
 
@@ -35,6 +34,8 @@ def doctor() -> None:
 
 
 def _machine() -> Iterator[tuple[str, str, str]]:
+    from importlib.metadata import version
+
     yield GOOD, "phasewalk", f"{version('phasewalk')} on Python {platform.python_version()}, {platform.platform()}"
     yield GOOD, "processor", f"{_processor()}, {os.cpu_count()} logical cores"
     from gpu import measure_read_bandwidth
@@ -77,6 +78,8 @@ def _tools() -> Iterator[tuple[str, str, str]]:
 
 
 def _libraries() -> Iterator[tuple[str, str, str]]:
+    from importlib.metadata import PackageNotFoundError, version
+
     for name in LIBRARIES:
         try:
             yield GOOD, name, version(name)
@@ -85,6 +88,8 @@ def _libraries() -> Iterator[tuple[str, str, str]]:
 
 
 def _import_names() -> Iterator[tuple[str, str, str]]:
+    from importlib.metadata import packages_distributions
+
     owners = packages_distributions()
     for name in OURS:
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != "phasewalk"})
