@@ -171,8 +171,12 @@ class _Fields:
 
 def _architecture(values: Mapping[str, Any]) -> str:
     named = values.get("architectures") or [_MODEL_TYPES.get(str(values.get("model_type")), values.get("model_type"))]
+    if named == [None]:
+        raise CheckpointError(f"config.json names no architecture: expected one of {', '.join(ARCHITECTURES)}")
     if not isinstance(named, list) or len(named) != 1 or named[0] not in ARCHITECTURES:
-        raise CheckpointError(f"the architecture {named!r:.200} is not supported: expected one of {ARCHITECTURES}")
+        raise CheckpointError(
+            f"the architecture {named!r:.200} is not supported: expected one of {', '.join(ARCHITECTURES)}"
+        )
     return str(named[0])
 
 

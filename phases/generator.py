@@ -262,6 +262,7 @@ class Generator:
         snapshot = path if isinstance(path, Snapshot) else load_snapshot(path)
         request = self._request_of(snapshot.journal)
         run = self._run(request, keep=keep, journal=journal)
+        run.resumed = {"file": snapshot.path.name, **snapshot.options}
         try:
             divergence = restore(snapshot, run)
         except ValueError as error:

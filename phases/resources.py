@@ -65,10 +65,18 @@ class EngineResources(Resources[Generation]):
         fork.prompt_logits = context.prompt_logits
         return fork
 
-    def save(self, context: Generation) -> Arrays:
-        """The used part of the cache and, unless they are stale, the logits of each row."""
+    def save(self, context: Generation, *, kv: str = "copy", **unknown: Any) -> Arrays:
+        """The used part of the cache and, unless they are stale, the logits of each row.
+
+        With `kv="recompute"` nothing: the ids are enough to compute all that again, by a prefill (whose bits may
+        differ from those that decode steps left).
+        """
+        if kv not in ("copy", "recompute") or unknown:
+            raise ValueError(f'a snapshot takes kv="copy" or kv="recompute", not { ({"kv": kv} | unknown)!r}')
         engine = context.bound_engine
         arrays: dict[str, Any] = {}
+        if kv == "recompute":
+            return arrays
         for row, slot in enumerate(context.slots):
             for page, positions in _pages(context.cached[row]):
                 arrays[f"kv.{row}.{page}"] = engine.kv_cache.data[:, :, slot, :, positions]
@@ -76,10 +84,10 @@ class EngineResources(Resources[Generation]):
                 arrays[f"logits.{row}"] = engine.buffers.logits[slot]
         return arrays
 
-    def load(self, context: Generation, arrays: Arrays) -> None:
-        """Take back what `save` gave, into the rows that this context has now; compute it anew where it is missing."""
+    def load(self, context: Generation, arrays: Arrays, *, kv: str = "copy", **unknown: Any) -> None:
+        """Take back what `save` gave, into the rows that this context has now, or compute it again."""
         engine = context.bound_engine
-        if not arrays:
+        if kv == "recompute":
             context.recompute()
             return
         for row, slot in enumerate(context.slots):

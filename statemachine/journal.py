@@ -50,6 +50,7 @@ class Header(Record, tag="header"):
     request: Any = None
     digest_every: int = 0
     forked_from: str | None = None
+    resumed: dict[str, Any] | None = None
 
 
 class StepRecord(Record, tag="s"):
@@ -278,6 +279,7 @@ def header_of(run: "Run[Any]") -> Header:
         request=run.request,
         digest_every=run.digest_every,
         forked_from=run.forked_from,
+        resumed=run.resumed,
     )
 
 

@@ -92,7 +92,8 @@ def play(journal: Journal, run: Run[Any], *, until: int | None = None) -> Diverg
     """
     divergence = _walk(journal, run, _Player(run), until)
     if run.status is Status.READY:
-        run.goto(0)  # not a step was played: it rests at the start all the same
+        run.pause()  # not a step was played: it rests, begun, all the same
+        run.start()
     return divergence
 
 

@@ -22,11 +22,13 @@ class Resources(Generic[Context]):
         """A context for a second run, with resources of its own that hold what these hold."""
         return copy.copy(context)
 
-    def save(self, context: Context) -> Arrays:
-        """Named arrays that a snapshot must hold besides the host fields."""
+    def save(self, context: Context, **options: Any) -> Arrays:
+        """Named arrays that a snapshot must hold besides the host fields; raises ValueError for an unknown option."""
+        if options:
+            raise ValueError(f"a snapshot of this run takes no options, but {', '.join(options)} came")
         return {}
 
-    def load(self, context: Context, arrays: Arrays) -> None:
+    def load(self, context: Context, arrays: Arrays, **options: Any) -> None:
         """Take back what `save` gave, in another process perhaps; raises ValueError if it does not fit."""
 
     def release(self, context: Context) -> None:

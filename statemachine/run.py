@@ -94,6 +94,7 @@ class Run(Generic[Context]):
         self.id = run_id or uuid4().hex[:12]
         self.request = request
         self.forked_from = forked_from
+        self.resumed: dict[str, Any] | None = None  # from what snapshot, and how, if it was
         self.resources = resources or Resources()
         self.journal = journal
         program = machine.program(interpreter)
@@ -337,7 +338,8 @@ class Run(Generic[Context]):
             events = self._timeline.events if present else self._timeline.events_before(number)
             self._index = self._timeline.fold(self.context, number, events)
             self._rewound_to = None if present else number
-            self._status = (present and self._ended_as) or Status.PAUSED
+            if self._status is not Status.READY:
+                self._status = (present and self._ended_as) or Status.PAUSED
             self.resources.sync(self.context)
 
     def back(self, steps: int = 1) -> None:
@@ -374,21 +376,21 @@ class Run(Generic[Context]):
             self._flush()
         return self
 
-    def snapshot(self, path: str | PathLike[str], *, arrays: bool = True, borrow: bool = True) -> None:
+    def snapshot(self, path: str | PathLike[str], *, borrow: bool = True, **options: Any) -> None:
         """Save a resting run to a file that `statemachine.snapshot.load` reads, in any process.
 
         Parameters
         ----------
-        arrays
-            Also save what the resources hold, so that nothing need be computed again.
         borrow
             Leave out arrays that an earlier snapshot of this run in the same folder holds, and refer to it.
+        options
+            How the resources are to be saved, for `Resources.save`; recorded in the file.
         """
         from statemachine.snapshot import save
 
         with self._resting("save", (Status.READY, Status.PAUSED)):
             self._begin(cut=False)
-            save(self, path, arrays=arrays, borrow=borrow)
+            save(self, path, borrow=borrow, options=options)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class Contents(msgspec.Struct, forbid_unknown_fields=True):
 
     own: dict[str, str]
     borrowed: dict[str, Borrowed]
+    options: dict[str, Any]  # how the resources were saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,14 @@ class Snapshot:
     path: Path
     journal: Journal  # its lines were read from the snapshot, not from a file
     arrays: Mapping[str, "npt.NDArray[Any]"]
+    options: Mapping[str, Any]  # how the resources were saved, e.g. what is to be computed again
 
     @property
     def header(self) -> Header:
         return self.journal.header
 
 
-def save(run: "Run[Any]", path: str | os.PathLike[str], *, arrays: bool = True, borrow: bool = True) -> None:
+def save(run: "Run[Any]", path: str | os.PathLike[str], *, borrow: bool = True, options: Mapping[str, Any]) -> None:
     """Write a snapshot of a resting run: to a temporary file, synced, then renamed.
 
     Raises
@@ -73,9 +75,7 @@ def save(run: "Run[Any]", path: str | os.PathLike[str], *, arrays: bool = True, 
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
-    saved = (
-        {name: np.ascontiguousarray(array) for name, array in run.resources.save(run.context).items()} if arrays else {}
-    )
+    saved = {n: np.ascontiguousarray(array) for n, array in run.resources.save(run.context, **options).items()}
     lines = np.frombuffer(_record_of(run), np.uint8)
     own: dict[str, npt.NDArray[Any]] = {RECORD: lines}
     borrowed: dict[str, Borrowed] = {}
@@ -87,7 +87,7 @@ def save(run: "Run[Any]", path: str | os.PathLike[str], *, arrays: bool = True, 
             borrowed[name] = Borrowed(home, checksum)
         else:
             own[name], checksums[name] = array, checksum
-    contents = msgspec.json.encode(Contents(checksums, borrowed)).decode()
+    contents = msgspec.json.encode(Contents(checksums, borrowed, dict(options))).decode()
     data = to_bytes(own, metadata={"format": FORMAT, "schema": SCHEMA, "contents": contents})
     temporary = None
     try:
@@ -117,6 +117,8 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     """
     path = Path(path)
     arrays, contents = _read(path)
+    if odd := [name for name in contents.options if not NAME.fullmatch(name) or name in ("self", "context", "arrays")]:
+        raise SnapshotError(f"{path} says that it was saved with {odd!r:.200}, which is no option")
     for name, borrowed in contents.borrowed.items():
         if not FILE_NAME.fullmatch(borrowed.file) or borrowed.file in (".", ".."):
             raise SnapshotError(f"{path} borrows from {borrowed.file!r}, which is no plain file name")
@@ -136,7 +138,7 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
             pass
     except JournalError as error:
         raise SnapshotError(f"the record inside {path} is damaged: {error}") from error
-    return Snapshot(path, journal, arrays)
+    return Snapshot(path, journal, arrays, contents.options)
 
 
 def restore(snapshot: Snapshot, run: "Run[Any]") -> Divergence | None:
@@ -154,7 +156,7 @@ def restore(snapshot: Snapshot, run: "Run[Any]") -> Divergence | None:
     """
     if divergence := play(snapshot.journal, run):
         return divergence
-    run.resources.load(run.context, snapshot.arrays)
+    run.resources.load(run.context, snapshot.arrays, **snapshot.options)
     return None
 
 

@@ -64,6 +64,14 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Record the run here, for phasewalk replay.", rich_help_panel=RECORD),
     ] = None,
+    journal_sync: Annotated[
+        bool, typer.Option("--journal-sync", help="Wait for the disk at every chunk.", rich_help_panel=RECORD)
+    ] = False,
+    journal_optional: Annotated[
+        bool,
+        typer.Option("--journal-optional", help="If the journal cannot be written (a full disk, say), go on without.",
+                     rich_help_panel=RECORD),
+    ] = False,
     digest_every: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Also record a digest of every N-th logits; 0 is off.",
@@ -90,6 +98,7 @@ def run(
     from phases.errors import RequestError
     from phases.generator import Generator
     from phases.request import SamplingParams
+    from statemachine import JournalWriter
 
     if engine not in ("auto", *engines()):
         raise typer.BadParameter(f"there is no engine {engine!r}; engines: auto, {', '.join(engines())}")
@@ -104,7 +113,12 @@ def run(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(model, engine, max_batch=1, capacity=capacity, progress=progress)
     with generator:
-        run = generator.start(x, params, journal=journal, digest_every=digest_every)
+        writer = (
+            JournalWriter(journal, sync=journal_sync, on_full="drop" if journal_optional else "fail")
+            if journal
+            else None
+        )
+        run = generator.start(x, params, journal=writer, digest_every=digest_every)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
 
 

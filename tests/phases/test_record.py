@@ -163,7 +163,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
             run.step()
     if run.status.ended:
         return
-    run.snapshot(path, arrays=blob)
+    run.snapshot(path, kv="copy" if blob else "recompute")
     run.close()
     blocker = generator.start("y")  # so that the run comes back on other rows
     resumed = generator.resume(path)
@@ -179,7 +179,9 @@ def test_resumed_in_another_process(chat_folder: Path, generator: Generator, tmp
     whole = generator.generate("the fox", PARAMS)
     run = generator.start("the fox", PARAMS)
     run.until(lambda run: len(run.context.output_ids[0]) == 5)
-    run.snapshot(tmp_path / "a.snap")
+    with pytest.raises(ValueError, match='takes kv="copy" or kv="recompute", not'):
+        run.snapshot(tmp_path / "a.snap", kv="maybe")
+    run.snapshot(tmp_path / "a.snap", kv="recompute")
     run.close()
     command = [
         sys.executable,
@@ -193,6 +195,7 @@ def test_resumed_in_another_process(chat_folder: Path, generator: Generator, tmp
     ]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["output_ids"] == whole.output_ids[0]
+    assert Journal.open(tmp_path / "a.jsonl").header.resumed == {"file": "a.snap", "kv": "recompute"}
     assert replay(tmp_path / "a.jsonl", generator=generator).divergence is None
 
 
