@@ -36,6 +36,7 @@ def replay(
     at: int | None = None,
     new_journal: str | PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> Replay:
     """Replay a journal.
 
@@ -52,6 +53,8 @@ def replay(
         For "fork": where to record the new run, the part that is played included.
     progress
         Called with (bytes done, bytes in all) if a model is loaded.
+    watch
+        Called with the number of steps replayed, after each.
 
     Raises
     ------
@@ -63,14 +66,14 @@ def replay(
     opened = journal if isinstance(journal, Journal) else Journal.open(journal)
     if mode == "play":
         run = played_run(opened)
-        return Replay(opened, run, play(opened, run, until=at))
+        return Replay(opened, run, play(opened, run, until=at, watch=watch))
     if generator is None:
         generator = load_generator(opened, progress=progress)
     run = generator.start(request_of(opened), keep=True, journal=new_journal)
     if mode == "verify":
-        return Replay(opened, run, verify(opened, run))
+        return Replay(opened, run, verify(opened, run, watch=watch))
     if mode == "fork":
-        divergence = play(opened, run, until=at)
+        divergence = play(opened, run, until=at, watch=watch)
         if divergence is None and not run.status.ended:
             run.context.recompute()
         return Replay(opened, run, divergence)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phases.cli.screen import check_new, loading_bar, stderr
+from phases.cli.screen import check_new, loading_bar, stderr, step_counter
 
 if TYPE_CHECKING:
     from phases.generator import Generator
@@ -71,7 +71,7 @@ def replay(
         drive(generator, done.run, as_json=as_json)
         return
     if as_json:
-        typer.echo(json.dumps(_as_json(path, done), ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(path, done, generator), ensure_ascii=False))
     else:
         _print(path, mode, done, generator)
     if done.divergence:
@@ -90,18 +90,13 @@ def _load(path: Path, model: str | None) -> "Generator":
 def _replay(path: Path, mode: Mode, generator: "Generator | None", **options: Any) -> "Replay":
     from phases.replay import replay as replayed
 
-    return replayed(path, mode.value, generator=generator, **options)
+    with step_counter(str(path)) as watch:
+        return replayed(path, mode.value, generator=generator, watch=watch, **options)
 
 
 def _print(path: Path, mode: Mode, done: "Replay", generator: "Generator | None") -> None:
     if done.divergence:
-
-        def words(phase: str, outcome: Any) -> str:
-            if generator is None or phase not in ("sample", "check_stop"):
-                return ""
-            return " ".join(repr(generator.tokenizer.decode([token])) for token in outcome)
-
-        typer.echo(done.divergence.report(words))
+        typer.echo(done.divergence.report(lambda phase, outcome: _words(generator, phase, outcome)))
         return
     run = done.run
     for row, text in enumerate(run.context.output_texts):
@@ -114,11 +109,22 @@ def _print(path: Path, mode: Mode, done: "Replay", generator: "Generator | None"
         stderr().print(f"its last line was never finished ({done.journal.torn} bytes, not read)", style="yellow")
 
 
-def _as_json(path: Path, done: "Replay") -> dict[str, Any]:
+def _words(generator: "Generator | None", phase: str, outcome: Any) -> str:
+    """What tokens say, where the outcome is tokens."""
+    if generator is None or phase not in ("sample", "check_stop") or not isinstance(outcome, list):
+        return ""
+    return " ".join(repr(generator.tokenizer.decode([token])) for token in outcome)
+
+
+def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -> dict[str, Any]:
+    divergence = done.divergence.to_json() if done.divergence else None
+    if divergence and divergence["field"] == "outcome":
+        for side in ("recorded", "replayed"):
+            divergence[f"{side}_text"] = _words(generator, divergence["phase"], divergence[side])
     return {
         "journal": str(path),
         "diverged": done.divergence is not None,
-        "divergence": done.divergence.to_json() if done.divergence else None,
+        "divergence": divergence,
         "steps": done.run.step_count,
         "status": str(done.run.status),
         "output_ids": done.run.context.output_ids,
@@ -155,7 +161,7 @@ def _verify_all(folder: Path, model: str | None, *, as_json: bool) -> None:
                 typer.echo(json.dumps({"journal": str(path), "error": str(error)}))
             continue
         if as_json:
-            typer.echo(json.dumps(_as_json(path, done), ensure_ascii=False))
+            typer.echo(json.dumps(_as_json(path, done, generators[key]), ensure_ascii=False))
         where = ""
         if done.divergence:
             worst = DIVERGED

@@ -45,6 +45,20 @@ def loading_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield progress
 
 
+@contextmanager
+def step_counter(what: str) -> Iterator[Callable[[int], None] | None]:
+    """A count of steps on stderr while something long is walked through; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}, {task.completed:.0f} steps"), TimeElapsedColumn())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda steps: bar.update(task, completed=steps)
+
+
 def check_new(path: Path | None, option: str) -> None:
     """Refuse a file that exists already, before anything slow is done."""
     if path is not None and path.exists():
