@@ -87,7 +87,7 @@ def played_run(journal: Journal) -> Run[Generation]:
     if not isinstance(capacity, int):
         raise JournalError(f"{journal.path} records no generation: its header names no capacity")
     context = Generation(request, tuple(range(len(request.requests))), capacity)
-    return Run(generation_machine, context, run_id=journal.header.run, request=request)
+    return Run(generation_machine, context, run_id=journal.header.run, request=request, keep=True)
 
 
 def request_of(journal: Journal) -> GenerationRequest:

@@ -27,6 +27,7 @@ from statemachine.phase import Status
 from statemachine.run import Run
 
 Context = TypeVar("Context")
+Watch = Callable[[int], None]
 Describe = Callable[[str, Any], str]  # phase and outcome to words, e.g. tokens to text
 
 COMMON = 5  # how many of the last steps in common a report shows
@@ -77,34 +78,36 @@ def plain_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def play(journal: Journal, run: Run[Any], *, until: int | None = None) -> Divergence | None:
+def play(journal: Journal, run: Run[Any], *, until: int | None = None, watch: Watch | None = None) -> Divergence | None:
     """Move a ready run by the recorded outcomes alone: no phase runs, so no engine, model or file is needed.
 
     Parameters
     ----------
     until
         Stop before the step of this number, with the run resting there.
+    watch
+        Called with the number of steps done, after each.
 
     Returns
     -------
     Divergence or None
         Where the machine behaves otherwise than the record says; the run rests there.
     """
-    divergence = _walk(journal, run, _Player(run), until)
+    divergence = _walk(journal, run, _Player(run), until=until, watch=watch)
     if run.status is Status.READY:
         run.pause()  # not a step was played: it rests, begun, all the same
         run.start()
     return divergence
 
 
-def verify(journal: Journal, run: Run[Any]) -> Divergence | None:
+def verify(journal: Journal, run: Run[Any], *, watch: Watch | None = None) -> Divergence | None:
     """Run it again with a ready run and compare every compared field of every step.
 
     A journal that was cut short (by a kill, say) is compared as far as it goes.
     """
     if journal.header.digest_every:
-        run.digest_every = journal.header.digest_every
-    return _walk(journal, run, _Verifier(run), None)
+        run.digest_every = 1  # which steps have one depends on what the run went back from; compared are those that do
+    return _walk(journal, run, _Verifier(run), until=None, watch=watch)
 
 
 def causes_of(recorded: Header, replayed: Header) -> tuple[str, ...]:
@@ -162,7 +165,9 @@ class _Verifier(_Player):
         return None
 
 
-def _walk(journal: Journal, run: Run[Any], player: _Player, until: int | None) -> Divergence | None:
+def _walk(
+    journal: Journal, run: Run[Any], player: _Player, *, until: int | None, watch: Watch | None
+) -> Divergence | None:
     common: deque[StepRecord] = deque(maxlen=COMMON)
     machine = run.machine
     failed = False
@@ -202,6 +207,8 @@ def _walk(journal: Journal, run: Run[Any], player: _Player, until: int | None) -
                     old, new = _transition(journal.header, old), str(machine.transitions[new])
                 return divergence(record.n, record.p, name, old, new, **detail)
             common.append(record)
+            if watch:
+                watch(record.n + 1)
         elif isinstance(record, ErrorRecord):
             failed = True
             found = player.error(record)

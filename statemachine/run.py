@@ -333,6 +333,8 @@ class Run(Generic[Context]):
                 raise IllegalMove(f"run {self.id} has {self.recorded_steps} recorded steps; there is no place {number}")
             if self._released:
                 raise IllegalMove(f"run {self.id} has ended and given its resources back; start it with keep=True")
+            if self._rewound_to is None and self.recorded_steps:
+                self._flush()  # a loop over the run may have left steps to be written, which are soon behind
             self._begin(cut=False)
             present = number == self.recorded_steps
             events = self._timeline.events if present else self._timeline.events_before(number)
