@@ -17,7 +17,7 @@ class Generation:
     """The state of one generation. A *row* is a sequence of this request, a *slot* its place in the engine's buffers.
 
     Invariants: `len(output_ids[row]) <= budgets[row]`; `row in live` just while `finish_reasons[row] is None`;
-    between CheckStop and Sample the cache of a live row holds its prompt and all but the last of its output.
+    between CheckStop and Sample the cache of a live row holds its prompt and all of its output.
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (

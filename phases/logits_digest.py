@@ -12,7 +12,10 @@ TOP = 4  # how many of the largest logits are kept
 
 
 def of_rows(context: Generation, rows: Iterable[int]) -> list[dict[str, Any]]:
-    """For each row a hash of its logits' bytes and the largest of them."""
+    """For each row a hash of its logits' bytes, the largest of them, and the logarithm of the sum of all exponentials.
+
+    A token's probability (at temperature 1) is exp(logit - logsumexp).
+    """
     logits = context.bound_engine.buffers.logits  # [slots, vocab] float32
     return [{"row": row, **_digest(np.asarray(logits[context.slots[row]]))} for row in rows]
 
@@ -23,7 +26,9 @@ def _digest(logits: "np.ndarray[Any, np.dtype[np.float32]]") -> dict[str, Any]:
     largest = largest[np.lexsort((largest, -logits[largest]))]
     values = [float(value) if np.isfinite(value) else None for value in logits[largest]]
     digest = hashlib.blake2b(np.ascontiguousarray(logits).tobytes(), digest_size=8).hexdigest()
-    return {"hash": digest, "ids": [int(token) for token in largest], "logits": values}
+    peak = float(logits.max())
+    total = peak + float(np.log(np.exp(logits - peak, dtype=np.float64).sum())) if np.isfinite(peak) else None
+    return {"hash": digest, "ids": [int(token) for token in largest], "logits": values, "logsumexp": total}
 
 
 def explain(recorded: Any, replayed: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class EngineResources(Resources[Generation]):
         return fork
 
     def save(self, context: Generation, *, kv: str = "copy", **unknown: Any) -> Arrays:
-        """The used part of the cache and, unless they are stale, the logits of each row.
+        """The used part of the cache, the logits that each prompt left and, unless they are stale, those of each row.
 
         With `kv="recompute"` nothing: the ids are enough to compute all that again, by a prefill (whose bits may
         differ from those that decode steps left).
@@ -82,6 +82,8 @@ class EngineResources(Resources[Generation]):
                 arrays[f"kv.{row}.{page}"] = engine.kv_cache.data[:, :, slot, :, positions]
             if any(context.cached) and not context.stale:
                 arrays[f"logits.{row}"] = engine.buffers.logits[slot]
+            if context.cached[row] and row in context.prompt_logits:
+                arrays[f"prompt_logits.{row}"] = context.prompt_logits[row]
         return arrays
 
     def load(self, context: Generation, arrays: Arrays, *, kv: str = "copy", **unknown: Any) -> None:
@@ -99,10 +101,13 @@ class EngineResources(Resources[Generation]):
             context.filled[row] = context.cached[row]
         fresh = [name for name in arrays if name.startswith("logits.")]
         self.sync(context)
-        for row, slot in enumerate(context.slots if fresh else ()):
-            logits = _expect(arrays, f"logits.{row}", (engine.model.vocab,), engine.buffers.logits.dtype)
-            engine.buffers.logits[slot] = logits
-            context.stale = False
+        shape, dtype = (engine.model.vocab,), engine.buffers.logits.dtype
+        for row, slot in enumerate(context.slots):
+            if f"prompt_logits.{row}" in arrays:
+                context.prompt_logits[row] = _expect(arrays, f"prompt_logits.{row}", shape, dtype)
+            if fresh:
+                engine.buffers.logits[slot] = _expect(arrays, f"logits.{row}", shape, dtype)
+                context.stale = False
 
     def environment(self) -> dict[str, Any]:
         return self._environment()

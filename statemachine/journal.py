@@ -15,7 +15,7 @@ import msgspec
 
 from statemachine.errors import JournalError
 from statemachine.phase import Phase, Status, declared_outcome
-from statemachine.table import Edit
+from statemachine.table import Edit, name_of
 
 if TYPE_CHECKING:
     from statemachine.run import Run
@@ -29,14 +29,28 @@ class Record(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=
     """A line of a journal. `t` and `created` are wall time, which is never compared."""
 
 
+class TransitionRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A row of the table: source, target, and the guard's name ("": it has none)."""
+
+    source: str
+    target: str
+    when: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target}" + (f" when {self.when}" if self.when else "")
+
+
 class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The machine that ran, in words: what a reader needs to name phases, transitions and guards."""
+    """The machine that ran, in words: all that a reader needs to name and draw it. The first phase is the start."""
 
     name: str
     fingerprint: str
     phases: tuple[str, ...]
-    transitions: tuple[str, ...]
+    ends: tuple[str, ...]
+    transitions: tuple[TransitionRecord, ...]
     guards: dict[str, tuple[str, ...]]  # by phase, in the order of the bits of a step's `g`
+    signals: dict[str, tuple[str, tuple[str, ...]]] = {}  # by name: the target, and the sources (none: any phase)
+    edits: tuple[str, ...] = ()
 
 
 class Header(Record, tag="header"):
@@ -272,8 +286,14 @@ def header_of(run: "Run[Any]") -> Header:
             name=run.machine.name,
             fingerprint=run.machine.fingerprint,
             phases=tuple(run.machine.phases),
-            transitions=tuple(str(transition) for transition in run.machine.transitions),
+            ends=tuple(phase.name for phase in program.phases if phase.final),
+            transitions=tuple(
+                TransitionRecord(name_of(way.source), name_of(way.target), way.when.name if way.when else "")
+                for way in run.machine.transitions
+            ),
             guards=guards,
+            signals={s.name: (name_of(s.to), tuple(map(name_of, s.sources))) for s in run.machine.signals},
+            edits=tuple(edit.name for edit in run.machine.edits),
         ),
         environment=_libraries() | run.resources.environment(),
         request=run.request,

@@ -97,6 +97,8 @@ def play(journal: Journal, run: Run[Any], *, until: int | None = None, watch: Wa
     if run.status is Status.READY:
         run.pause()  # not a step was played: it rests, begun, all the same
         run.start()
+    elif run.journal:
+        run.journal.write(run)
     return divergence
 
 
@@ -204,7 +206,7 @@ def _walk(
                 if name == "guards":
                     old, new = (_guards(machine.program().atoms, run, record.p, bits) for bits in (old, new))
                 elif name == "transition":
-                    old, new = _transition(journal.header, old), str(machine.transitions[new])
+                    old, new = str(journal.header.machine.transitions[old]), str(machine.transitions[new])
                 return divergence(record.n, record.p, name, old, new, **detail)
             common.append(record)
             if watch:
@@ -229,6 +231,3 @@ def _guards(atoms: Any, run: Run[Any], phase: str, bits: int) -> dict[str, bool]
     names = [atom.name for atom in atoms[list(run.machine.phases).index(phase)]]
     return {name: bool(bits >> bit & 1) for bit, name in enumerate(names)}
 
-
-def _transition(header: Header, number: int) -> str:
-    return header.machine.transitions[number]

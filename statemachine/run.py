@@ -310,7 +310,11 @@ class Run(Generic[Context]):
 
     def _enter(self, name: str, outcome: Any) -> None:
         self._begin()
-        self.machine.edit(name).apply(self.context, outcome)
+        try:
+            self.machine.edit(name).apply(self.context, outcome)
+        except BaseException:
+            self._timeline.fold(self.context, self.step_count, self._timeline.events)
+            raise
         self._timeline.events.append(Event(self.step_count, "edit", name, outcome))
         self._flush()
         self._log("info", "run.edited", edit=name)
@@ -455,13 +459,13 @@ class Run(Generic[Context]):
             now = clock()
             record_time(now - then)
             then = now
-            if now >= flush_at:
-                self._flush()
-                flush_at = now + FLUSH_NS
             if stop is not None:
                 if stop(self):
                     return
                 then = clock()
+            if now >= flush_at:
+                self._flush()
+                flush_at = now + FLUSH_NS
 
     def _watched(self, stop: Callable[["Run[Context]"], bool] | None) -> Callable[["Run[Context]"], bool] | None:
         """`stop`, after each step has been logged and digested, where that was asked for."""

@@ -9,10 +9,14 @@ import typer
 from phases.cli.check import check
 from phases.cli.diagram import diagram
 from phases.cli.doctor import doctor
+from phases.cli.profile import profile
 from phases.cli.replay import replay
+from phases.cli.report import report
 from phases.cli.resume import resume
 from phases.cli.run import run
 from phases.cli.screen import fail
+from phases.cli.step import step
+from phases.cli.trace import trace
 
 EPILOG = """
 Exit status: 0 it worked, 1 it failed, 2 the command line was wrong.
@@ -30,6 +34,10 @@ app = typer.Typer(
 app.command()(run)
 app.command()(replay)
 app.command()(resume)
+app.command()(step)
+app.command()(trace)
+app.command()(report)
+app.command()(profile)
 app.command()(check)
 app.command()(diagram)
 app.command()(doctor)

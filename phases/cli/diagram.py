@@ -1,10 +1,10 @@
-"""phasewalk diagram: draw a machine."""
+"""phasewalk diagram: draw a machine, at rest or as a run was recorded."""
 
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,19 +20,28 @@ class Format(StrEnum):
 
 def diagram(
     machine: MachineArgument = BUILT_IN,
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the machine of this recorded run instead, with its counts and times.",
+                     exists=True, dir_okay=False),
+    ] = None,
     format: Annotated[
         Format | None, typer.Option("--format", "-f", help="Unless given, what FILE's ending says, or mermaid.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Unless given, stdout.")] = None,
     highlight: Annotated[str | None, typer.Option(metavar="PHASE", help="Light this phase up.")] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Draw a machine: as Mermaid or DOT text, or as an SVG or PNG picture (these two need Graphviz).
 
     phasewalk diagram -o machine.svg
+
+    With --journal, arrows say how often they were taken, phases their median time and their share of all time, and the
+    darker a phase, the larger that share. The machine itself is not needed.
+
+    phasewalk diagram --journal run.jsonl -o run.svg
     """
     import statemachine
 
-    found = find_machine(machine)
     endings = {".dot": Format.DOT, ".gv": Format.DOT, ".svg": Format.SVG, ".png": Format.PNG}
     chosen = format or (endings.get(output.suffix.lower()) if output else None) or Format.MERMAID
     draw: dict[Format, Callable[..., str | bytes]] = {
@@ -41,8 +50,9 @@ def diagram(
         Format.SVG: statemachine.to_svg,
         Format.PNG: statemachine.to_png,
     }
+    found, options = _recorded(machine, journal) if journal else (find_machine(machine), {})
     try:
-        picture = draw[chosen](found, highlight=highlight)
+        picture = draw[chosen](found, highlight=highlight, **options)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--highlight") from error
     data = picture.encode() if isinstance(picture, str) else picture
@@ -53,3 +63,14 @@ def diagram(
     else:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
+
+
+def _recorded(machine: str, path: Path) -> tuple[Any, dict[str, Any]]:
+    from statemachine import Journal
+    from statemachine.chart import Chart
+    from statemachine.tally import Tally
+
+    if machine != BUILT_IN:
+        raise typer.BadParameter(f"a journal holds its own machine: give {machine} or --journal, not both")
+    journal = Journal.open(path)
+    return Chart.of_record(journal.header.machine), {"tally": Tally.of(journal)}

@@ -6,7 +6,6 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_machines import Counter, Plan, plans
 
 from statemachine import (
     End,
@@ -22,6 +21,7 @@ from statemachine import (
     Transition,
     guard,
 )
+from statemachine.testing import Counter, Plan, plans
 
 STEPS = 60
 

@@ -1,12 +1,17 @@
-"""Hypothesis strategies for random machines over a counting context, sound ones and sabotaged ones."""
+"""Hypothesis strategies for random machines over a counting context: sound ones, and tables with planted faults."""
 
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_, or_
+from typing import Any
+from zlib import crc32
 
 from hypothesis import strategies as st
 
-from statemachine import End, Guard, Machine, Phase, Signal, Status, Transition
+from statemachine.guard import Guard
+from statemachine.machine import Machine
+from statemachine.phase import End, Phase, Status
+from statemachine.table import Signal, Transition
 
 
 @dataclass(slots=True)
@@ -19,6 +24,8 @@ class Counter:
 
 
 class Work(Phase[Counter, int]):
+    """Counts a step and notes the visit."""
+
     def run(self, context: Counter) -> int:
         return context.steps + 1
 
@@ -33,21 +40,22 @@ class Idle(Phase[Counter, None]):
 
 def hashed(number: int) -> Guard[Counter]:
     """A guard that is true for about half of all contexts."""
-    return Guard(f"g{number}", lambda context: hash((context.salt, context.steps, number, "guard")) % 2 == 1)
+    return Guard(f"g{number}", lambda context: crc32(b"%d %d %d" % (context.salt, context.steps, number)) % 2 == 1)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A table before it is checked: what each phase's truth table says."""
 
-    kinds: list[type[Phase]]
+    kinds: list[type[Phase[Counter, Any]]]
     guards: list[list[int]]  # per phase, numbers of its guards
     targets: list[list[int]]  # per phase, the target of each row of its truth table; len(kinds) is the end
     dropped: set[int] = field(default_factory=set)  # phases whose last row goes nowhere
     doubled: set[int] = field(default_factory=set)  # phases whose last row goes two ways
 
     def build(self) -> Machine[Counter]:
-        phases: list[Phase] = [kind(f"p{number}") for number, kind in enumerate(self.kinds)]
+        """The machine; raises InvalidMachine when something was dropped or doubled."""
+        phases: list[Phase[Counter, Any]] = [kind(f"p{number}") for number, kind in enumerate(self.kinds)]
         phases.append(End("end"))
         atoms = {number: hashed(number) for numbers in self.guards for number in numbers}
         table = []
@@ -63,7 +71,7 @@ class Plan:
                 if numbers:
                     when = reduce(or_, (_minterm([atoms[n] for n in numbers], row) for row in which))
                 table.append(Transition(phases[source], phases[target], when))
-        cancelled = End("cancelled", status=Status.CANCELLED)
+        cancelled: End[Counter] = End("cancelled", status=Status.CANCELLED)
         return Machine("random", start=phases[0], transitions=table, signals=[Signal("cancel", to=cancelled)])
 
 
@@ -75,7 +83,9 @@ def _minterm(atoms: list[Guard[Counter]], row: int) -> Guard[Counter]:
 def plans(draw: st.DrawFn, *, sabotage: bool = False) -> Plan:
     """Plans of sound machines (each phase's first row leads on to the next); sabotaged, at least one row is wrong."""
     count = draw(st.integers(1, 6))
-    kinds = draw(st.lists(st.sampled_from([Work, Work, Idle]), min_size=count, max_size=count))
+    kinds: list[type[Phase[Counter, Any]]] = draw(
+        st.lists(st.sampled_from([Work, Work, Idle]), min_size=count, max_size=count)
+    )
     least = 1 if sabotage else 0
     guards = [draw(st.lists(st.integers(0, 5), min_size=least, max_size=3, unique=True)) for _ in range(count)]
     targets = [
@@ -87,3 +97,8 @@ def plans(draw: st.DrawFn, *, sabotage: bool = False) -> Plan:
     wrong = draw(st.sets(st.integers(0, count - 1), min_size=1))
     dropped = draw(st.booleans())
     return Plan(kinds, guards, targets, dropped=wrong if dropped else set(), doubled=set() if dropped else wrong)
+
+
+def machines() -> st.SearchStrategy[Machine[Counter]]:
+    """Sound machines of up to six phases over a `Counter`, with up to three guards a phase and a signal "cancel"."""
+    return plans().map(Plan.build)

@@ -1,0 +1,55 @@
+"""A machine that has nothing to do with language models: a crossing, recorded, replayed, drawn and property-tested."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from statemachine import End, Guard, Journal, JournalWriter, Machine, Phase, Run, Signal, Status, Transition, to_mermaid
+from statemachine.replay import play, verify
+
+
+@dataclass
+class Crossing:
+    seed: int
+    waiting: int = 0  # cars
+    passed: list[int] = field(default_factory=list)  # cars, by green light
+
+
+class Red(Phase[Crossing, int]):
+    def run(self, context: Crossing) -> int:  # does the work and says what came of it
+        return Random(f"{context.seed} {len(context.passed)}").randrange(5)  # keyed by the place, so it can come again
+
+    def apply(self, context: Crossing, outcome: int) -> None:  # enters it in the context
+        context.waiting += outcome
+
+
+class Green(Phase[Crossing, int]):
+    def run(self, context: Crossing) -> int:
+        return min(context.waiting, 3)
+
+    def apply(self, context: Crossing, outcome: int) -> None:
+        context.waiting -= outcome
+        context.passed.append(outcome)
+
+
+jam: Guard[Crossing] = Guard("jam", lambda context: context.waiting > 0)
+over: Guard[Crossing] = Guard("over", lambda context: len(context.passed) >= 5)
+red, green = Red(), Green()
+table = [Transition(red, green), Transition(green, red, ~jam & ~over), Transition(green, End("done"), over)]
+table.append(Transition(green, green, jam & ~over))  # stay green until nobody waits
+off = Signal("off", to=End("night", status=Status.CANCELLED))
+crossing = Machine("crossing", start=red, transitions=table, signals=[off])
+
+if __name__ == "__main__":
+    from hypothesis import strategies as st
+
+    from statemachine.testing import machine_rules, run_rules
+
+    path = Path(tempfile.mkdtemp()) / "crossing.jsonl"
+    run = Run(crossing, Crossing(seed=7), journal=JournalWriter(path))
+    print("recorded:", run.start(), run.context.passed)
+    for replay in (play, verify):  # by the recorded outcomes alone, and running every phase again
+        print(f"{replay.__name__}:", replay(Journal.open(path), Run(crossing, Crossing(seed=7))) or "the same")
+    print(to_mermaid(crossing))
+    print("kept the rules:", run_rules(machine_rules(crossing, st.builds(Crossing, st.integers(0, 99)))), sep="\n")

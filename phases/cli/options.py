@@ -1,0 +1,89 @@
+"""The options that say which model runs and how tokens are drawn, for every command that generates."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from phases.request import RowRequest, SamplingParams
+
+SAMPLING, MODEL = "Sampling (what is not given comes from the checkpoint)", "Model"
+
+Messages = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help='A chat as JSON: [{"role": "user", "content": "..."}, ...].', exists=True,
+                 dir_okay=False),
+]  # fmt: skip
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as it stands, untemplated.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A checkpoint folder or Hugging Face hub id.", show_default="the bundled demo model",
+                 rich_help_panel=MODEL),
+]  # fmt: skip
+Engine = Annotated[str, typer.Option(help="Which engine computes.", rich_help_panel=MODEL)]
+Capacity = Annotated[
+    int | None, typer.Option(min=2, help="Tokens that prompt and output may have together.", rich_help_panel=MODEL)
+]
+Temperature = Annotated[float | None, typer.Option(min=0, help="0 is greedy.", rich_help_panel=SAMPLING)]
+TopK = Annotated[
+    int | None, typer.Option(min=0, help="Draw among the k likeliest tokens; 0 is off.", rich_help_panel=SAMPLING)
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Draw among the likeliest that reach this mass; 1 is off.",
+                 rich_help_panel=SAMPLING),
+]  # fmt: skip
+MinP = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Draw among those this likely beside the likeliest; 0 is off.",
+                 rich_help_panel=SAMPLING),
+]  # fmt: skip
+Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text.", rich_help_panel=SAMPLING)]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="End after so many tokens.", rich_help_panel=SAMPLING)]
+
+
+def check_engine(engine: str) -> None:
+    """Refuse the name of an engine that there is not."""
+    from gpu import engines
+
+    if engine not in ("auto", *engines()):
+        raise typer.BadParameter(f"there is no engine {engine!r}; engines: auto, {', '.join(engines())}")
+
+
+def sampling_params(
+    *,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    seed: int | None,
+    max_new_tokens: int | None,
+) -> "SamplingParams":
+    """Sampling parameters of what was given; what they refuse is a wrong command line."""
+    from phases.errors import RequestError
+    from phases.request import SamplingParams
+
+    try:
+        return SamplingParams(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
+        )
+    except RequestError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def chat_of(messages: Path) -> "RowRequest":
+    """The chat that stands in a file."""
+    import json
+
+    from phases.request import RowRequest
+
+    try:
+        value = json.loads(messages.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise typer.BadParameter(f"{messages} is not JSON: {error}", param_hint="--messages") from error
+    if not isinstance(value, list) or not value:
+        raise typer.BadParameter(
+            f'{messages} holds no chat: expected [{{"role": "user", "content": "..."}}, ...]', param_hint="--messages"
+        )
+    return RowRequest(messages=tuple(value))

@@ -1,0 +1,56 @@
+"""phasewalk report: a recorded run as one HTML page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phases.cli.screen import loading_bar, stderr
+
+if TYPE_CHECKING:
+    from statemachine import Divergence, Journal
+
+DIVERGED = 3  # as phasewalk replay
+
+
+def report(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A journal.", exists=True, dir_okay=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the page.", dir_okay=False)
+    ],
+    verify: Annotated[bool, typer.Option("--verify", help="Run it again, and show where it diverges.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Where the checkpoint is now.", show_default="where it was when recorded")
+    ] = None,
+) -> None:
+    """Write a recorded run as one HTML page that needs no network.
+
+    It shows the machine with its counts and times, the text with each token's surprise (and its candidates, if the run
+    was recorded with --digest-every 1), a bar for each step, signals and edits, and what the run was made with.
+
+    phasewalk run "Tell me a story about a fox." --journal fox.jsonl --digest-every 1
+
+    phasewalk report fox.jsonl -o fox.html
+
+    Exit status: 3 if --verify found a divergence; the page is written all the same.
+    """
+    from phases.report import write_report
+    from statemachine import Journal
+
+    journal = Journal.open(path)
+    divergence = _verified(journal, model) if verify else None
+    write_report(journal, output, divergence=divergence, verified=verify, model=model)
+    stderr().print(f"{output}: open it in any browser", markup=False, soft_wrap=True)
+    if divergence:
+        stderr().print(f"it diverged at step {divergence.step}, see the page", style="yellow")
+        raise typer.Exit(DIVERGED)
+
+
+def _verified(journal: "Journal", model: str | None) -> "Divergence | None":
+    from phases.replay import load_generator, replay
+
+    with (
+        loading_bar(model or str(journal.header.environment.get("source"))) as progress,
+        load_generator(journal, model=model, progress=progress) as generator,
+    ):
+        return replay(journal, generator=generator).divergence

@@ -1,0 +1,132 @@
+"""phasewalk step: the interactive debugger, on a full screen or in lines."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phases.cli import options
+from phases.cli.screen import check_new, loading_bar
+
+if TYPE_CHECKING:
+    from phases.debugger.session import Session
+
+RUNS = 8  # that can stand side by side: forks and snapshots
+SCREEN, PICTURE = "Screen", "Picture"
+
+
+def step(
+    prompt: Annotated[str | None, typer.Argument(help="What to say to the model.", show_default=False)] = None,
+    messages: options.Messages = None,
+    raw: options.Raw = False,
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Open a recorded run instead; needs no model.", exists=True, dir_okay=False),
+    ] = None,
+    model: options.Model = None,
+    engine: options.Engine = "auto",
+    capacity: options.Capacity = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Commands and answers as lines; also where there is no terminal.",
+                           rich_help_panel=SCREEN),
+    ] = False,
+    light: Annotated[bool, typer.Option("--light", help="Dark on light; d changes it.", rich_help_panel=SCREEN)] = False,
+    screenshot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Show nothing: press --keys, write a picture of the screen, end.",
+                     rich_help_panel=PICTURE),
+    ] = None,
+    keys: Annotated[
+        str, typer.Option(metavar='"KEY KEY ..."', help="Keys to press before the picture is made, as in \"n n s left\".",
+                          rich_help_panel=PICTURE),
+    ] = "",
+    size: Annotated[
+        str, typer.Option(metavar="COLUMNSxLINES", help="Of the screen in the picture.", rich_help_panel=PICTURE)
+    ] = "120x40",
+) -> None:  # fmt: skip
+    """Step through a run: watch, stop, go back, change it, fork it.
+
+    phasewalk step "Tell me a story about a fox."
+
+    phasewalk step --journal hello.jsonl
+
+    printf 'break if top1 < 0.3\\nrun\\ncandidates\\n' | phasewalk step "Hello" --plain --seed 1
+
+    phasewalk step "Hello" --seed 1 --screenshot step.svg --keys "n n n s"
+    """
+    columns, lines = _size(size)
+    check_new(screenshot, "--screenshot")
+    if journal is not None:
+        if prompt is not None or messages is not None or raw:
+            raise typer.BadParameter("a journal holds its own prompt: give no other beside it", param_hint="--journal")
+        from phases.debugger.session import Session
+
+        _show(Session.recorded(journal), plain, light, screenshot, keys, (columns, lines))
+        return
+    from phases.debugger.session import Session
+    from phases.generator import Generator
+
+    options.check_engine(engine)
+    x = _input(prompt, messages, raw=raw)
+    params = options.sampling_params(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
+    )
+    with loading_bar(model or "the demo model") as progress:
+        generator = Generator.from_pretrained(model, engine, max_batch=RUNS, capacity=capacity, progress=progress)
+    with generator:
+        session = Session.live(generator, generator.start(x, params, keep=True))
+        _show(session, plain, light, screenshot, keys, (columns, lines))
+
+
+def _show(
+    session: "Session", plain: bool, light: bool, screenshot: Path | None, keys: str, size: tuple[int, int]
+) -> None:
+    try:
+        if screenshot is not None:
+            from phases.debugger.screen import picture
+
+            picture(session, screenshot, keys.split(), size, light=light)
+        elif plain or not _has_terminal():
+            from phases.debugger.plain import converse
+
+            converse(session, sys.stdin, sys.stdout)
+        else:
+            from phases.debugger.screen import DebuggerApp
+
+            DebuggerApp(session, light=light).run()
+    finally:
+        session.close()
+
+
+def _has_terminal() -> bool:
+    return bool(sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty())
+
+
+def _size(size: str) -> tuple[int, int]:
+    columns, _, lines = size.partition("x")
+    try:
+        width, height = int(columns), int(lines)
+    except ValueError:
+        width = height = 0
+    if not (20 <= width <= 500 and 10 <= height <= 200):
+        raise typer.BadParameter(f"expected COLUMNSxLINES from 20x10 to 500x200, not {size!r}", param_hint="--size")
+    return width, height
+
+
+def _input(prompt: str | None, messages: Path | None, *, raw: bool) -> Any:
+    from phases.request import RowRequest
+
+    if messages is not None:
+        if prompt is not None or raw:
+            raise typer.BadParameter("--messages stands for the prompt: give no PROMPT and no --raw beside it")
+        return options.chat_of(messages)
+    if prompt is None:
+        raise typer.BadParameter('nothing to step through: give a prompt, as in phasewalk step "Hello", or --journal')
+    return RowRequest(prompt=prompt, raw=raw)

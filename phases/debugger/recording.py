@@ -1,0 +1,81 @@
+"""A recorded run in the debugger: played to its end once, then walked back and forth without a model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from phases.context import Generation
+from phases.replay import played_run
+from statemachine import Journal, Run
+from statemachine.journal import ErrorRecord, StepRecord
+from statemachine.replay import play
+
+DIGESTED = ("prefill", "decode")  # phases that leave logits behind
+
+
+class Recording:
+    """A journal that has been played.
+
+    Parameters
+    ----------
+    path
+        The journal.
+
+    Attributes
+    ----------
+    run
+        Rests at the end of what could be played; goes anywhere.
+    notice
+        What is to be known about how the record ends; "" if it ends well.
+
+    Raises
+    ------
+    JournalError
+        When the journal is damaged or holds no generation.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.journal = Journal.open(path)
+        self._digests: dict[int, Any] = {}
+        self.notice = ""
+        self._scan()
+        self.run = self._ready()
+        if divergence := play(self.journal, self.run):
+            self.notice = divergence.report().splitlines()[0].replace("replay diverged", "cannot be played on")
+        self._events = self.run.events
+
+    def _scan(self) -> None:
+        steps = 0
+        for record in self.journal.timeline():
+            if isinstance(record, StepRecord):
+                steps = record.n + 1
+                if record.d is not None:
+                    self._digests[record.n] = record.d
+            elif isinstance(record, ErrorRecord):
+                self.notice = f"the recorded run failed in {record.p}: {record.exception}: {record.message}"
+        if self.journal.torn:
+            self.notice = f"the last line of {self.journal.path} was never finished; {steps} steps are whole"
+
+    def _ready(self) -> Run[Generation]:
+        ready = played_run(self.journal)
+        return Run(ready.machine, ready.context, run_id=ready.id, request=ready.request, keep=True)
+
+    def digest(self, run: Run[Generation]) -> Any:
+        """The digest of the logits that stood in the buffers where the run rests; None where there is none."""
+        for step in reversed(list(run.steps(max(0, run.step_count - 4)))):
+            if step.phase in DIGESTED:
+                return self._digests.get(step.number)
+        return None
+
+    def walk(self) -> Iterator[Run[Generation]]:
+        """A run of its own that goes through the record from its start, resting after each step."""
+        run, events = self._ready(), list(self._events)
+        for step in self.run.steps(future=True):
+            while events and events[0].number <= step.number:
+                event = events.pop(0)
+                if event.kind == "signal":
+                    run.signal(event.name)
+                else:
+                    run.edit_as_recorded(event.name, event.outcome, live=False)
+            run.take(step.outcome, elapsed_ns=step.elapsed_ns)
+            yield run

@@ -1,0 +1,353 @@
+"""Writes a recorded run as one self-contained HTML page: its machine, its text, its time, and where it diverged."""
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from phases.recorded import RecordedRows, Token
+from statemachine import Divergence, GraphvizMissing, Journal, JournalError, to_mermaid, to_svg
+from statemachine.chart import Chart
+from statemachine.journal import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
+from statemachine.replay import plain_text
+from statemachine.tally import Tally, duration
+from statemachine.trace import came_back
+
+if TYPE_CHECKING:
+    from phases.tokenizer import Tokenizer
+
+BARS = 600  # columns of the timeline; with more steps, each holds several
+UNIT = 1_000  # ns; heights are logarithmic, as one prefill is a thousand times a check
+SHOWN_TOKENS = 20_000  # of a row; a browser stays quick with so many
+SHOWN_EVENTS = 500
+LONGEST = 2_000  # characters of any one value
+LEVELS = (0.9, 0.7, 0.5, 0.3)  # probabilities from which on a token is coloured so much: the first not at all
+
+
+def write_report(
+    journal: Journal,
+    output: Path,
+    *,
+    divergence: Divergence | None = None,
+    verified: bool = False,
+    model: str | None = None,
+) -> None:
+    """Write the report of a journal.
+
+    Parameters
+    ----------
+    divergence, verified
+        What a replay found: where it diverged; or that it was run again and did not.
+    model
+        The folder of the checkpoint whose tokenizer turns ids into text; unless given, the one that the journal names.
+
+    Raises
+    ------
+    JournalError
+        When the journal is damaged.
+    """
+    page = _Page.of(journal, model)
+    html = _template().render(
+        page=page, divergence=_divergence(divergence, page) if divergence else None, verified=verified
+    )
+    output.write_text(html, encoding="utf-8", errors="replace")
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("phases", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"duration": duration, "csp_hash": _csp_hash, "about_json": _about_json}
+    return environment.get_template("report.html.j2")
+
+
+def _csp_hash(source: str) -> str:
+    """How a Content-Security-Policy names the one script, and the one style, that may take effect."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _about_json(rows: Iterable[list[dict[str, Any]]]) -> Any:
+    """What is known about each token, as JSON that no text in it can lead out of its script element."""
+    from markupsafe import Markup
+
+    text = msgspec.json.encode([[token["about"] for token in row] for row in rows]).decode()
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row of a generation, as the page shows it."""
+
+    number: int
+    prompt: str
+    params: list[tuple[str, str]]
+    tokens: list[dict[str, Any]] = field(default_factory=list)  # see `_shown`
+    count: int = 0
+    finish_reason: str = ""
+
+
+@dataclass(slots=True)
+class _Page:
+    """Everything that the template shows; it computes nothing."""
+
+    title: str
+    facts: list[tuple[str, str]]
+    environment: list[tuple[str, str]]
+    request: str
+    svg: str  # "": there is no Graphviz here
+    mermaid: str
+    tally: Tally
+    shares: dict[str, float]
+    phases: list[dict[str, Any]]
+    bars: list[dict[str, Any]]
+    steps_per_bar: int
+    events: list[dict[str, Any]]
+    more_events: int
+    rows: list[_Row]
+    digests: bool
+    token_note: str
+    torn: int
+
+    @classmethod
+    def of(cls, journal: Journal, model: str | None) -> "_Page":
+        header = journal.header
+        chart, tally = Chart.of_record(header.machine), Tally.of(journal)
+        walk = _Walk(journal, tally)
+        text = _Text.of(journal, model) if walk.rows else _Text(None, "")
+        return cls(
+            title=f"{header.machine.name}, run {header.run}",
+            facts=_facts(journal, tally),
+            environment=[(name, _short(value)) for name, value in header.environment.items()],
+            request=_short(msgspec.json.format(msgspec.json.encode(header.request)).decode()),
+            svg=_svg(chart, tally),
+            mermaid=to_mermaid(chart, tally=tally),
+            tally=tally,
+            shares=tally.shares(),
+            phases=_phases(tally),
+            bars=walk.bars,
+            steps_per_bar=walk.per_bar,
+            events=walk.events[:SHOWN_EVENTS],
+            more_events=max(0, len(walk.events) - SHOWN_EVENTS),
+            rows=_rows(walk, text),
+            digests=any(token.candidates for tokens in walk.tokens for token in tokens),
+            token_note=text.note,
+            torn=journal.torn,
+        )
+
+
+def _facts(journal: Journal, tally: Tally) -> list[tuple[str, str]]:
+    header, environment = journal.header, journal.header.environment
+    facts = [
+        ("run", header.run),
+        ("forked from", header.forked_from),
+        ("recorded", header.created[:19].replace("T", " ") + header.created[23:].replace("+00:00", " UTC")),
+        ("machine", f"{header.machine.name} ({header.machine.fingerprint[:12]})"),
+        ("ended", "failed" if tally.failed else tally.status or "the record does not say: it was paused, or killed"),
+        ("steps", f"{tally.steps:,}".replace(",", " ")),
+        ("work", duration(tally.total_ns)),
+        ("model", environment.get("source")),
+        ("engine", environment.get("engine")),
+        ("dtype", environment.get("dtype")),
+        ("threads", environment.get("threads")),
+        ("phasewalk", environment.get("phasewalk")),
+    ]
+    return [(name, _short(value)) for name, value in facts if value is not None]
+
+
+def _svg(chart: Chart, tally: Tally) -> str:
+    """The diagram as an SVG element; Graphviz has escaped every name in it."""
+    try:
+        picture = to_svg(chart, tally=tally)
+    except GraphvizMissing:
+        return ""
+    return picture[picture.index("<svg") :]
+
+
+def _phases(tally: Tally) -> list[dict[str, Any]]:
+    shares = tally.shares()
+    return [
+        {
+            "number": number, "name": name, "visits": phase.visits, "median": phase.quantile_ns(0.5),
+            "p95": phase.quantile_ns(0.95), "total": phase.total_ns, "share": shares[name],
+        }
+        for number, (name, phase) in enumerate(tally.phases.items())
+    ]  # fmt: skip
+
+
+class _Walk:
+    """One pass over the timeline: bars, events, and the tokens of each row if it is a generation."""
+
+    def __init__(self, journal: Journal, tally: Tally) -> None:
+        self.per_bar = max(1, math.ceil(tally.steps / BARS))
+        self.bars: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self.tokens: list[list[Token]] = []
+        try:
+            self.rows: RecordedRows | None = RecordedRows(journal)
+            self.tokens = [[] for _ in self.rows.context.slots]
+        except JournalError:  # another machine: there is no text to show
+            self.rows = None
+        self._numbers = {name: number for number, name in enumerate(tally.phases)}
+        self._returns = came_back(journal)
+        self._now = 0
+        for record in journal.timeline():
+            self._take(record)
+        longest = max((bar["longest"] for bar in self.bars), default=0)
+        for bar in self.bars:
+            bar["height"] = round(100 * math.log1p(bar["longest"] / UNIT) / math.log1p(max(longest, 1) / UNIT), 2)
+
+    def _take(self, record: Any) -> None:
+        while self._returns and self._returns[0].n <= record.n:
+            back = self._returns.popleft()
+            self._event(back.n, "back", f"from step {back.left}")
+        if isinstance(record, StepRecord):
+            self._bar(record)
+            self._now += record.t
+            if self.rows:
+                for token in self.rows.step(record).tokens:
+                    self.tokens[token.row].append(token)
+        elif isinstance(record, SignalRecord):
+            self._event(record.n, "signal", record.name)
+        elif isinstance(record, EditRecord):
+            self._event(record.n, "edit", f"{record.name} {plain_text(record.o)}")
+            if self.rows:
+                self.rows.edit(record)
+        elif isinstance(record, PauseRecord):
+            self._event(record.n, "pause", "")
+        elif isinstance(record, ErrorRecord):
+            self._event(record.n, "error", f"in {record.p}: {record.exception}: {record.message}")
+
+    def _event(self, step: int, kind: str, words: str) -> None:
+        self.events.append({"step": step, "kind": kind, "words": _short(words), "after": self._now})
+
+    def _bar(self, record: StepRecord) -> None:
+        """A bar stands for one step, or, where there are too many, for the longest of a few."""
+        if record.n % self.per_bar == 0 or not self.bars:
+            self.bars.append({"first": record.n, "longest": -1, "phase": "", "number": 0, "total": 0})
+        bar = self.bars[-1]
+        bar["last"] = record.n
+        bar["total"] += record.t
+        if record.t > bar["longest"]:
+            bar |= {"longest": record.t, "phase": record.p, "number": self._numbers[record.p]}
+
+
+class _Text:
+    """Token ids as text, as far as the tokenizer of the recorded model is at hand."""
+
+    def __init__(self, tokenizer: "Tokenizer | None", note: str) -> None:
+        self.tokenizer = tokenizer
+        self.note = note
+
+    @classmethod
+    def of(cls, journal: Journal, model: str | None) -> "_Text":
+        from gpu import tokenizer_fingerprint
+        from phases.errors import RequestError
+        from phases.generator import DEMO, DEMO_MODEL
+        from phases.tokenizer import Tokenizer
+
+        source = model or str(journal.header.environment.get("source", DEMO))
+        folder = DEMO_MODEL if source == DEMO else Path(source).expanduser()
+        recorded = journal.header.environment.get("tokenizer")
+        hint = "so tokens are shown by their ids; say where the checkpoint is with --model"
+        if not folder.is_dir():
+            return cls(None, f"The model {source!r} is not a folder on this machine, {hint}.")
+        if recorded and tokenizer_fingerprint(folder) != recorded:
+            return cls(None, f"The tokenizer in {str(folder)!r} is another than the one recorded, {hint}.")
+        try:
+            return cls(Tokenizer.from_pretrained(folder), "")
+        except RequestError as error:
+            return cls(None, f"No tokenizer can be loaded ({error}), {hint}.")
+
+    def of_ids(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(tuple(ids)) if self.tokenizer else " ".join(map(str, ids))
+
+    def of_one(self, token: int) -> str:
+        """A token as a candidate is shown: with its spaces; by its number if it is no text of its own."""
+        text = self.tokenizer.decode((token,)) if self.tokenizer else ""
+        return text if text and "\ufffd" not in text else f"token {token}"
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """What each token adds to the text; "" while a character is not whole, and for special tokens."""
+        from phases.tokenizer import TextStream
+
+        if self.tokenizer is None:
+            return [f"{token} " for token in ids]
+        stream = TextStream(self.tokenizer)
+        try:
+            return [stream.push(token) for token in ids]
+        except (OverflowError, ValueError, TypeError):  # ids that no tokenizer knows
+            return [f"{token} " for token in ids]
+
+
+def _rows(walk: _Walk, text: _Text) -> list[_Row]:
+    if walk.rows is None:
+        return []
+    context, rows = walk.rows.context, []
+    for number, (request, tokens) in enumerate(zip(context.request.requests, walk.tokens, strict=True)):
+        if request.messages is not None:
+            prompt = "\n".join(
+                f"{message.role}: " + "".join(piece.content for piece in message.contents)
+                for message in request.messages
+            )
+        else:
+            ids = request.token_ids or ()
+            prompt = request.prompt if request.prompt is not None else text.of_ids(ids[:SHOWN_TOKENS])
+        params = [
+            (name, plain_text(value))
+            for name, value in msgspec.to_builtins(request.params).items()
+            if value is not None
+        ]
+        row = _Row(number, prompt, params, count=len(tokens), finish_reason=str(context.finish_reasons[number] or ""))
+        shown = tokens[:SHOWN_TOKENS]
+        words: dict[int, str] = {}  # a candidate comes up again and again
+        for token, piece in zip(shown, text.pieces(token.id for token in shown), strict=True):
+            row.tokens.append(_shown(token, piece, text, words))
+        rows.append(row)
+    return rows
+
+
+def _shown(token: Token, piece: str, text: _Text, words: dict[int, str]) -> dict[str, Any]:
+    """A token as the page shows it: its text, its id and step, its candidates, and a level of surprise.
+
+    Probabilities are those at temperature 1, before anything was cut off. Without a digest there are none.
+    """
+    chance = dict(token.candidates).get(token.id)
+    level = "" if not token.candidates else 5 if chance is None else sum(chance < limit for limit in LEVELS)
+    for candidate, _ in token.candidates:
+        if candidate not in words:
+            words[candidate] = text.of_one(candidate)
+    return {
+        "text": piece or "\u25e6",
+        "level": level,
+        "forced": token.forced,
+        "about": {
+            "id": token.id, "step": token.step, "forced": token.forced,
+            "candidates": [
+                [words[candidate], candidate, round(probability, 4)] for candidate, probability in token.candidates
+            ],
+        },
+    }  # fmt: skip
+
+
+def _divergence(divergence: Divergence, page: _Page) -> dict[str, Any]:
+    return {
+        "where": f"step {divergence.step}, phase {divergence.phase}: {divergence.field}",
+        "recorded": _short(plain_text(divergence.recorded)),
+        "replayed": _short(plain_text(divergence.replayed)),
+        "detail": [(name.replace("_", " "), _short(value)) for name, value in divergence.detail.items()],
+        "causes": [_short(cause) for cause in divergence.causes],
+        "common": [_short(step) for step in divergence.common],
+    }
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else plain_text(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"

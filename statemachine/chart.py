@@ -1,0 +1,77 @@
+"""A machine in words, for drawing: what both a Machine and the header of a journal can tell."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from statemachine.errors import JournalError
+from statemachine.table import name_of
+
+if TYPE_CHECKING:
+    from statemachine.journal import MachineRecord
+    from statemachine.machine import Machine
+
+
+class Arrow(NamedTuple):
+    """A transition, and the name of its guard ("": it has none)."""
+
+    source: str
+    target: str
+    guard: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target}" + (f" when {self.guard}" if self.guard else "")
+
+
+class SignalArrow(NamedTuple):
+    """A signal from a phase to a phase; source None is any phase."""
+
+    name: str
+    source: str | None
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Names of phases in order of appearance, the first one the start, and the arrows between them."""
+
+    name: str
+    phases: tuple[str, ...]
+    start: str
+    ends: frozenset[str]
+    arrows: tuple[Arrow, ...]  # by the transition's number
+    signals: tuple[SignalArrow, ...] = ()
+
+    @classmethod
+    def of(cls, machine: "Machine[Any]") -> "Chart":
+        """The chart of a machine."""
+        phases = machine.phases
+        arrows = [
+            Arrow(name_of(way.source), name_of(way.target), way.when.name if way.when else "")
+            for way in machine.transitions
+        ]
+        signals = []
+        for signal in machine.signals:
+            sources: list[str | None] = [name_of(source) for source in signal.sources]
+            signals += [SignalArrow(signal.name, source, name_of(signal.to)) for source in sources or [None]]
+        ends = frozenset(name for name, phase in phases.items() if phase.final)
+        return cls(machine.name, tuple(phases), machine.start.name, ends, tuple(arrows), tuple(signals))
+
+    @classmethod
+    def of_record(cls, record: "MachineRecord") -> "Chart":
+        """The chart of a recorded machine, which need not be at hand.
+
+        Raises
+        ------
+        JournalError
+            When the header's transitions or signals do not join its phases.
+        """
+        arrows = tuple(Arrow(way.source, way.target, way.when) for way in record.transitions)
+        signals = []
+        for name, (target, sources) in record.signals.items():
+            signals += [SignalArrow(name, source, target) for source in sources or [None]]
+        named = {name for arrow in arrows for name in arrow[:2]} | {
+            name for arrow in signals for name in arrow[1:] if name
+        }
+        if not record.phases or not named | set(record.ends) <= set(record.phases):
+            raise JournalError(f"the header of a journal of {record.name!r} is damaged: its table names other phases")
+        return cls(record.name, record.phases, record.phases[0], frozenset(record.ends), arrows, tuple(signals))

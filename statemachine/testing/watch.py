@@ -1,0 +1,193 @@
+"""Watches every half of every step of a machine: what `run`, `apply` and guards may touch, and what not."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NoReturn, TypeVar
+
+from statemachine import host_state
+from statemachine.errors import GuardError, JournalError
+from statemachine.guard import Guard
+from statemachine.journal import plain, typed
+from statemachine.machine import Interpreter, Machine
+from statemachine.phase import Phase
+from statemachine.program import Program, Row
+from statemachine.table import Edit
+from statemachine.testing.same import differences, same, shown
+
+Context = TypeVar("Context")
+State = Callable[[Context], Mapping[Any, Any]]
+Addresses = Callable[[Context], Mapping[str, int]]
+
+
+class BrokenRule(AssertionError):
+    """What a machine does against the rules, and what to mend."""
+
+
+class Watch(Generic[Context]):
+    """Checks a machine while it runs; the first rule that is broken stays in `broken`, whoever swallows the error.
+
+    Parameters
+    ----------
+    state
+        What of a context counts, copied.
+    pinned
+        The addresses of a context's buffers, by name.
+    """
+
+    def __init__(self, state: State[Context], pinned: Addresses[Context]) -> None:
+        self.state = state
+        self.broken: BrokenRule | None = None
+        self._pinned = pinned
+        self._homes: dict[int, tuple[Context, Mapping[str, int]]] = {}  # by id of the context, which is kept alive
+
+    def breach(self, message: str) -> NoReturn:
+        """Raise BrokenRule: the first one, for what is broken later may follow from it."""
+        self.broken = self.broken or BrokenRule(message)
+        raise self.broken
+
+    def machine(self, machine: Machine[Context]) -> Machine[Context]:
+        """A machine with the same table and fingerprint, each of whose steps is watched."""
+        watched = _WatchedMachine(
+            machine.name, machine.start, machine.transitions, signals=machine.signals, edits=machine.edits
+        )
+        watched.__dict__["watch"] = self
+        return watched
+
+    def program(self, program: Program[Context], other: Program[Context]) -> Program[Context]:
+        """A program that does what `program` does, watched, and compares its choices with those of `other`."""
+        rows = tuple(
+            Row(
+                self._watched_run(phase, row),
+                self._watched_apply(phase, row),
+                self._watched_select(phase, row, other_row, atoms) if atoms else row.select,
+                row.arcs,
+                row.final,
+            )
+            for phase, row, other_row, atoms in zip(
+                program.phases, program.rows, other.rows, program.atoms, strict=True
+            )
+        )
+        return Program(rows, program.phases, program.atoms)
+
+    def check_buffers(self, context: Context, who: str) -> None:
+        """See that every buffer is where it was when this context was first seen."""
+        found = dict(self._pinned(context))
+        _, homes = self._homes.setdefault(id(context), (context, found))
+        for name, home in homes.items():
+            if name not in found:
+                self.breach(f"{who} took buffer {name!r} away: bind it once and keep it")
+            if found[name] != home:
+                self.breach(
+                    f"{who} moved buffer {name!r} from {home:#x} to {found[name]:#x}: bind it once and write into it"
+                )
+
+    def check_recordable(self, owner: Phase[Any, Any] | Edit[Any, Any], outcome: Any) -> None:
+        """See that an outcome comes back from a journal as it went in."""
+        kind = "edit" if isinstance(owner, Edit) else "phase"
+        try:
+            back = typed(plain(outcome), owner)
+        except (TypeError, ValueError, JournalError) as error:
+            self.breach(
+                f"outcome {shown(outcome)} of {kind} {owner.name!r} cannot be recorded: {error}; "
+                "make it of numbers, text, lists and dataclasses"
+            )
+        if not same(back, outcome):
+            self.breach(
+                f"outcome {shown(outcome)} of {kind} {owner.name!r} comes back from a journal as {shown(back)}: "
+                f"declare its type, class {type(owner).__name__}({kind.title()}[..., {type(outcome).__name__}]), or "
+                "choose one that JSON can hold"
+            )
+
+    def _watched_run(self, phase: Phase[Context, Any], row: Row[Context]) -> Callable[[Context], Any]:
+        def run(context: Context) -> Any:
+            self.check_buffers(context, "somebody")
+            before = self.state(context)
+            outcome = row.run(context)
+            if changed := differences(before, self.state(context)):
+                self.breach(f"phase {phase.name!r} changes {', '.join(changed)} in run(): move that into apply()")
+            self.check_buffers(context, f"phase {phase.name!r}")
+            if outcome is not None:
+                self.check_recordable(phase, outcome)
+            return outcome
+
+        return run
+
+    def _watched_apply(self, phase: Phase[Context, Any], row: Row[Context]) -> Callable[[Context, Any], None]:
+        def apply(context: Context, outcome: Any) -> None:
+            self.check_apply(phase, row.apply, context, outcome)
+
+        return apply
+
+    def check_apply(
+        self,
+        owner: Phase[Any, Any] | Edit[Any, Any],
+        apply: Callable[[Context, Any], None],
+        context: Context,
+        outcome: Any,
+    ) -> None:
+        """Apply an outcome, twice from the same fields, and see that it comes to the same and leaves the outcome."""
+        kind = "edit" if isinstance(owner, Edit) else "phase"
+        given, before = copy.deepcopy(outcome), host_state.save(context)
+        apply(context, outcome)
+        once = self.state(context)
+        if not same(given, outcome):
+            self.breach(
+                f"{kind} {owner.name!r} changes its outcome in apply() ({shown(given)}, then {shown(outcome)}): copy it"
+            )
+        host_state.restore(context, before)
+        apply(context, outcome)
+        if changed := differences(once, self.state(context)):
+            self.breach(
+                f"{kind} {owner.name!r} makes something else of {', '.join(changed)} when apply() gets the same "
+                "context and outcome again: it may use nothing else; what it needs belongs into the outcome"
+            )
+        self.check_buffers(context, f"apply() of {kind} {owner.name!r}")
+
+    def _watched_select(
+        self, phase: Phase[Context, Any], row: Row[Context], other: Row[Context], atoms: tuple[Guard[Context], ...]
+    ) -> Callable[[Context], int]:
+        assert row.select is not None
+        assert other.select is not None
+        mine, theirs = row.select, other.select
+
+        def select(context: Context) -> int:
+            for atom in atoms:
+                before = self.state(context)
+                first, second = self._value(atom, context), self._value(atom, context)
+                if first is not second:
+                    self.breach(
+                        f"guard {atom.name!r} gave {first}, then {second} for the same context: a guard must be pure"
+                    )
+                if changed := differences(before, self.state(context)):
+                    self.breach(f"guard {atom.name!r} changes {', '.join(changed)}: a guard must be pure")
+            key = mine(context)
+            taken, also = row.arcs[key], other.arcs[theirs(context)]
+            if taken != also:
+                self.breach(
+                    f"after phase {phase.name!r} one interpreter takes transition {taken.transition}, the other "
+                    f"{also.transition}, for the same context: one of its guards is not pure"
+                )
+            return key
+
+        return select
+
+    def _value(self, atom: Guard[Context], context: Context) -> bool:
+        try:
+            return atom(context)
+        except GuardError as error:
+            self.breach(str(error))
+        except Exception as error:
+            self.breach(
+                f"guard {atom.name!r} raised {type(error).__name__}: {error}; a guard must have a value for every "
+                "context that its phase leaves behind, whatever the other guards say"
+            )
+
+
+class _WatchedMachine(Machine[Context]):
+    def program(self, interpreter: Interpreter = "compiled") -> Program[Context]:
+        watch: Watch[Context] = self.__dict__["watch"]
+        known: dict[str, Program[Context]] = self.__dict__.setdefault("watched", {})
+        if interpreter not in known:
+            other: Interpreter = "transitions" if interpreter == "compiled" else "compiled"
+            known[interpreter] = watch.program(super().program(interpreter), super().program(other))
+        return known[interpreter]
