@@ -4,9 +4,11 @@ import os
 import platform
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from gpu.buffers import Buffers
 from gpu.checkpoint import Checkpoint
@@ -19,6 +21,7 @@ from gpu.weights import Weights
 from gpu.workspace import Workspace
 
 _CHUNK = 256  # tokens of a prompt that go through the layers together
+_WORTH_THREADS = 1e9  # floating-point operations: a smaller product is done before threads have paid for their start
 
 
 class NumpyEngine:
@@ -26,7 +29,8 @@ class NumpyEngine:
 
     A decode step reads each weight once, by one dot product an output element (`np.vecdot`): it keeps up with the
     memory, allocates nothing, and gives a row the same bits whoever shares its batch. Prefill multiplies matrices
-    with the BLAS that NumPy brings, on that library's threads.
+    with the BLAS that NumPy brings: large products on that library's threads, small ones on one, as threads that wait
+    for each other stall when another process wants a core.
 
     Parameters
     ----------
@@ -57,6 +61,7 @@ class NumpyEngine:
         self._weight_bytes = self._weights.bytes_per_step
         self._rope = model.rope.table(model.head_dim, capacity)  # [2 (cosine, signed sine), capacity, head_dim] float32
         self._threads = threads or 1
+        self._blas = ThreadpoolController().select(user_api="blas")
         self._linear = Linear(self._threads)
         self._attention = Attention(
             heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim, capacity=capacity, chunk=chunk
@@ -139,12 +144,18 @@ class NumpyEngine:
                     chunk = ids[first : first + len(self._chunk.x)]
                     space = self._chunk.first(len(chunk))
                     np.take(weights.embedding, chunk, axis=0, out=space.x, mode="clip")
-                    self._prefill_chunk(row, start + first, space, weights)
+                    with self._blas_threads(len(chunk)):
+                        self._prefill_chunk(row, start + first, space, weights)
                 step = self._workspaces[1]
                 step.x[0] = space.x[-1]
                 self._project([row], step, weights)
             for row in rows:
                 cache.commit(row, int(buffers.input_lengths[row]))
+
+    def _blas_threads(self, tokens: int) -> AbstractContextManager[Any]:
+        """Let the BLAS have its threads, or only one, for the products of a chunk of so many tokens."""
+        largest = 2 * tokens * self.model.hidden * 2 * self.model.intermediate
+        return nullcontext() if largest >= _WORTH_THREADS else self._blas.limit(limits=1)
 
     def _prefill_chunk(self, row: int, start: int, space: Workspace, weights: Weights) -> None:
         """Take the embedded tokens of a chunk, at positions from `start` on, through all layers."""
