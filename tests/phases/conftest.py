@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 from chat_checkpoint import write_chat_checkpoint
+from command_line import phasewalk
 
 from phases import Generator
+
+__all__ = ["phasewalk"]  # a fixture
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The command line: what it prints, what it refuses, and how it exits."""
 
-import io
 import json
 import os
 import signal
@@ -8,48 +7,15 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command_line import Command
 from graphviz_program import needs_dot
 
-from phases.cli import main
 from statemachine import to_mermaid
 
-
-@dataclass
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Answer]
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def phasewalk(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Command:
-    """Run the command in this process, in an empty folder, as `main` would be run by the shell."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    before = signal.getsignal(signal.SIGINT)
-
-    def command(*arguments: str, stdin: str | None = None) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["phasewalk", *arguments])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capfdbinary.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            main()
-        sys.stdout.flush()
-        captured = capfdbinary.readouterr()
-        signal.signal(signal.SIGINT, before)
-        return Answer(int(exited.value.code or 0), captured.out.decode(), captured.err.decode())
-
-    return command
 
 
 SHORT = ("--temperature", "0", "--max-new-tokens", "6")
