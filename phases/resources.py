@@ -101,12 +101,12 @@ class EngineResources(Resources[Generation]):
             context.filled[row] = context.cached[row]
         fresh = [name for name in arrays if name.startswith("logits.")]
         self.sync(context)
-        shape, dtype = (engine.model.vocab,), engine.buffers.logits.dtype
+        vocab, dtype = (engine.model.vocab,), engine.buffers.logits.dtype
         for row, slot in enumerate(context.slots):
             if f"prompt_logits.{row}" in arrays:
-                context.prompt_logits[row] = _expect(arrays, f"prompt_logits.{row}", shape, dtype)
+                context.prompt_logits[row] = _expect(arrays, f"prompt_logits.{row}", vocab, dtype)
             if fresh:
-                engine.buffers.logits[slot] = _expect(arrays, f"logits.{row}", shape, dtype)
+                engine.buffers.logits[slot] = _expect(arrays, f"logits.{row}", vocab, dtype)
                 context.stale = False
 
     def environment(self) -> dict[str, Any]:

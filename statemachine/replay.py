@@ -107,8 +107,6 @@ def verify(journal: Journal, run: Run[Any], *, watch: Watch | None = None) -> Di
 
     A journal that was cut short (by a kill, say) is compared as far as it goes.
     """
-    if journal.header.digest_every:
-        run.digest_every = 1  # which steps have one depends on what the run went back from; compared are those that do
     return _walk(journal, run, _Verifier(run), until=None, watch=watch)
 
 
@@ -155,6 +153,7 @@ class _Verifier(_Player):
 
     def step(self, record: StepRecord) -> StepRecord:
         run = self._run
+        run.digest_every = int(record.d is not None)  # of just the steps that have one in the record
         run.step()
         (taken,) = run.step_records(run.step_count - 1, run.step_count)
         return msgspec.structs.replace(taken, o=plain(taken.o), d=plain(taken.d) if record.d is not None else None)
@@ -202,7 +201,9 @@ def _walk(
                 old, new = getattr(record, short), getattr(taken, short)
                 if old == new:
                     continue
-                detail = machine.phases[record.p].explain(old, new) if name == "digest" else {}
+                detail = (
+                    machine.phases[record.p].explain(old, new) if name == "digest" and None not in (old, new) else {}
+                )
                 if name == "guards":
                     old, new = (_guards(machine.program().atoms, run, record.p, bits) for bits in (old, new))
                 elif name == "transition":
@@ -230,4 +231,3 @@ def _body(records: Iterable[BodyRecord]) -> Iterable[BodyRecord]:
 def _guards(atoms: Any, run: Run[Any], phase: str, bits: int) -> dict[str, bool]:
     names = [atom.name for atom in atoms[list(run.machine.phases).index(phase)]]
     return {name: bool(bits >> bit & 1) for bit, name in enumerate(names)}
-
