@@ -62,7 +62,10 @@ class Phase(State, Generic[Context, Outcome]):
         return {}
 
     def run(self, context: Context) -> Outcome | None:
-        """Do the work. None means that there is nothing to enter in the context: `apply` is not called."""
+        """Do the work, and say what came of it: something that JSON can hold, if the run is to be recorded (no NaN).
+
+        None means that there is nothing to enter in the context: `apply` is not called.
+        """
         return None
 
     def apply(self, context: Context, outcome: Outcome) -> None:
