@@ -18,8 +18,9 @@ from statemachine.guard import Guard, guard
 from statemachine.machine import Machine
 from statemachine.phase import End, Phase, Status
 from statemachine.resources import Resources
-from statemachine.run import Run, Step
+from statemachine.run import Run
 from statemachine.table import Edit, Signal, Transition
+from statemachine.timeline import Step
 
 if TYPE_CHECKING:
     from statemachine.journal import Journal as Journal

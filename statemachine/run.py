@@ -2,8 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from time import perf_counter_ns
@@ -18,7 +17,7 @@ from statemachine.machine import Interpreter, Machine
 from statemachine.phase import End, Phase, Status
 from statemachine.resources import Resources
 from statemachine.table import Signal, name_of
-from statemachine.timeline import Event, Timeline
+from statemachine.timeline import Event, Step, Timeline
 
 if TYPE_CHECKING:
     from statemachine.journal import JournalWriter, StepRecord
@@ -27,18 +26,6 @@ Context = TypeVar("Context")
 
 FLUSH_NS = 50_000_000  # a journal is never further behind than this, at the next boundary
 NEVER = 2**63
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step: the phase that ran, what it found out, and where its guards sent the run."""
-
-    number: int
-    phase: str
-    target: str
-    guards: Mapping[str, bool]
-    outcome: Any
-    elapsed_ns: int = field(compare=False)
 
 
 Breakpoint = Phase[Any, Any] | Guard[Any] | Callable[["Run[Any]"], bool]
@@ -154,31 +141,11 @@ class Run(Generic[Context]):
     def steps(self, first: int = 0, *, future: bool = False) -> Iterator[Step]:
         """The steps taken so far, from number `first` on; with `future`, also those that `goto` went back from."""
         for number in range(first, self.recorded_steps if future else self.step_count):
-            yield self._step_at(number)
-
-    def _step_at(self, number: int) -> Step:
-        timeline, phases = self._timeline, self._program.phases
-        arc = timeline.arcs[number]
-        guards = {atom.name: bool(arc.guards >> bit & 1) for bit, atom in enumerate(self._program.atoms[arc.source])}
-        names = phases[arc.source].name, phases[arc.target].name
-        return Step(number, *names, guards, timeline.outcomes[number], timeline.elapsed[number])
+            yield self._timeline.step(number)
 
     def step_records(self, first: int, last: int) -> "list[StepRecord]":
         """Steps `first` up to `last` as a journal holds them."""
-        from statemachine.journal import StepRecord
-
-        timeline, digests = self._timeline, self._timeline.digests
-        names = [phase.name for phase in self._program.phases]
-        columns = zip(
-            range(first, last), timeline.arcs[first:last], timeline.outcomes[first:last], timeline.elapsed[first:last],
-            strict=True,
-        )  # fmt: skip
-        if not digests:
-            return [StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, t=t) for n, a, o, t in columns]
-        return [
-            StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, d=digests.get(n), t=t)
-            for n, a, o, t in columns
-        ]
+        return self._timeline.records(first, last)
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.machine.name}: {self._status} at {self.phase.name}, {self.step_count} steps>"
@@ -218,7 +185,7 @@ class Run(Generic[Context]):
         """Take one step. None when a signal that was pending ended the run instead."""
         before = self.step_count
         self._drive("step", (Status.READY, Status.PAUSED), stop=_always)
-        return self._step_at(before) if self.step_count > before else None
+        return self._timeline.step(before) if self.step_count > before else None
 
     def __iter__(self) -> Iterator[Step]:
         """Step by step, until the run ends or somebody pauses it."""
@@ -229,7 +196,7 @@ class Run(Generic[Context]):
                 before = self.step_count
                 self._drive("iterate", (Status.READY, Status.PAUSED), stop=_always, iterating=True)
                 if self.step_count > before:
-                    yield self._step_at(before)
+                    yield self._timeline.step(before)
         finally:
             if self._status is Status.PAUSED:
                 self._flush()
@@ -249,7 +216,7 @@ class Run(Generic[Context]):
 
         before = self.step_count
         self._drive("take a step in", (Status.READY, Status.PAUSED), stop=_always, iterating=True, loop=loop)
-        return self._step_at(before)
+        return self._timeline.step(before)
 
     def pause(self) -> None:
         """Ask the run to rest at the next boundary; of use from any thread and from signal handlers."""
@@ -474,7 +441,7 @@ class Run(Generic[Context]):
 
         def watch(run: "Run[Context]") -> bool:
             number = run.step_count - 1
-            step = run._step_at(number)
+            step = run._timeline.step(number)
             if run.digest_every:
                 digest = run.machine.phases[step.phase].digest(run.context)
                 if digest is not None:

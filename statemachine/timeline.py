@@ -1,15 +1,30 @@
 """What has happened in a run, in flat columns: the record in memory that steps, rewinding and journals come from."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from statemachine import host_state
 from statemachine.machine import Machine
 from statemachine.program import Arc, Program
 
+if TYPE_CHECKING:
+    from statemachine.journal import StepRecord
+
 Context = TypeVar("Context")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: the phase that ran, what it found out, and where its guards sent the run."""
+
+    number: int
+    phase: str
+    target: str
+    guards: Mapping[str, bool]
+    outcome: Any
+    elapsed_ns: int = field(compare=False)
 
 
 class Event(NamedTuple):
@@ -60,6 +75,29 @@ class Timeline(Generic[Context]):
                     rows[arc.source].apply(context, outcome)
                 index = arc.target
         return index
+
+    def step(self, number: int) -> Step:
+        """The step of this number."""
+        arc, phases = self.arcs[number], self.program.phases
+        atoms = self.program.atoms[arc.source]
+        guards = {atom.name: bool(arc.guards >> bit & 1) for bit, atom in enumerate(atoms)}
+        names = phases[arc.source].name, phases[arc.target].name
+        return Step(number, *names, guards, self.outcomes[number], self.elapsed[number])
+
+    def records(self, first: int, last: int) -> "list[StepRecord]":
+        """Steps `first` up to `last` as a journal holds them."""
+        from statemachine.journal import StepRecord
+
+        names, digests = [phase.name for phase in self.program.phases], self.digests
+        columns = zip(
+            range(first, last), self.arcs[first:last], self.outcomes[first:last], self.elapsed[first:last], strict=True
+        )
+        if not digests:
+            return [StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, t=t) for n, a, o, t in columns]
+        return [
+            StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, d=digests.get(n), t=t)
+            for n, a, o, t in columns
+        ]
 
     def events_before(self, number: int) -> list[Event]:
         """The events that took effect before the step before `number`."""

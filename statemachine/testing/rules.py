@@ -26,12 +26,13 @@ from statemachine.machine import Machine
 from statemachine.phase import Status
 from statemachine.replay import play, verify
 from statemachine.resources import Resources
-from statemachine.run import Run, Step
+from statemachine.run import Run
 from statemachine.snapshot import load, restore
 from statemachine.table import name_of
 from statemachine.testing.coverage import Coverage
 from statemachine.testing.same import differences, same, shown
 from statemachine.testing.watch import Addresses, State, Watch
+from statemachine.timeline import Step
 
 Context = TypeVar("Context")
 Place = tuple[str, Mapping[Any, Any]]  # the phase that a run rests at, and what of its context counts
