@@ -8,7 +8,7 @@ from phases.context import Generation
 from phases.generation import machine
 from phases.replay import request_of
 from statemachine import Journal, JournalError
-from statemachine.journal import EditRecord, StepRecord, typed
+from statemachine.records import EditRecord, StepRecord, typed
 
 KNOWN = dict(machine.phases)
 

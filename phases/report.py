@@ -13,7 +13,7 @@ import msgspec
 from phases.recorded import RecordedRows, Token
 from statemachine import Divergence, GraphvizMissing, Journal, JournalError, to_mermaid, to_svg
 from statemachine.chart import Chart
-from statemachine.journal import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
+from statemachine.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 from statemachine.replay import plain_text
 from statemachine.tally import Tally, duration
 from statemachine.trace import came_back

@@ -7,8 +7,8 @@ from statemachine.errors import JournalError
 from statemachine.table import name_of
 
 if TYPE_CHECKING:
-    from statemachine.journal import MachineRecord
     from statemachine.machine import Machine
+    from statemachine.records import MachineRecord
 
 
 class Arrow(NamedTuple):

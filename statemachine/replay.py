@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from statemachine.errors import PhaseError
-from statemachine.journal import (
+from statemachine.journal import Journal
+from statemachine.phase import Status
+from statemachine.records import (
     BodyRecord,
     EditRecord,
     EndRecord,
     ErrorRecord,
     Header,
-    Journal,
     PauseRecord,
     SignalRecord,
     StepRecord,
@@ -23,7 +24,6 @@ from statemachine.journal import (
     plain,
     typed,
 )
-from statemachine.phase import Status
 from statemachine.run import Run
 
 Context = TypeVar("Context")

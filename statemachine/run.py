@@ -20,7 +20,8 @@ from statemachine.table import Signal, name_of
 from statemachine.timeline import Event, Step, Timeline
 
 if TYPE_CHECKING:
-    from statemachine.journal import JournalWriter, StepRecord
+    from statemachine.journal import JournalWriter
+    from statemachine.records import StepRecord
 
 Context = TypeVar("Context")
 

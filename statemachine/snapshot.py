@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from statemachine.errors import JournalError, SnapshotError
-from statemachine.journal import EditRecord, Header, Journal, Record, SignalRecord, StepRecord, header_of
+from statemachine.journal import Journal
+from statemachine.records import EditRecord, Header, Record, SignalRecord, StepRecord, header_of
 from statemachine.replay import Divergence, play
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from statemachine.chart import Chart, SignalArrow
 
 if TYPE_CHECKING:
-    from statemachine.journal import BodyRecord, Journal
+    from statemachine.journal import Journal
+    from statemachine.records import BodyRecord
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class Tally:
 
     def watch(self, records: "Iterator[BodyRecord]", chart: Chart) -> "Iterator[BodyRecord]":
         """Pass the records of a timeline on, and count each."""
-        from statemachine.journal import EndRecord, ErrorRecord, SignalRecord, StepRecord
+        from statemachine.records import EndRecord, ErrorRecord, SignalRecord, StepRecord
 
         here = chart.start  # where it rests
         targets = {signal.name: signal.target for signal in chart.signals}

@@ -10,7 +10,7 @@ from statemachine.machine import Machine
 from statemachine.program import Arc, Program
 
 if TYPE_CHECKING:
-    from statemachine.journal import StepRecord
+    from statemachine.records import StepRecord
 
 Context = TypeVar("Context")
 
@@ -86,7 +86,7 @@ class Timeline(Generic[Context]):
 
     def records(self, first: int, last: int) -> "list[StepRecord]":
         """Steps `first` up to `last` as a journal holds them."""
-        from statemachine.journal import StepRecord
+        from statemachine.records import StepRecord
 
         names, digests = [phase.name for phase in self.program.phases], self.digests
         columns = zip(

@@ -11,16 +11,8 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 
 from statemachine.chart import Chart
-from statemachine.journal import (
-    EditRecord,
-    EndRecord,
-    ErrorRecord,
-    GotoRecord,
-    Journal,
-    PauseRecord,
-    SignalRecord,
-    StepRecord,
-)
+from statemachine.journal import Journal
+from statemachine.records import EditRecord, EndRecord, ErrorRecord, GotoRecord, PauseRecord, SignalRecord, StepRecord
 
 PID = 1
 MACHINE = 0  # the track of the machine itself

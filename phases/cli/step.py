@@ -37,15 +37,18 @@ def step(
         bool, typer.Option("--plain", help="Commands and answers as lines; also where there is no terminal.",
                            rich_help_panel=SCREEN),
     ] = False,
-    light: Annotated[bool, typer.Option("--light", help="Dark on light; d changes it.", rich_help_panel=SCREEN)] = False,
+    light: Annotated[
+        bool, typer.Option("--light", help="Dark on light; d changes it.", rich_help_panel=SCREEN)
+    ] = False,
     screenshot: Annotated[
         Path | None,
         typer.Option(metavar="FILE.svg", help="Show nothing: press --keys, write a picture of the screen, end.",
                      rich_help_panel=PICTURE),
     ] = None,
     keys: Annotated[
-        str, typer.Option(metavar='"KEY KEY ..."', help="Keys to press before the picture is made, as in \"n n s left\".",
-                          rich_help_panel=PICTURE),
+        str,
+        typer.Option(metavar='"KEY KEY ..."', help='Keys to press before the picture is made, as in "n n s left".',
+                     rich_help_panel=PICTURE),
     ] = "",
     size: Annotated[
         str, typer.Option(metavar="COLUMNSxLINES", help="Of the screen in the picture.", rich_help_panel=PICTURE)

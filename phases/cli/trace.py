@@ -11,7 +11,7 @@ from phases.cli.screen import stderr
 if TYPE_CHECKING:
     from phases.recorded import RecordedRows
     from statemachine import Journal
-    from statemachine.journal import EditRecord, StepRecord
+    from statemachine.records import EditRecord, StepRecord
     from statemachine.trace import Details, Extra
 
 

@@ -52,7 +52,9 @@ def _find(word: str) -> Command:
     """A command by its name or the beginning of it; of several, the one that stands first in the table."""
     for command in (*(c for c in COMMANDS if c.name == word), *(c for c in COMMANDS if c.name.startswith(word))):
         return command
-    raise DebuggerError(f"expected a command, not {word!r}; commands: {', '.join(dict.fromkeys(c.name for c in COMMANDS))}")
+    raise DebuggerError(
+        f"expected a command, not {word!r}; commands: {', '.join(dict.fromkeys(c.name for c in COMMANDS))}"
+    )
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------
@@ -111,12 +113,14 @@ def _moved(session: Session, move: Callable[[], str]) -> Lines:
     before = len(session.run.context.output_ids[row])
     why = move()
     output = session.run.context.output_ids[row]
-    tokens = [f"token {place + 1}: {output[place]}{_quoted(session, output[place])}" for place in range(before, len(output))]
+    tokens = [
+        f"token {place + 1}: {output[place]}{_quoted(session, output[place])}" for place in range(before, len(output))
+    ]
     return [*tokens, *_why(why), where(session)]
 
 
 def _quoted(session: Session, token: int) -> str:
-    return f" {session.piece(token)!r}" if session.generator else ""
+    return f" {session.label(token)}" if session.generator else ""
 
 
 def _why(why: str) -> Lines:
@@ -329,7 +333,7 @@ def _timeline(session: Session, rest: str) -> Lines:
     count, here = _number(rest, "timeline [N]", RECENT), session.run.step_count
     first = max(0, here - count)
     lines = []
-    events = {number: words for number, words in session.happenings()}
+    events = dict(session.happenings())
     for moment in session.moments(first, here + count):
         if moment.number in events:
             lines.append(f"      {events[moment.number]}")

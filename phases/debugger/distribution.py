@@ -80,8 +80,7 @@ def distribution(context: Generation, row: int) -> Distribution:
         removed[gone & (removed == 0)] = number
     chances = dict(zip(left.token_ids.tolist(), (left.weights / left.weights.sum()).tolist(), strict=True))
     probabilities = _softmax(logits)
-    sampled = [token for live, token in zip(context.live, context.sampled or (), strict=False) if live == row]
-    tokens = [*context.output_ids[row], *sampled]
+    tokens = _output(context, row)
     drawn = tokens[place] if place < len(tokens) else None
     forced = context.forced[row].get(place) if drawn is None else None
     shown = _likeliest(logits, MOST)
@@ -120,9 +119,15 @@ def _logits(context: Generation, row: int) -> "np.ndarray[Any, np.dtype[np.float
     return logits
 
 
+def _output(context: Generation, row: int) -> list[int]:
+    """The row's output, a token that was just drawn included."""
+    return context.tokens(row)[len(context.prompt_ids[row]) :]
+
+
 def _softmax(logits: "np.ndarray[Any, np.dtype[np.float32]]") -> "np.ndarray[Any, np.dtype[np.float64]]":
     powers: np.ndarray[Any, np.dtype[np.float64]] = np.exp(logits.astype(np.float64) - float(logits.max()))
-    return powers / powers.sum()
+    powers /= powers.sum()
+    return powers
 
 
 def _spread(probabilities: "np.ndarray[Any, np.dtype[np.float64]]") -> Spread:
@@ -143,7 +148,7 @@ def recorded_distribution(context: Generation, row: int, digest: Any) -> Distrib
     if found is None or not {"ids", "logits"} <= found.keys():
         raise NoDistribution("not recorded: phasewalk run --digest-every 1 records the likeliest tokens")
     place = context.cached[row] - len(context.prompt_ids[row])
-    tokens = [*context.output_ids[row], *context.tokens(row)[len(context.prompt_ids[row]) + len(context.output_ids[row]) :]]
+    tokens = _output(context, row)
     listed = tuple(
         Candidate(int(token), float("-inf") if logit is None else float(logit), None)
         for token, logit in zip(found["ids"], found["logits"], strict=False)

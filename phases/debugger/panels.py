@@ -1,5 +1,9 @@
 """The panels of the full screen: each draws a part of a view into the room that it has."""
 
+import re
+
+from rich.cells import cell_len, set_cell_size
+from rich.markup import escape
 from textual.content import Content
 from textual.widget import Widget
 
@@ -10,18 +14,31 @@ from phases.debugger.session import Buffer, CacheRow, View
 Part = tuple[str, str]  # text and its style
 
 LOOKS = {
-    "": "$foreground", "lit": "bold $background on $accent", "box": "bold $accent", "taken": "bold $text-success",
+    "": "$foreground", "lit": "bold auto on $accent", "box": "bold $accent", "taken": "bold $text-success",
     "count": "$text-warning", "dim": "$foreground 45%",
 }  # fmt: skip
 DIM, STRONG = "$foreground 55%", "bold $foreground"
 PHASE_LOOKS = ("$foreground 80%", "$text-error", "$text-primary", "$text-success", "$text-warning", "$text-accent")
+TRUTHS: dict[bool | None, Part] = {
+    True: ("✔ true ", "bold $text-success"), False: ("✘ false", "$text-error"), None: ("? unset", DIM),
+}  # fmt: skip
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 SHORT_TYPES = {"float": "f", "uint": "u", "int": "i"}
 
 
+CONTROLS = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def visible(text: str) -> str:
+    """Text with every control code but the end of a line as a visible sign: a model's text is not to be trusted."""
+    return CONTROLS.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", text)
+
+
 def lines(*made: list[Part]) -> Content:
     """Lines of styled text; nothing in them is read as markup."""
-    return Content("\n").join(Content.assemble(*(Content.styled(text, style) for text, style in line)) for line in made)
+    return Content("\n").join(
+        Content.assemble(*(Content.styled(visible(text), style) for text, style in line)) for line in made
+    )
 
 
 class Panel(Widget):
@@ -35,7 +52,7 @@ class Panel(Widget):
     def show(self, view: View) -> None:
         """Draw this view from now on."""
         self.view = view
-        self.border_title = self.title(view)
+        self.border_title = escape(self.title(view))
         self.refresh()
 
     def title(self, view: View) -> str:
@@ -69,7 +86,7 @@ class TextPanel(Panel):
 
     def draw(self, view: View, width: int, height: int) -> Content:
         text = view.text
-        last = "bold $background on $warning" if text.pending else "bold $background on $accent"
+        last = "bold auto on $warning" if text.pending else "bold auto on $accent"
         if not text.prompt:
             return lines([("Tokenize has not run yet", DIM)])
         parts = [(_tail(text.prompt, 2000) + "\n", DIM), (_tail(text.before, 8000), "$foreground")]
@@ -98,9 +115,17 @@ class CandidatesPanel(Panel):
         head: list[list[Part]] = []
         if shown.spread:
             spread = shown.spread
-            head.append([(f"{view.sampling}  kept {shown.kept} of {shown.vocab}"[:width], DIM)])
-            figures = f"top1 {spread.top1:.3f}  margin {spread.margin:.3f}  entropy {spread.entropy:.2f} bits"
-            head.append([(figures[:width], DIM)])
+            head.append([(_as_many([*view.sampling, f"kept {shown.kept} of {shown.vocab}"], width), DIM)])
+            figures = [
+                f"top1 {spread.top1:.3f}",
+                f"margin {spread.margin:.3f}",
+                f"entropy {spread.entropy:.2f}",
+                "bits",
+            ]
+            head.append([(_as_many(figures, width), DIM)])
+            head.append([("token".rjust(7), "$foreground 35%"), ("model  drawn".rjust(width - 7), "$foreground 35%")])
+        else:
+            head.append([("the largest logits; the record holds no others", DIM)])
         room = height - len(head)
         marked = {shown.drawn, shown.forced} - {None}
         listed = list(shown.candidates[:room])
@@ -111,7 +136,7 @@ class CandidatesPanel(Panel):
     def _line(self, view: View, shown: Distribution, candidate: Candidate, width: int) -> list[Part]:
         marked = candidate.token_id in (shown.drawn, shown.forced)
         name_width = max(10, min(18, width // 3))
-        name = _fitted(repr(view.names.get(candidate.token_id, "")), name_width)
+        name = fitted(view.names.get(candidate.token_id, ""), name_width)
         mark = ("▶ " if marked else "  ", "bold $accent")
         if candidate.probability is None:
             return [mark, (name, STRONG if marked else "$foreground"), (f" logit {candidate.logit:.3f}", DIM)]
@@ -121,7 +146,8 @@ class CandidatesPanel(Panel):
         if candidate.removed:
             return [
                 mark, (name.rstrip(), "strike $foreground 45%"), (" " * (name_width - len(name.rstrip()) + 1), ""),
-                (bar, "$foreground 30%"), (f"{percent(candidate.probability):>6}", "$foreground 45%"), (f" {fate:>6}", "$text-error"),
+                (bar, "$foreground 30%"), (f"{percent(candidate.probability):>6}", "$foreground 45%"),
+                (f" {fate:>6}", "$text-error"),
             ]  # fmt: skip
         return [
             mark, (name + " ", STRONG if marked else "$foreground"), (bar, "$accent" if marked else "$primary"),
@@ -138,12 +164,10 @@ class GuardsPanel(Panel):
     def draw(self, view: View, width: int, height: int) -> Content:
         made: list[list[Part]] = []
         for guard in view.guards:
-            mark, style = {True: ("✔ true ", "bold $text-success"), False: ("✘ false", "$text-error")}.get(
-                guard.truth, ("? unset", DIM)
-            )
+            mark, style = TRUTHS[guard.truth]
             made.append([(f"{mark} ", style), (guard.name, STRONG)])
             if guard.meaning and height >= 8:
-                made.append([(_fitted(f"        {guard.meaning}", width), DIM)])
+                made.append([(fitted(f"        {guard.meaning}", width), DIM)])
         if not made:
             made.append([("none: it has one way to go", DIM)])
         if view.last:
@@ -164,7 +188,9 @@ class BuffersPanel(Panel):
         used = [row for row in view.cache if row.owner]
         free = len(view.cache) - len(used)
         room = max(1, height - len(made))
-        shown = sorted(used, key=lambda row: not row.shown)[: room if room >= len(used) + bool(free) else max(1, room - 1)]
+        shown = sorted(used, key=lambda row: not row.shown)[
+            : room if room >= len(used) + bool(free) else max(1, room - 1)
+        ]
         made += [self._row(row, width) for row in shown]
         rest = f"{len(used) - len(shown)} more in use, " if len(shown) < len(used) else ""
         if view.buffers and len(made) < height:
@@ -172,7 +198,7 @@ class BuffersPanel(Panel):
         return lines(*made[:height])
 
     def _buffer(self, buffer: Buffer, width: int) -> list[Part]:
-        shape = "×".join(map(str, buffer.shape))
+        shape = "x".join(map(str, buffer.shape))
         if width >= 60:
             return [
                 (f"{buffer.name:<14}", "$foreground"), (f"{shape:<18}", "$text-primary"), (f"{buffer.dtype:<8}", DIM),
@@ -183,8 +209,8 @@ class BuffersPanel(Panel):
             short = short.replace(name, letter) if short.startswith(name) else short
         name = "kv" if buffer.name == "kv_cache" else buffer.name
         return [
-            (f"{name} ", "$foreground"), (f"{shape:<{max(1, width - 19 - len(name))}}", "$text-primary"), (f" {short:<4}", DIM),
-            (f"{buffer.address:x}".rjust(13), DIM),
+            (f"{name} ", "$foreground"), (f"{shape:<{max(1, width - 19 - len(name))}}", "$text-primary"),
+            (f" {short:<4}", DIM), (f"{buffer.address:x}".rjust(13), DIM),
         ]  # fmt: skip
 
     def _row(self, row: CacheRow, width: int) -> list[Part]:
@@ -208,7 +234,7 @@ class BreakpointsPanel(Panel):
 
     def draw(self, view: View, width: int, height: int) -> Content:
         made: list[list[Part]] = [
-            [(f"● {found.number} ", "$text-error"), (_fitted(str(found), width - 5).rstrip(), "$foreground")]
+            [(f"● {found.number} ", "$text-error"), (fitted(str(found), width - 5).rstrip(), "$foreground")]
             for found in view.breakpoints
         ] or [[("no breakpoints: k sets one", DIM)]]
         for index, branch in enumerate(view.branches):
@@ -247,7 +273,9 @@ class TimelinePanel(Panel):
             if number == view.step:
                 made.append((letter, LOOKS["lit"]))
             else:
-                made.append((letter, looks.get(name, STRONG) if number < view.step else f"{looks.get(name, STRONG)} 45%"))
+                made.append(
+                    (letter, looks.get(name, STRONG) if number < view.step else f"{looks.get(name, STRONG)} 45%")
+                )
             made.append((" ", ""))
         return made
 
@@ -268,7 +296,7 @@ class TimelinePanel(Panel):
             words.append(f"last: {view.last.phase} {view.last.elapsed_ns / 1e6:.3f} ms")
             if view.last.found:
                 words.append(view.last.found)
-        return [(_fitted(" · ".join(words), width), DIM)]
+        return [(fitted(" · ".join(words), width), DIM)]
 
 
 class StatusLine(Widget):
@@ -290,13 +318,13 @@ class StatusLine(Widget):
         number = view.branches[view.current].split(" ")[0]
         run = f" run {number}" + (f" of {len(view.branches)}" if len(view.branches) > 1 else "")
         parts = [
-            (run, STRONG), (f"  {view.status}", looks.get(view.status, "bold $text-warning")), (" at ", DIM), (view.phase, STRONG),
-            (f"  step {view.step}", DIM),
+            (run, STRONG), (f"  {view.status}", looks.get(view.status, "bold $text-warning")), (" at ", DIM),
+            (view.phase, STRONG), (f"  step {view.step}", DIM),
         ]  # fmt: skip
         said = view.notice or self.message
         room = self.size.width - sum(len(text) for text, _ in parts) - 3
         error = bool(view.notice) or said.startswith(("error", "failed"))
-        parts.append((f"   {_fitted(said, max(0, room)).rstrip()}", "bold $text-error" if error else "$accent"))
+        parts.append((f"   {fitted(said, max(0, room)).rstrip()}", "bold $text-error" if error else "$text-accent"))
         return lines(parts)
 
 
@@ -326,7 +354,7 @@ class KeysLine(Widget):
         for row in self.wrapped(self.size.width):
             line: list[Part] = []
             for key, word in row:
-                line += [(f"{key}", "bold $accent"), (f" {word}  ", DIM)]
+                line += [(key, "bold $text-accent"), (f" {word}  ", DIM)]
             made.append(line)
         return lines(*made)
 
@@ -345,8 +373,19 @@ def bar_of(share: float, width: int) -> str:
     return (EIGHTHS[8] * whole + (EIGHTHS[rest] if rest else "")).ljust(width)
 
 
-def _fitted(text: str, width: int) -> str:
-    return text.ljust(width) if len(text) <= width else text[: max(0, width - 1)] + "…"
+def _as_many(words: list[str], width: int) -> str:
+    """As many of these words as fit, two spaces between them where there is room."""
+    for between in ("  ", " "):
+        if len(between.join(words)) <= width:
+            return between.join(words)
+    return _as_many(words[:-1], width) if len(words) > 1 else words[0][:width]
+
+
+def fitted(text: str, width: int) -> str:
+    """Text in exactly so many cells: filled up with spaces, or cut."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, max(0, width - 1)).rstrip(" ") + "…" * min(1, width)
 
 
 def _tail(text: str, length: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from phases.context import Generation
 from phases.replay import played_run
 from statemachine import Journal, Run
-from statemachine.journal import ErrorRecord, StepRecord
+from statemachine.records import ErrorRecord, StepRecord
 from statemachine.replay import play
 
 DIGESTED = ("prefill", "decode")  # phases that leave logits behind

@@ -26,6 +26,7 @@ from phases.debugger.panels import (
     StatusLine,
     TextPanel,
     TimelinePanel,
+    visible,
 )
 from phases.debugger.session import Session, View, glance
 
@@ -35,20 +36,22 @@ KEYS = (
     ("1-4", "panels"), (":", "line"), ("?", "help"), ("q", "quit"),
 )  # fmt: skip
 KEYS_HELP = """\
-s            step: the next phase runs
-n            next: go on until one more token has been checked
-r            run until a breakpoint or the end; p pauses at the next boundary
-b            back a step
-← →          walk the timeline; PgUp PgDn ten steps, Home End to its start and end
-k            set a breakpoint on a phase, a guard or a condition; K takes one out
-x            force the next token;  t  change the temperature;  a  append text
-f            fork: a second run with the same past;  Tab  the next run;  c  close this one
-w            save a snapshot;  l  load one
-1 2 3 4      candidates, guards, buffers, breakpoints (where there is no room for all)
-v            the whole text;  d  dark or light;  :  any command of the list below
-?            this help;  q  quit
+s         step: the next phase runs
+n         next: go on until one more token has been checked
+r  p      run until a breakpoint or the end; pause at the next boundary
+b         back a step
+← →       walk the timeline; PgUp PgDn ten steps, Home End all the way
+k  K      set a breakpoint (phase, guard or condition); take one out
+x  t  a   force the next token; change the temperature; append text
+f  Tab  c fork: a second run with the same past; the next run; close it
+w  l      save a snapshot; load one as another run
+1 2 3 4   candidates, guards, buffers, breakpoints, where not all fit
+v  d      the whole text; dark or light
+:         any command of the list below
+?  q      this help; quit
 
-Stepping from a place in the past forgets what was recorded ahead of it; walking the timeline does not.
+A step taken in the past forgets what was recorded ahead of it;
+walking the timeline does not.
 """
 PANELS: tuple[type[Panel], ...] = (CandidatesPanel, GuardsPanel, BuffersPanel, BreakpointsPanel)
 NOTABLE = ("error", "stopped", "breakpoint", "forced", "saved")  # answers that matter more than where the run rests
@@ -62,9 +65,9 @@ class Asked(ModalScreen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave")]
     DEFAULT_CSS = """
     Asked { align: center bottom; background: $background 40%; }
-    Asked > Vertical { width: 100%; height: auto; max-width: 100; border: round $accent; padding: 0 1; }
+    Asked > Vertical { width: 100%; height: auto; border: round $accent; padding: 0 1; }
     Asked Label { width: 100%; color: $foreground 70%; }
-    Asked Input { border: none; padding: 0; height: 1; background: $foreground 10%; }
+    Asked Input, Asked Input:focus { border: none; padding: 0; height: 1; background: $foreground 10%; }
     """
 
     def __init__(self, hint: str, value: str, cursor: int | None = None) -> None:
@@ -99,6 +102,7 @@ class Pages(ModalScreen[None]):
     Pages { align: center middle; background: $background 40%; }
     Pages > VerticalScroll { width: 100%; max-width: 110; height: auto; max-height: 100%; border: round $accent;
         padding: 0 1; background: $background; }
+    Pages VerticalScroll { scrollbar-size-vertical: 1; }
     Pages Static { width: 100%; }
     """
 
@@ -107,7 +111,7 @@ class Pages(ModalScreen[None]):
         self._title, self._text = title, text
 
     def compose(self) -> ComposeResult:
-        box = VerticalScroll(Static(self._text, markup=False))
+        box = VerticalScroll(Static(visible(self._text), markup=False))
         box.border_title = self._title
         box.border_subtitle = "Esc closes"
         yield box
@@ -218,7 +222,8 @@ class DebuggerScreen(Screen[None]):
         for number, panel in enumerate(PANELS):
             shown = panel in (CandidatesPanel, BuffersPanel) if roomy else number == self._panel
             self.query_one(f"#right {panel.__name__}").display = shown
-        self.query_one(TextPanel).styles.height = 8 if roomy else 5 if tall else 4
+        self.query_one("#right BuffersPanel").styles.height = 13 if roomy else "1fr"
+        self.query_one(TextPanel).styles.height = 6 if roomy else 5 if tall else 4
 
     # --- moves, one after another, in a thread ------------------------------------------------------------------
 
@@ -232,6 +237,7 @@ class DebuggerScreen(Screen[None]):
         if self.busy or not self._queue:
             return
         self.busy = True
+        self.session.pausing = False
         work = self._queue.popleft()
 
         def move() -> None:
@@ -312,7 +318,9 @@ class DebuggerScreen(Screen[None]):
         self.action_ask('Which token comes next? An id, or text in quotes, as in force " dog"', "force ")
 
     def action_temperature(self) -> None:
-        self.action_ask("From here on; 0 is greedy. Also: set top_k, top_p, min_p, seed, max_new_tokens", "set temperature ")
+        self.action_ask(
+            "From here on; 0 is greedy. Also: set top_k, top_p, min_p, seed, max_new_tokens", "set temperature "
+        )
 
     def action_append(self) -> None:
         self.action_ask("The row goes on with this text", 'append " "', len('append " '))

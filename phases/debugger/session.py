@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phases.context import Generation
 from phases.debugger.conditions import Condition, Value
-from phases.debugger.distribution import Distribution, NoDistribution, Spread, distribution, recorded_distribution, spread
+from phases.debugger.distribution import (
+    Distribution,
+    NoDistribution,
+    Spread,
+    distribution,
+    recorded_distribution,
+    spread,
+)
 from phases.debugger.drawing import Spans, draw
-from statemachine import IllegalMove, PhaseError, Run, Step
+from statemachine import PhaseError, Run, Step
 
 if TYPE_CHECKING:
     from phases.debugger.recording import Recording
@@ -121,8 +128,8 @@ class View:
     text: Text
     tokens: int
     distribution: Distribution | str  # or why there is none
-    names: dict[int, str]  # the text of each candidate
-    sampling: str
+    names: dict[int, str]  # how each candidate is called
+    sampling: tuple[str, ...]
     guards: tuple[GuardTruth, ...]
     last: Moment | None
     buffers: tuple[Buffer, ...]
@@ -148,7 +155,7 @@ class Session:
     _numbers: int = 0  # breakpoints made so far
     _made: int = 0  # branches made so far
     _saved: set[Path] = field(default_factory=set)
-    _pausing: bool = False
+    pausing: bool = False  # somebody wants the move under way to end at the next boundary
 
     @classmethod
     def live(cls, generator: "Generator", run: Run[Generation]) -> "Session":
@@ -211,43 +218,39 @@ class Session:
 
     def pause(self) -> None:
         """Rest at the next boundary; from any thread."""
-        self._pausing = True
-        with suppress(IllegalMove):
-            self.run.pause()
+        self.pausing = True
 
     def _advance(self, enough: Callable[[Run[Generation]], bool]) -> str:
         reason = ""
-        stopped = self._pausing = False
 
         def stop(run: Run[Generation]) -> bool:
-            nonlocal reason, stopped
+            nonlocal reason
             hit = self._hit(run)
-            reason = f"breakpoint {hit.number} ({hit})" if hit else ""
-            stopped = enough(run) or hit is not None
-            return stopped
+            if enough(run) or hit or self.pausing:
+                reason = f"breakpoint {hit.number} ({hit})" if hit else "paused" if self.pausing else ""
+                return True
+            return False
 
-        if self.recording is not None:
-            self._play(stop)
-            if self.run.step_count == self.run.recorded_steps:
-                return self._end_of_record()
-        elif self.run.status.ended:
-            raise DebuggerError(f"the run has ended ({self.run.status}): go back to go on from there")
-        else:
-            try:
-                self.run.until(stop)
-            except PhaseError as error:
-                self.branch.error = f"{type(error.__cause__).__name__}: {error.__cause__}"
-                return f"failed in {error.phase}: {self.branch.error}"
-        if self.run.status.ended:
-            return str(self.run.status)
-        return reason if stopped else "paused"
+        try:
+            if self.recording is not None:
+                self._play(stop)
+                return self._end_of_record() if self.run.step_count == self.run.recorded_steps else reason
+            if self.run.status.ended:
+                raise DebuggerError(f"the run has ended ({self.run.status}): go back to go on from there")
+            self.run.until(stop)
+        except PhaseError as error:
+            self.branch.error = f"{type(error.__cause__).__name__}: {error.__cause__}"
+            return f"failed in {error.phase}: {self.branch.error}"
+        finally:
+            self.pausing = False
+        return str(self.run.status) if self.run.status.ended else reason
 
     def _play(self, stop: Callable[[Run[Generation]], bool]) -> None:
         assert self.recording is not None
         if self.run.step_count == self.run.recorded_steps:
             raise DebuggerError(f"{self._end_of_record()}: go back to see it again")
         for walked in self.recording.walk():
-            if walked.step_count > self.run.step_count and (stop(walked) or self._pausing):
+            if walked.step_count > self.run.step_count and stop(walked):
                 self.run.goto(walked.step_count)
                 return
         self.run.goto(self.run.recorded_steps)
@@ -403,7 +406,9 @@ class Session:
 
     def _live(self, what: str) -> None:
         if self.generator is None:
-            raise DebuggerError(f"a record has no model, so one cannot {what}; phasewalk replay --mode fork goes on live")
+            raise DebuggerError(
+                f"a record has no model, so one cannot {what}; phasewalk replay --mode fork goes on live"
+            )
 
     # --- seeing -------------------------------------------------------------------------------------------------
 
@@ -420,11 +425,15 @@ class Session:
         return run.phase.name, run.step_count, len(run.context.output_ids[row])
 
     def piece(self, token: int) -> str:
-        """The text of one token; of one that has none, its number."""
-        if self.generator is None:
-            return f"token {token}"
-        text = self.generator.tokenizer.decode((token,))
-        return text if text and "\ufffd" not in text else f"token {token}"
+        """The text of one token; "" for a special token, and where there is no tokenizer."""
+        return self.generator.tokenizer.decode((token,)) if self.generator else ""
+
+    def label(self, token: int) -> str:
+        """How a token is called: its text in quotes, or its number if it is no text of its own."""
+        if (text := self.piece(token)) and "\ufffd" not in text:
+            return repr(text)
+        stops = self.run.context.request.requests[self.branch.row].params.stop_token_ids or ()
+        return f"<stop {token}>" if token in stops else f"<{token}>"
 
     def text(self) -> Text:
         """The text of the row that is shown."""
@@ -444,7 +453,7 @@ class Session:
         while not whole.startswith(before):  # bytes that only this token made a character of
             before = before[:-1]
         added = whole[len(before) :]
-        shown = added if added or last is None else f"‹{self.piece(last)}›"
+        shown = added if added or last is None else self.label(last)
         return Text(decode(prompt), before, shown, last, pending)
 
     def _recorded_text(self) -> str:
@@ -507,15 +516,15 @@ class Session:
             )
         cache = context.engine.kv_cache
         owners = {
-            slot: (f"run {branch.number}" + f" row {row}" * (len(branch.run.context.slots) > 1), branch, row)
+            slot: f"run {branch.number}" + f" row {row}" * (len(branch.run.context.slots) > 1)
             for branch in self.branches
             for row, slot in enumerate(branch.run.context.slots)
         }
+        mine = context.slots[shown]
         return tuple(
-            CacheRow(slot, owners[slot][0] if slot in owners else "", slot in owners and owners[slot][1:] == (self.branch, shown),
-                     int(cache.lengths[slot]), cache.capacity)
+            CacheRow(slot, owners.get(slot, ""), slot == mine, int(cache.lengths[slot]), cache.capacity)
             for slot in range(cache.rows)
-        )  # fmt: skip
+        )
 
     def moments(self, first: int, last: int) -> Iterator[Moment]:
         """Steps on the timeline, those ahead of the place where it rests included."""
@@ -528,7 +537,7 @@ class Session:
         for event in self.run.events:
             words = f"{event.kind} {event.name}"
             if tokens := getattr(event.outcome, "tokens", None):
-                words += f": {' '.join(f'{token} {self.piece(token)!r}' for token in tokens)}"
+                words += f": {' '.join(f'{token} {self.label(token)}' for token in tokens)}"
             found.append((event.number, words))
         return found
 
@@ -542,9 +551,7 @@ class Session:
         if step.phase == "tokenize" and isinstance(outcome, Sequence):
             return f"{sum(len(ids) for ids in outcome)} prompt tokens"
         if step.phase in ("sample", "check_stop") and isinstance(outcome, Sequence) and outcome:
-            if self.generator is None:
-                return " ".join(f"token {token}" for token in outcome)
-            return " ".join(f"token {token} {self.piece(token)!r}" for token in outcome)
+            return " ".join(f"token {token} {self.label(token)}".removesuffix(f" <{token}>") for token in outcome)
         if step.phase in ("prefill", "decode") and isinstance(outcome, Sequence):
             return f"{' '.join(map(str, outcome))} cached" if outcome else ""
         return ""
@@ -565,7 +572,7 @@ class Session:
             shown = str(error)
         names = {}
         if isinstance(shown, Distribution):
-            names = {candidate.token_id: self.piece(candidate.token_id) for candidate in shown.candidates}
+            names = {candidate.token_id: self.label(candidate.token_id) for candidate in shown.candidates}
         params = run.context.request.requests[branch.row].params
         notice = branch.error if run.status == "failed" else ""
         if self.recording is not None and run.step_count == run.recorded_steps:
@@ -576,7 +583,8 @@ class Session:
             steps=run.recorded_steps, row=branch.row, rows=len(run.context.slots),
             drawing=draw(run.machine, run.phase.name, counts, (last.phase, last.target) if last else None),
             text=self.text(), tokens=len(run.context.output_ids[branch.row]), distribution=shown, names=names,
-            sampling=f"temperature {params.temperature:g}  top-k {params.top_k}  top-p {params.top_p:g}  min-p {params.min_p:g}",
+            sampling=(f"temp {params.temperature:g}", f"top-k {params.top_k}", f"top-p {params.top_p:g}",
+                      f"min-p {params.min_p:g}"),
             guards=self.guards(), last=self._moment(last) if last else None, buffers=self.buffers(), cache=self.cache(),
             moments=tuple(self.moments(run.step_count - NEARBY, run.step_count + NEARBY)), elapsed_ns=elapsed,
             breakpoints=tuple(self.breakpoints), notice=notice,

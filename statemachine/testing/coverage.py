@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from statemachine.check import atoms_of, rows_of
-from statemachine.journal import BodyRecord, EditRecord, Journal, SignalRecord, StepRecord
+from statemachine.journal import Journal
 from statemachine.machine import Machine
+from statemachine.records import BodyRecord, EditRecord, SignalRecord, StepRecord
 from statemachine.run import Run
 from statemachine.table import name_of
 

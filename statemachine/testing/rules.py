@@ -21,9 +21,10 @@ from hypothesis.stateful import (
 
 from statemachine import host_state
 from statemachine.errors import IllegalMove, PhaseError
-from statemachine.journal import Journal, JournalWriter, plain
+from statemachine.journal import Journal, JournalWriter
 from statemachine.machine import Machine
 from statemachine.phase import Status
+from statemachine.records import plain
 from statemachine.replay import play, verify
 from statemachine.resources import Resources
 from statemachine.run import Run

@@ -7,10 +7,10 @@ from typing import Any, Generic, NoReturn, TypeVar
 from statemachine import host_state
 from statemachine.errors import GuardError, JournalError
 from statemachine.guard import Guard
-from statemachine.journal import plain, typed
 from statemachine.machine import Interpreter, Machine
 from statemachine.phase import Phase
 from statemachine.program import Program, Row
+from statemachine.records import plain, typed
 from statemachine.table import Edit
 from statemachine.testing.same import differences, same, shown
 

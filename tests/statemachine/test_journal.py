@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from statemachine_recorded import Walk, fresh, machine, record
 
 from statemachine import Journal, JournalError, JournalWriter, PhaseError, Run, Status
-from statemachine.journal import EndRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
+from statemachine.records import EndRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 from statemachine.replay import play, verify
 
 

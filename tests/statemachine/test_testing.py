@@ -19,7 +19,7 @@ from statemachine_recorded import Walk, record
 from statemachine_recorded import machine as walk
 
 from statemachine import Edit, End, Journal, JournalWriter, Machine, Phase, Resources, Run, Signal, Transition, guard
-from statemachine.journal import StepRecord
+from statemachine.records import StepRecord
 from statemachine.replay import verify
 from statemachine.snapshot import load, restore
 from statemachine.testing import BrokenRule, Counter, MachineRules, coverage, machine_rules, machines, run_rules
