@@ -64,8 +64,10 @@ def addresses(context: Generation) -> dict[str, int]:
 
 def free(generator: Generator) -> int:
     """Rows that are free once what was merely forgotten has been collected: an error's traceback may hold a context."""
-    gc.collect()
-    return generator.engine.kv_cache.free
+    cache = generator.engine.kv_cache
+    if cache.free < cache.rows:
+        gc.collect()
+    return cache.free
 
 
 def rules(generator: Generator, contexts: st.SearchStrategy[Generation], **options: Any) -> Any:
