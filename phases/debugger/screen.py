@@ -33,7 +33,7 @@ from phases.debugger.session import Session, View, glance
 KEYS = (
     ("s", "step"), ("n", "next"), ("r", "run"), ("p", "pause"), ("b", "back"), ("←→", "scrub"), ("k", "break"),
     ("x", "force"), ("t", "temp"), ("a", "append"), ("f", "fork"), ("tab", "switch"), ("w", "save"), ("l", "load"),
-    ("1-4", "panels"), (":", "line"), ("?", "help"), ("q", "quit"),
+    ("1-4", "view"), (":", "line"), ("?", "help"), ("q", "quit"),
 )  # fmt: skip
 KEYS_HELP = """\
 s         step: the next phase runs
@@ -206,14 +206,14 @@ class DebuggerScreen(Screen[None]):
         yield keys
 
     def on_mount(self) -> None:
-        self._arrange()
+        self._make_room()
         self._move(list)
         self.set_interval(GLANCE, self._glance)
 
     def on_resize(self) -> None:
-        self._arrange()
+        self._make_room()
 
-    def _arrange(self) -> None:
+    def _make_room(self) -> None:
         """Show what there is room for: one panel on the right, with guards on the left, or all of them."""
         width, height = self.app.size
         tall, roomy = height >= 29, width >= 108 and height >= 36
@@ -327,7 +327,7 @@ class DebuggerScreen(Screen[None]):
 
     def action_panel(self, number: int) -> None:
         self._panel = number
-        self._arrange()
+        self._make_room()
 
     def action_text(self) -> None:
         if self.view:
@@ -363,7 +363,7 @@ class DebuggerApp(App[None]):
 
     async def settled(self) -> None:
         """Wait until every move that was asked for has been made and shown."""
-        while self.debugger.busy or self.debugger.view is None:
+        while self.is_running and (self.debugger.busy or self.debugger.view is None):
             await asyncio.sleep(0.01)
 
 
