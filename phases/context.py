@@ -100,8 +100,8 @@ class Generation:
     def fresh_logits(self) -> None:
         """Make the logits in the buffers those of this place again, after the generation went back in time.
 
-        A phase of yours that edits logits calls this first. One decode step for rows that have an output, whose last token is computed again; none for the others, as the
-        logits of prompts are kept.
+        A phase of yours that edits logits calls this first. It costs one decode step for rows that have an output,
+        whose last token is computed again; nothing for the others, as the logits of prompts are kept.
         """
         if not self.stale:
             return
