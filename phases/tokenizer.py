@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +31,9 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            loaded.model_max_length = sys.maxsize  # it would warn of long prompts, which Tokenize refuses by numbers
+            return cls(loaded)
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
             reason = " ".join(str(error).split())
             names = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
