@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 from statemachine import End, Guard, Journal, JournalWriter, Machine, Phase, Run, Signal, Status, Transition, to_mermaid
-from statemachine.replay import play, verify
+from statemachine.record.replay import play, verify
 
 
 @dataclass

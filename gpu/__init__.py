@@ -2,15 +2,15 @@
 
 from gpu.bandwidth import measure_read_bandwidth
 from gpu.buffers import BufferInfo, Buffers
-from gpu.checkpoint import Checkpoint, expected_tensors
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.fingerprint import model_fingerprint, tokenizer_fingerprint
+from gpu.checkpoint.hub import resolve_checkpoint
+from gpu.checkpoint.index import Checkpoint, expected_tensors
 from gpu.engine import Engine
 from gpu.errors import CapacityError, CheckpointError, LogitsError, NoFreeRows, SelfCheckError
-from gpu.fingerprint import model_fingerprint, tokenizer_fingerprint
-from gpu.hub import resolve_checkpoint
 from gpu.kv_cache import LinearKVCache
 from gpu.load import engines, load_engine
-from gpu.model_config import ModelConfig
-from gpu.numpy_engine import NumpyEngine
+from gpu.numpy.engine import NumpyEngine
 from gpu.rope import RopeConfig
 from gpu.sampling import Candidates, candidates, sample
 from gpu.self_check import self_check

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gpu.buffers import Buffers
+from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
-from gpu.model_config import ModelConfig
 
 
 class Engine(Protocol):

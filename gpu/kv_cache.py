@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from gpu.checkpoint.config import ModelConfig
 from gpu.errors import CapacityError, NoFreeRows
-from gpu.model_config import ModelConfig
 
 
 @dataclass(slots=True, frozen=True)

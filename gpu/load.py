@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gpu.checkpoint import Checkpoint, Progress
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.hub import resolve_checkpoint
+from gpu.checkpoint.index import Checkpoint, Progress
 from gpu.engine import Engine
 from gpu.errors import CapacityError, CheckpointError
-from gpu.hub import resolve_checkpoint
-from gpu.model_config import ModelConfig
-from gpu.numpy_engine import NumpyEngine
+from gpu.numpy.engine import NumpyEngine
 from gpu.self_check import self_check as check_engine
 
 _DEFAULT_CAPACITY = 4096

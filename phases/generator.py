@@ -13,14 +13,14 @@ from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve
 from phases.context import Generation
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
-from phases.replay import request_of
+from phases.recorded import request_of
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
 from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, Snapshot, SnapshotError, Step
-from statemachine.machine import Interpreter
-from statemachine.snapshot import load as load_snapshot
-from statemachine.snapshot import restore
+from statemachine.definition.machine import Interpreter
+from statemachine.record.snapshot import load as load_snapshot
+from statemachine.record.snapshot import restore
 
 DEMO = "the bundled demo model"
 DEMO_MODEL = Path(__file__).parent / "demo_model"

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
 from phases.context import Generation
 from phases.generation import machine as generation_machine
-from phases.request import GenerationRequest
+from phases.recorded import request_of
 from statemachine import Divergence, Journal, JournalError, Run
-from statemachine.replay import play, verify
+from statemachine.record.replay import play, verify
 
 if TYPE_CHECKING:
     from phases.generator import Generator
@@ -88,14 +86,6 @@ def played_run(journal: Journal) -> Run[Generation]:
         raise JournalError(f"{journal.path} records no generation: its header names no capacity")
     context = Generation(request, tuple(range(len(request.requests))), capacity)
     return Run(generation_machine, context, run_id=journal.header.run, request=request, keep=True)
-
-
-def request_of(journal: Journal) -> GenerationRequest:
-    """The request of a recorded generation."""
-    try:
-        return msgspec.convert(journal.header.request, GenerationRequest)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise JournalError(f"{journal.path} records no generation: its request is damaged ({error})") from error
 
 
 def load_generator(

@@ -10,7 +10,7 @@ from gpu import Engine
 from phases.context import Generation
 from phases.request import GenerationRequest
 from phases.tokenizer import Tokenizer
-from statemachine.resources import Arrays, Resources
+from statemachine.execution.resources import Arrays, Resources
 
 PAGE = 64  # positions of the cache that a snapshot keeps together
 

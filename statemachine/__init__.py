@@ -3,9 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from statemachine.check import Finding
-from statemachine.diagram import GraphvizMissing, to_dot, to_mermaid, to_png, to_svg
+from statemachine.definition.guard import Guard, guard
+from statemachine.definition.machine import Machine
+from statemachine.definition.phase import End, Phase, Status
+from statemachine.definition.table import Edit, Signal, Transition
 from statemachine.errors import (
+    Finding,
     GuardError,
     IllegalMove,
     InvalidMachine,
@@ -14,21 +17,23 @@ from statemachine.errors import (
     SnapshotError,
     StateMachineError,
 )
-from statemachine.guard import Guard, guard
-from statemachine.machine import Machine
-from statemachine.phase import End, Phase, Status
-from statemachine.resources import Resources
-from statemachine.run import Run
-from statemachine.table import Edit, Signal, Transition
-from statemachine.timeline import Step
+from statemachine.execution.resources import Resources
+from statemachine.execution.run import Run
+from statemachine.execution.timeline import Step
+from statemachine.views.diagram import GraphvizMissing, to_dot, to_mermaid, to_png, to_svg
 
 if TYPE_CHECKING:
-    from statemachine.journal import Journal as Journal
-    from statemachine.journal import JournalWriter as JournalWriter
-    from statemachine.replay import Divergence as Divergence
-    from statemachine.snapshot import Snapshot as Snapshot
+    from statemachine.record.journal import Journal as Journal
+    from statemachine.record.journal import JournalWriter as JournalWriter
+    from statemachine.record.replay import Divergence as Divergence
+    from statemachine.record.snapshot import Snapshot as Snapshot
 
-_HOMES = {"Divergence": "replay", "Journal": "journal", "JournalWriter": "journal", "Snapshot": "snapshot"}
+_HOMES = {
+    "Divergence": "record.replay",
+    "Journal": "record.journal",
+    "JournalWriter": "record.journal",
+    "Snapshot": "record.snapshot",
+}
 
 __all__ = [
     "Divergence",

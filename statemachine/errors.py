@@ -1,20 +1,30 @@
 """Every error the state machine raises, each saying what was expected, what came and what to do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from statemachine.check import Finding
+from dataclasses import dataclass
 
 
 class StateMachineError(Exception):
     """Base of all errors of this package."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a table: its kind, the phase (or signal) it is about, what is wrong, what to do."""
+
+    kind: str
+    phase: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.phase!r}: {self.message}; {self.remedy}"
+
+
 class InvalidMachine(StateMachineError):
     """A table that is no sound machine; `findings` holds everything that is wrong with it."""
 
-    def __init__(self, name: str, findings: Sequence["Finding"]) -> None:
+    def __init__(self, name: str, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
         lines = "".join(f"\n  - {finding}" for finding in self.findings)
         super().__init__(f"machine {name!r} has {len(self.findings)} finding(s):{lines}")

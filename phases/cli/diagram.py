@@ -67,8 +67,8 @@ def diagram(
 
 def _recorded(machine: str, path: Path) -> tuple[Any, dict[str, Any]]:
     from statemachine import Journal
-    from statemachine.chart import Chart
-    from statemachine.tally import Tally
+    from statemachine.views.chart import Chart
+    from statemachine.views.tally import Tally
 
     if machine != BUILT_IN:
         raise typer.BadParameter(f"a journal holds its own machine: give {machine} or --journal, not both")

@@ -9,7 +9,7 @@ import typer
 from phases.cli.screen import loading_bar, stderr
 
 if TYPE_CHECKING:
-    from phases.profile import Profile
+    from phases.views.profile import Profile
 
 PROMPT = "Tell me a story about a fox."
 
@@ -50,7 +50,7 @@ def profile(
     """
     from gpu import engines
     from phases.generator import Generator
-    from phases.profile import profile as measure
+    from phases.views.profile import profile as measure
 
     if engine not in ("auto", *engines()):
         raise typer.BadParameter(f"there is no engine {engine!r}; engines: auto, {', '.join(engines())}")
@@ -72,7 +72,7 @@ def _print(measured: "Profile", engine: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from statemachine.tally import duration
+    from statemachine.views.tally import duration
 
     console = Console(highlight=False)
     parts = Table("decode step", title=f"{measured.steps} decode steps, engine {engine}", title_justify="left")

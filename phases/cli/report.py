@@ -34,7 +34,7 @@ def report(
 
     Exit status: 3 if --verify found a divergence; the page is written all the same.
     """
-    from phases.report import write_report
+    from phases.views.report import write_report
     from statemachine import Journal
 
     journal = Journal.open(path)

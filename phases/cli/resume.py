@@ -32,7 +32,7 @@ def resume(
     phasewalk resume fox.snap
     """
     from phases.replay import load_generator
-    from statemachine.snapshot import load
+    from statemachine.record.snapshot import load
 
     check_new(journal, "--journal")
     saved = load(path)

@@ -9,10 +9,10 @@ import typer
 from phases.cli.screen import stderr
 
 if TYPE_CHECKING:
-    from phases.recorded import RecordedRows
+    from phases.views.recorded_rows import RecordedRows
     from statemachine import Journal
-    from statemachine.records import EditRecord, StepRecord
-    from statemachine.trace import Details, Extra
+    from statemachine.record.records import EditRecord, StepRecord
+    from statemachine.views.trace import Details, Extra
 
 
 def trace(
@@ -30,7 +30,7 @@ def trace(
     phasewalk trace fox.jsonl -o fox.json
     """
     from statemachine import Journal
-    from statemachine.trace import write_trace
+    from statemachine.views.trace import write_trace
 
     journal = Journal.open(path)
     details = _details(journal)
@@ -50,7 +50,7 @@ def trace(
 
 def _details(journal: "Journal") -> "Details | None":
     """The rows of a generation; None for any other machine."""
-    from phases.recorded import RecordedRows
+    from phases.views.recorded_rows import RecordedRows
     from statemachine import JournalError
 
     try:
@@ -69,7 +69,7 @@ class GenerationDetails:
         self.tracks = tuple(f"row {row}" for row in range(len(rows.context.slots)))
 
     def step(self, record: "StepRecord") -> "Extra":
-        from statemachine.trace import Extra
+        from statemachine.views.trace import Extra
 
         walked, context = self._rows.step(record), self._rows.context
         extra = Extra({row: {} for row in walked.rows})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from statemachine import Machine
-from statemachine.chart import Chart
+from statemachine.views.chart import Chart
 
 Spans = list[tuple[str, str]]  # pieces of a line, each with how it is to look: "", "lit", "taken", "count" or "dim"
 Ways = Mapping[tuple[str, str], int]  # how often the run went from one phase to another

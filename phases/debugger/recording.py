@@ -7,8 +7,8 @@ from typing import Any
 from phases.context import Generation
 from phases.replay import played_run
 from statemachine import Journal, Run
-from statemachine.records import ErrorRecord, StepRecord
-from statemachine.replay import play
+from statemachine.record.records import ErrorRecord, StepRecord
+from statemachine.record.replay import play
 
 DIGESTED = ("prefill", "decode")  # phases that leave logits behind
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from statemachine.check import atoms_of, rows_of
-from statemachine.journal import Journal
-from statemachine.machine import Machine
-from statemachine.records import BodyRecord, EditRecord, SignalRecord, StepRecord
-from statemachine.run import Run
-from statemachine.table import name_of
+from statemachine.definition.check import atoms_of, rows_of
+from statemachine.definition.machine import Machine
+from statemachine.definition.table import name_of
+from statemachine.execution.run import Run
+from statemachine.record.journal import Journal
+from statemachine.record.records import BodyRecord, EditRecord, SignalRecord, StepRecord
 
 
 @dataclass(slots=True)

@@ -8,10 +8,10 @@ from zlib import crc32
 
 from hypothesis import strategies as st
 
-from statemachine.guard import Guard
-from statemachine.machine import Machine
-from statemachine.phase import End, Phase, Status
-from statemachine.table import Signal, Transition
+from statemachine.definition.guard import Guard
+from statemachine.definition.machine import Machine
+from statemachine.definition.phase import End, Phase, Status
+from statemachine.definition.table import Signal, Transition
 
 
 @dataclass(slots=True)

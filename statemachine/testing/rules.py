@@ -19,21 +19,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from statemachine import host_state
+from statemachine.definition.machine import Machine
+from statemachine.definition.phase import Status
+from statemachine.definition.table import name_of
 from statemachine.errors import IllegalMove, PhaseError
-from statemachine.journal import Journal, JournalWriter
-from statemachine.machine import Machine
-from statemachine.phase import Status
-from statemachine.records import plain
-from statemachine.replay import play, verify
-from statemachine.resources import Resources
-from statemachine.run import Run
-from statemachine.snapshot import load, restore
-from statemachine.table import name_of
+from statemachine.execution import host_state
+from statemachine.execution.resources import Resources
+from statemachine.execution.run import Run
+from statemachine.execution.timeline import Step
+from statemachine.record.journal import Journal, JournalWriter
+from statemachine.record.records import plain
+from statemachine.record.replay import play, verify
+from statemachine.record.snapshot import load, restore
 from statemachine.testing.coverage import Coverage
 from statemachine.testing.same import differences, same, shown
 from statemachine.testing.watch import Addresses, State, Watch
-from statemachine.timeline import Step
 
 Context = TypeVar("Context")
 Place = tuple[str, Mapping[Any, Any]]  # the phase that a run rests at, and what of its context counts

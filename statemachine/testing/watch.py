@@ -4,14 +4,14 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NoReturn, TypeVar
 
-from statemachine import host_state
+from statemachine.definition.guard import Guard
+from statemachine.definition.machine import Interpreter, Machine
+from statemachine.definition.phase import Phase
+from statemachine.definition.program import Program, Row
+from statemachine.definition.table import Edit
 from statemachine.errors import GuardError, JournalError
-from statemachine.guard import Guard
-from statemachine.machine import Interpreter, Machine
-from statemachine.phase import Phase
-from statemachine.program import Program, Row
-from statemachine.records import plain, typed
-from statemachine.table import Edit
+from statemachine.execution import host_state
+from statemachine.record.records import plain, typed
 from statemachine.testing.same import differences, same, shown
 
 Context = TypeVar("Context")

@@ -9,7 +9,7 @@ import pytest
 from checkpoints import write_checkpoint
 
 from gpu import CapacityError, CheckpointError, NumpyEngine, engines, load_engine, measure_read_bandwidth
-from gpu.hub import resolve_checkpoint
+from gpu.checkpoint.hub import resolve_checkpoint
 
 
 def test_auto_is_numpy(checkpoint: Path) -> None:

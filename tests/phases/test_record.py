@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 from phases import Generator, SamplingParams
 from phases.replay import replay
 from statemachine import Journal, JournalError, PhaseError, Snapshot, SnapshotError, Status
-from statemachine.replay import verify
-from statemachine.snapshot import load
+from statemachine.record.replay import verify
+from statemachine.record.snapshot import load
 
 JOURNALS = Path(__file__).parents[1] / "journals"
 PROMPTS = ["the quick fox", "Decode appends to it.", "x"]
@@ -255,7 +255,7 @@ def test_a_damaged_snapshot_is_refused_and_harms_nothing(
 
 def rewritten(snapshot: Path, change: object, **contents: object) -> Path:
     """The snapshot with its arrays and what it says of itself changed, checksums made good again."""
-    from statemachine.snapshot import _sha256
+    from statemachine.record.snapshot import _sha256
 
     arrays = load_file(snapshot)
     with snapshot.open("rb") as file:

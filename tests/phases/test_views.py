@@ -17,11 +17,11 @@ from graphviz_program import needs_dot
 from statemachine_recorded import record
 
 from phases import Generator, SamplingParams
-from phases.report import write_report
+from phases.views.report import write_report
 from statemachine import Divergence, End, Journal, JournalWriter, Machine, Phase, Run, Signal, Status, Transition
-from statemachine.chart import Chart
-from statemachine.diagram import to_dot, to_mermaid
-from statemachine.tally import Tally, duration
+from statemachine.views.chart import Chart
+from statemachine.views.diagram import to_dot, to_mermaid
+from statemachine.views.tally import Tally, duration
 
 CORPUS = Path(__file__).parents[1] / "journals"
 HOSTILE = (
@@ -162,7 +162,7 @@ def test_a_recorded_machine_is_read_whatever_its_names_hold(tmp_path: Path) -> N
 @needs_dot
 def test_ink_is_legible_on_every_colour() -> None:
     """The contrast that WCAG asks of text: 4.5 to 1."""
-    from statemachine.diagram import HEAT, HEAT_INK
+    from statemachine.views.diagram import HEAT, HEAT_INK
 
     def luminance(colour: str) -> float:
         parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
@@ -397,7 +397,7 @@ def test_profile_tables_and_help(phasewalk: Command, chat_folder: Path) -> None:
 
 
 def test_profile_leaves_the_generator_as_it_was(chat_folder: Path) -> None:
-    from phases.profile import profile
+    from phases.views.profile import profile
 
     with Generator.from_pretrained(chat_folder, max_batch=1) as generator:
         before = generator.generate("the fox", SamplingParams(temperature=0, max_new_tokens=5)).output_ids

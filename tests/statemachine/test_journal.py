@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from statemachine_recorded import Walk, fresh, machine, record
 
 from statemachine import Journal, JournalError, JournalWriter, PhaseError, Run, Status
-from statemachine.records import EndRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
-from statemachine.replay import play, verify
+from statemachine.record.records import EndRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
+from statemachine.record.replay import play, verify
 
 
 def lines(path: Path) -> list[dict]:

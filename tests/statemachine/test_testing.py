@@ -19,9 +19,9 @@ from statemachine_recorded import Walk, record
 from statemachine_recorded import machine as walk
 
 from statemachine import Edit, End, Journal, JournalWriter, Machine, Phase, Resources, Run, Signal, Transition, guard
-from statemachine.records import StepRecord
-from statemachine.replay import verify
-from statemachine.snapshot import load, restore
+from statemachine.record.records import StepRecord
+from statemachine.record.replay import verify
+from statemachine.record.snapshot import load, restore
 from statemachine.testing import BrokenRule, Counter, MachineRules, coverage, machine_rules, machines, run_rules
 from statemachine.testing.same import same
 

@@ -10,7 +10,7 @@ import pytest
 from statemachine_recorded import Walk, machine, record
 
 from statemachine import Journal, JournalError, JournalWriter, Run
-from statemachine.trace import Extra, write_trace
+from statemachine.views.trace import Extra, write_trace
 
 
 def trace_of(path: Path, details: Any = None) -> list[dict[str, Any]]:

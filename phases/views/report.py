@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from phases.recorded import RecordedRows, Token
+from phases.views.recorded_rows import RecordedRows, Token
 from statemachine import Divergence, GraphvizMissing, Journal, JournalError, to_mermaid, to_svg
-from statemachine.chart import Chart
-from statemachine.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
-from statemachine.replay import plain_text
-from statemachine.tally import Tally, duration
-from statemachine.trace import came_back
+from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
+from statemachine.record.replay import plain_text
+from statemachine.views.chart import Chart
+from statemachine.views.tally import Tally, duration
+from statemachine.views.trace import came_back
 
 if TYPE_CHECKING:
     from phases.tokenizer import Tokenizer

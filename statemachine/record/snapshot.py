@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from statemachine.errors import JournalError, SnapshotError
-from statemachine.journal import Journal
-from statemachine.records import EditRecord, Header, Record, SignalRecord, StepRecord, header_of
-from statemachine.replay import Divergence, play
+from statemachine.record.journal import Journal
+from statemachine.record.records import EditRecord, Header, Record, SignalRecord, StepRecord, header_of
+from statemachine.record.replay import Divergence, play
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from statemachine.run import Run
+    from statemachine.execution.run import Run
 
 FORMAT, SCHEMA = "phasewalk.snapshot", "1"
 RECORD = "record"  # the tensor that holds the journal's lines

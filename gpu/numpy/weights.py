@@ -7,8 +7,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from gpu.checkpoint import Checkpoint
-from gpu.model_config import ModelConfig
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.index import Checkpoint
 
 Float32Array = npt.NDArray[np.float32]
 

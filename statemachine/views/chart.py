@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from statemachine.definition.table import name_of
 from statemachine.errors import JournalError
-from statemachine.table import name_of
 
 if TYPE_CHECKING:
-    from statemachine.machine import Machine
-    from statemachine.records import MachineRecord
+    from statemachine.definition.machine import Machine
+    from statemachine.record.records import MachineRecord
 
 
 class Arrow(NamedTuple):

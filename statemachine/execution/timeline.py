@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from statemachine import host_state
-from statemachine.machine import Machine
-from statemachine.program import Arc, Program
+from statemachine.definition.machine import Machine
+from statemachine.definition.program import Arc, Program
+from statemachine.execution import host_state
 
 if TYPE_CHECKING:
-    from statemachine.records import StepRecord
+    from statemachine.record.records import StepRecord
 
 Context = TypeVar("Context")
 
@@ -86,7 +86,7 @@ class Timeline(Generic[Context]):
 
     def records(self, first: int, last: int) -> "list[StepRecord]":
         """Steps `first` up to `last` as a journal holds them."""
-        from statemachine.records import StepRecord
+        from statemachine.record.records import StepRecord
 
         names, digests = [phase.name for phase in self.program.phases], self.digests
         columns = zip(

@@ -4,13 +4,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from statemachine.chart import Chart, SignalArrow
-from statemachine.machine import Machine
-from statemachine.phase import Phase
-from statemachine.table import name_of
+from statemachine.definition.machine import Machine
+from statemachine.definition.phase import Phase
+from statemachine.definition.table import name_of
+from statemachine.views.chart import Chart, SignalArrow
 
 if TYPE_CHECKING:
-    from statemachine.tally import Tally
+    from statemachine.views.tally import Tally
 
 ANY_PHASE = "any phase"
 INK, PAPER, LIT, ACCENT, FAINT = "#1f2937", "#f8fafc", "#fde68a", "#2563eb", "#64748b"
@@ -168,7 +168,7 @@ def _figures(name: str, tally: "Tally | None") -> list[str]:
     """What a phase's label says besides its name: median time and share of all time, and whether it failed there."""
     if tally is None:
         return []
-    from statemachine.tally import duration
+    from statemachine.views.tally import duration
 
     phase = tally.phases[name]
     figures = [f"{duration(phase.quantile_ns(0.5))}", _percent(tally.shares()[name])] if phase.visits else []

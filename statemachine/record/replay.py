@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from statemachine.definition.phase import Status
 from statemachine.errors import PhaseError
-from statemachine.journal import Journal
-from statemachine.phase import Status
-from statemachine.records import (
+from statemachine.execution.run import Run
+from statemachine.record.journal import Journal
+from statemachine.record.records import (
     BodyRecord,
     EditRecord,
     EndRecord,
@@ -24,7 +25,6 @@ from statemachine.records import (
     plain,
     typed,
 )
-from statemachine.run import Run
 
 Context = TypeVar("Context")
 Watch = Callable[[int], None]

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from statemachine.guard import Guard
-from statemachine.phase import Phase
+from statemachine.definition.guard import Guard
+from statemachine.definition.phase import Phase
 
 Context = TypeVar("Context")
 Outcome = TypeVar("Outcome")

@@ -10,9 +10,17 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
-from statemachine.chart import Chart
-from statemachine.journal import Journal
-from statemachine.records import EditRecord, EndRecord, ErrorRecord, GotoRecord, PauseRecord, SignalRecord, StepRecord
+from statemachine.record.journal import Journal
+from statemachine.record.records import (
+    EditRecord,
+    EndRecord,
+    ErrorRecord,
+    GotoRecord,
+    PauseRecord,
+    SignalRecord,
+    StepRecord,
+)
+from statemachine.views.chart import Chart
 
 PID = 1
 MACHINE = 0  # the track of the machine itself

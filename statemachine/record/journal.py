@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from statemachine.definition.phase import Status
 from statemachine.errors import JournalError
-from statemachine.phase import Status
-from statemachine.records import (
+from statemachine.record.records import (
     SCHEMA,
     AnyRecord,
     BodyRecord,
@@ -31,7 +31,7 @@ from statemachine.records import (
 )
 
 if TYPE_CHECKING:
-    from statemachine.run import Run
+    from statemachine.execution.run import Run
 
 MAX_LINE = 64 * 2**20  # bytes; a longer line is no record of ours
 CHUNK = 4096  # steps encoded at once

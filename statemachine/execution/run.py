@@ -9,19 +9,19 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from uuid import uuid4
 
-from statemachine import host_state
+from statemachine.definition.guard import Guard
+from statemachine.definition.machine import Interpreter, Machine
+from statemachine.definition.phase import End, Phase, Status
+from statemachine.definition.table import Signal, name_of
 from statemachine.errors import IllegalMove, JournalError, PhaseError
-from statemachine.guard import Guard
+from statemachine.execution import host_state
+from statemachine.execution.resources import Resources
+from statemachine.execution.timeline import Event, Step, Timeline
 from statemachine.log import emit
-from statemachine.machine import Interpreter, Machine
-from statemachine.phase import End, Phase, Status
-from statemachine.resources import Resources
-from statemachine.table import Signal, name_of
-from statemachine.timeline import Event, Step, Timeline
 
 if TYPE_CHECKING:
-    from statemachine.journal import JournalWriter
-    from statemachine.records import StepRecord
+    from statemachine.record.journal import JournalWriter
+    from statemachine.record.records import StepRecord
 
 Context = TypeVar("Context")
 
@@ -360,7 +360,7 @@ class Run(Generic[Context]):
         options
             How the resources are to be saved, for `Resources.save`; recorded in the file.
         """
-        from statemachine.snapshot import save
+        from statemachine.record.snapshot import save
 
         with self._resting("save", (Status.READY, Status.PAUSED)):
             self._begin(cut=False)

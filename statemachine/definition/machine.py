@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from statemachine import check
-from statemachine.errors import InvalidMachine
-from statemachine.library import LibraryMachine
-from statemachine.phase import Phase
-from statemachine.program import Program, compile_program, library_program
-from statemachine.table import Edit, Signal, Transition, name_of, phases_of
+from statemachine.definition import check
+from statemachine.definition.library import LibraryMachine
+from statemachine.definition.phase import Phase
+from statemachine.definition.program import Program, compile_program, library_program
+from statemachine.definition.table import Edit, Signal, Transition, name_of, phases_of
+from statemachine.errors import Finding, InvalidMachine
 
 Context = TypeVar("Context")
 Interpreter = Literal["compiled", "transitions"]
@@ -59,7 +59,7 @@ class Machine(Generic[Context]):
         library = LibraryMachine(self.name, phases, self.start, self.transitions, self.signals)
         object.__setattr__(self, "transitions_machine", library)
 
-    def check(self) -> list[check.Finding]:
+    def check(self) -> list[Finding]:
         """Everything that is wrong with the table; empty for any machine that could be made."""
         return check.find(self.start, self.transitions, self.signals)
 

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from gpu.checkpoint.config import ModelConfig
 from gpu.errors import CheckpointError
-from gpu.model_config import ModelConfig
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]

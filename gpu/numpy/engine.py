@@ -11,14 +11,14 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from gpu.buffers import Buffers
-from gpu.checkpoint import Checkpoint
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.index import Checkpoint
 from gpu.kv_cache import LinearKVCache
-from gpu.layers import Attention, rms_norm, rotate, swiglu
-from gpu.linear import Linear
-from gpu.model_config import ModelConfig
+from gpu.numpy.layers import Attention, rms_norm, rotate, swiglu
+from gpu.numpy.linear import Linear
+from gpu.numpy.weights import Weights
+from gpu.numpy.workspace import Workspace
 from gpu.sampling import sample
-from gpu.weights import Weights
-from gpu.workspace import Workspace
 
 _CHUNK = 256  # tokens of a prompt that go through the layers together
 _WORTH_THREADS = 1e9  # floating-point operations: a smaller product is done before threads have paid for their start

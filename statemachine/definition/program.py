@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from statemachine.check import atoms_of, enabled, rows_of
+from statemachine.definition.check import atoms_of, enabled, rows_of
+from statemachine.definition.guard import Guard
+from statemachine.definition.library import ADVANCE, LibraryMachine, LibraryTransition
+from statemachine.definition.phase import Phase
+from statemachine.definition.table import Transition
 from statemachine.errors import GuardError
-from statemachine.guard import Guard
-from statemachine.library import ADVANCE, LibraryMachine, LibraryTransition
-from statemachine.phase import Phase
-from statemachine.table import Transition
 
 Context = TypeVar("Context")
 Select = Callable[[Context], int]

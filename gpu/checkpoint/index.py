@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.safetensors import TensorEntry, read_header
 from gpu.errors import CheckpointError
-from gpu.model_config import ModelConfig
-from gpu.safetensors_file import TensorEntry, read_header
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from statemachine.definition.phase import Phase, declared_outcome
+from statemachine.definition.table import Edit, name_of
 from statemachine.errors import JournalError
-from statemachine.phase import Phase, declared_outcome
-from statemachine.table import Edit, name_of
 
 if TYPE_CHECKING:
-    from statemachine.run import Run
+    from statemachine.execution.run import Run
 
 SCHEMA = 1
 

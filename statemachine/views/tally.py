@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from statemachine.chart import Chart, SignalArrow
+from statemachine.views.chart import Chart, SignalArrow
 
 if TYPE_CHECKING:
-    from statemachine.journal import Journal
-    from statemachine.records import BodyRecord
+    from statemachine.record.journal import Journal
+    from statemachine.record.records import BodyRecord
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Tally:
 
     def watch(self, records: "Iterator[BodyRecord]", chart: Chart) -> "Iterator[BodyRecord]":
         """Pass the records of a timeline on, and count each."""
-        from statemachine.records import EndRecord, ErrorRecord, SignalRecord, StepRecord
+        from statemachine.record.records import EndRecord, ErrorRecord, SignalRecord, StepRecord
 
         here = chart.start  # where it rests
         targets = {signal.name: signal.target for signal in chart.signals}

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from gpu.model_config import ModelConfig
+from gpu.checkpoint.config import ModelConfig
 
 Float32Array = npt.NDArray[np.float32]
 

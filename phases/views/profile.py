@@ -17,7 +17,7 @@ from phases.context import Generation
 from phases.generator import Generator
 from phases.request import RowRequest, SamplingParams
 from statemachine import End, Guard, JournalWriter, Machine, Phase, Run, Transition
-from statemachine.table import name_of
+from statemachine.definition.table import name_of
 
 PASSES = 3  # of each kind, in turns, so that all meet the same weather
 PREFILL = 256  # tokens of the prompt that prefill is measured with, if the capacity allows

@@ -2,30 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from transitions import State
 
-from statemachine.guard import Guard
-from statemachine.phase import Phase
-from statemachine.table import Signal, Transition, name_of, phases_of
+from statemachine.definition.guard import Guard
+from statemachine.definition.phase import Phase
+from statemachine.definition.table import Signal, Transition, name_of, phases_of
+from statemachine.errors import Finding
 
 MAX_GUARDS = 8  # per phase: 2**8 rows of guard values are enumerated
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong: its kind, the phase (or signal) it is about, what is the matter and what to do."""
-
-    kind: str
-    phase: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.phase!r}: {self.message}; {self.remedy}"
 
 
 def find(

@@ -5,9 +5,9 @@ from typing import Any
 
 import transitions
 
-from statemachine.guard import Guard
-from statemachine.phase import Phase
-from statemachine.table import Signal, Transition, name_of
+from statemachine.definition.guard import Guard
+from statemachine.definition.phase import Phase
+from statemachine.definition.table import Signal, Transition, name_of
 
 ADVANCE = "advance"  # the event that leaves a phase after it ran; each signal is an event of its own
 

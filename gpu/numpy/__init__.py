@@ -1,0 +1,1 @@
+"""The NumPy engine: the reference for every other one."""

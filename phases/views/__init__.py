@@ -1,0 +1,1 @@
+"""What is seen of generations: reports, rows and profiles."""

@@ -1,0 +1,105 @@
+"""Walks a recorded generation row by row: who took part in each step, its tokens, candidates and cache lengths."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from phases.context import Generation
+from phases.generation import machine
+from phases.recorded import request_of
+from statemachine import Journal, JournalError
+from statemachine.record.records import EditRecord, StepRecord, typed
+
+KNOWN = dict(machine.phases)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that entered a row's output."""
+
+    row: int
+    id: int
+    step: int
+    forced: bool  # somebody's edit put it there
+    candidates: tuple[tuple[int, float], ...] = ()  # ids and probabilities of the likeliest, if a digest tells
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """One step: the rows that took part, and the tokens that came of it."""
+
+    rows: tuple[int, ...]
+    tokens: tuple[Token, ...] = ()
+
+
+class RecordedRows:
+    """Folds the outcomes of a generation's journal, record by record, with no engine and no tokenizer.
+
+    Memory is that of one generation, however long the journal is: steps are not kept. Phases that somebody inserted
+    into the machine are let pass, as they belong to no row.
+
+    Raises
+    ------
+    JournalError
+        When the journal records no generation.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        request, capacity = request_of(journal), journal.header.environment.get("capacity")
+        if not isinstance(capacity, int):
+            raise JournalError(f"{journal.path} records no generation: its header names no capacity")
+        self._path = journal.path
+        self.context = Generation(request, tuple(range(len(request.requests))), capacity)
+        self._coming: dict[int, Any] = {}  # by row, the digest of the logits that its next token will be drawn from
+        self._drawn_from: dict[int, Any] = {}  # ... that the token just drawn was drawn from
+
+    def step(self, record: StepRecord) -> Walked:
+        """Take a step."""
+        phase, context = KNOWN.get(record.p), self.context
+        if phase is None:
+            return Walked(())
+        rows = self._rows(record.p)
+        if record.p == "sample":
+            self._drawn_from, self._coming = self._coming, {}
+        outcome = typed(record.o, phase)
+        tokens = self._tokens(record, rows, outcome) if record.p == "check_stop" and outcome is not None else ()
+        if outcome is not None:
+            try:
+                phase.apply(context, outcome)
+            except (ValueError, IndexError) as error:
+                raise JournalError(
+                    f"{self._path}: the outcome of step {record.n} ({record.p}) does not fit what went before: {error}"
+                ) from error
+        for digest in record.d or ():
+            if isinstance(digest, dict) and digest.get("logsumexp") is not None:
+                self._coming[digest["row"]] = tuple(
+                    (token, math.exp(logit - digest["logsumexp"]))
+                    for token, logit in zip(digest["ids"], digest["logits"], strict=False)
+                    if logit is not None
+                )
+        return Walked(rows, tokens)
+
+    def edit(self, record: EditRecord) -> None:
+        """Take an edit; one that the built-in machine does not know is let pass."""
+        known = {edit.name: edit for edit in machine.edits}
+        if record.name in known:
+            known[record.name].apply(self.context, typed(record.o, known[record.name]))
+
+    def _rows(self, phase: str) -> tuple[int, ...]:
+        """The rows that take part in a phase that is about to run."""
+        context = self.context
+        if phase in ("sample", "check_stop"):
+            return context.live
+        if phase == "decode":
+            return tuple(context.unfinished())
+        return tuple(range(len(context.slots)))
+
+    def _tokens(self, record: StepRecord, rows: tuple[int, ...], ids: tuple[int, ...]) -> tuple[Token, ...]:
+        context = self.context
+        return tuple(
+            Token(
+                row, token, record.n, len(context.output_ids[row]) in context.forced[row],
+                self._drawn_from.get(row, ()),
+            )
+            for row, token in zip(rows, ids, strict=False)
+        )  # fmt: skip
