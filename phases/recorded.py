@@ -5,10 +5,24 @@ import msgspec
 from phases.request import GenerationRequest
 from statemachine import Journal, JournalError
 
+MOST_ROWS, MOST_TOKENS = 65_536, 2**31 - 1
+
 
 def request_of(journal: Journal) -> GenerationRequest:
-    """The request of a recorded generation."""
+    """The request of a recorded generation; raises JournalError where there is none."""
     try:
-        return msgspec.convert(journal.header.request, GenerationRequest)
-    except (msgspec.ValidationError, ValueError) as error:
+        request = msgspec.convert(journal.header.request, GenerationRequest)
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise JournalError(f"{journal.path} records no generation: its request is damaged ({error})") from error
+    if len(request.requests) > MOST_ROWS:
+        raise JournalError(f"{journal.path} records no generation: it has {len(request.requests)} rows")
+    return request
+
+
+def capacity_of(journal: Journal) -> int:
+    """How many tokens a row of a recorded generation could hold; raises JournalError where the record does not say."""
+    origin = journal.header.origin or {}
+    capacity = origin.get("capacity", journal.header.environment.get("capacity"))
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= MOST_TOKENS:
+        raise JournalError(f"{journal.path} records no generation: its header names no capacity")
+    return capacity

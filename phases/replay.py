@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phases.context import Generation
 from phases.generation import machine as generation_machine
-from phases.recorded import request_of
-from statemachine import Divergence, Journal, JournalError, Run
-from statemachine.record.replay import play, verify
+from phases.recorded import capacity_of, request_of
+from statemachine import Divergence, Journal, Run, Verdict, play, verify
 
 if TYPE_CHECKING:
     from phases.generator import Generator
@@ -19,11 +18,18 @@ Mode = Literal["verify", "play", "fork"]
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What came of a replay: the run, resting where it got to, and where it diverged, if it did."""
+    """What came of a replay: the run, resting where it got to, and where it diverged, if it did.
+
+    Attributes
+    ----------
+    verdict
+        Of "verify": also how far the record reaches, and what differs in the headers.
+    """
 
     journal: Journal
     run: Run[Generation]
     divergence: Divergence | None
+    verdict: Verdict | None = None
 
 
 def replay(
@@ -61,29 +67,32 @@ def replay(
     CheckpointError
         When the model that it names cannot be loaded.
     """
+    if mode not in ("verify", "play", "fork"):
+        raise ValueError(f"mode is 'verify', 'play' or 'fork', not {mode!r}")
     opened = journal if isinstance(journal, Journal) else Journal.open(journal)
     if mode == "play":
         run = played_run(opened)
         return Replay(opened, run, play(opened, run, until=at, watch=watch))
+    request, capacity = request_of(opened), capacity_of(opened)
     if generator is None:
         generator = load_generator(opened, progress=progress)
-    run = generator.start(request_of(opened), keep=True, journal=new_journal)
-    if mode == "verify":
-        return Replay(opened, run, verify(opened, run, watch=watch))
-    if mode == "fork":
+    run = generator.start(request, keep=True, journal=new_journal, capacity=capacity)
+    try:
+        if mode == "verify":
+            verdict = verify(opened, run, watch=watch)
+            return Replay(opened, run, verdict.divergence, verdict)
         divergence = play(opened, run, until=at, watch=watch)
         if divergence is None and not run.status.ended:
-            run.context.recompute()
+            run.resources.rebuild(run.context)
         return Replay(opened, run, divergence)
-    raise ValueError(f"mode is 'verify', 'play' or 'fork', not {mode!r}")
+    except BaseException:
+        run.close()
+        raise
 
 
 def played_run(journal: Journal) -> Run[Generation]:
     """A ready run of a recorded generation that has neither engine nor tokenizer: it can only be played."""
-    environment = journal.header.environment
-    request, capacity = request_of(journal), environment.get("capacity")
-    if not isinstance(capacity, int):
-        raise JournalError(f"{journal.path} records no generation: its header names no capacity")
+    request, capacity = request_of(journal), capacity_of(journal)
     context = Generation(request, tuple(range(len(request.requests))), capacity)
     return Run(generation_machine, context, run_id=journal.header.run, request=request, keep=True)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from statemachine.definition.guard import Guard, guard
 from statemachine.definition.machine import Machine
+from statemachine.definition.migration import Migration
 from statemachine.definition.phase import End, Phase, Status
 from statemachine.definition.table import Edit, Signal, Transition
 from statemachine.errors import (
@@ -13,6 +14,7 @@ from statemachine.errors import (
     IllegalMove,
     InvalidMachine,
     JournalError,
+    OutcomeError,
     PhaseError,
     SnapshotError,
     StateMachineError,
@@ -23,16 +25,27 @@ from statemachine.execution.timeline import Step
 from statemachine.views.diagram import GraphvizMissing, to_dot, to_mermaid, to_png, to_svg
 
 if TYPE_CHECKING:
+    from statemachine.record.divergence import Divergence as Divergence
     from statemachine.record.journal import Journal as Journal
-    from statemachine.record.journal import JournalWriter as JournalWriter
-    from statemachine.record.replay import Divergence as Divergence
+    from statemachine.record.recover import recover as recover
+    from statemachine.record.replay import Verdict as Verdict
+    from statemachine.record.replay import play as play
+    from statemachine.record.replay import verify as verify
     from statemachine.record.snapshot import Snapshot as Snapshot
+    from statemachine.record.snapshot import restore as restore
+    from statemachine.record.writer import JournalWriter as JournalWriter
 
+# What records and replays is imported when it is asked for: a machine that does neither need not wait for it.
 _HOMES = {
-    "Divergence": "record.replay",
-    "Journal": "record.journal",
-    "JournalWriter": "record.journal",
-    "Snapshot": "record.snapshot",
+    "Divergence": "divergence",
+    "Journal": "journal",
+    "JournalWriter": "writer",
+    "Snapshot": "snapshot",
+    "Verdict": "replay",
+    "play": "replay",
+    "recover": "recover",
+    "restore": "snapshot",
+    "verify": "replay",
 }
 
 __all__ = [
@@ -49,6 +62,8 @@ __all__ = [
     "JournalError",
     "JournalWriter",
     "Machine",
+    "Migration",
+    "OutcomeError",
     "Phase",
     "PhaseError",
     "Resources",
@@ -60,16 +75,31 @@ __all__ = [
     "Status",
     "Step",
     "Transition",
+    "Verdict",
     "guard",
+    "play",
+    "recover",
+    "restore",
     "to_dot",
     "to_mermaid",
     "to_png",
     "to_svg",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what records and replays when it is asked for: a machine that does neither need not wait for it."""
     if name not in _HOMES:
         raise AttributeError(f"module 'statemachine' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"statemachine.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"statemachine.record.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _save(run: Run[Any], *arguments: Any, **options: Any) -> None:
+    importlib.import_module("statemachine.record.snapshot").save(run, *arguments, **options)
+
+
+Run.saver = _save  # here execution, which knows nothing of records, meets what records

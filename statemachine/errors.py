@@ -57,6 +57,10 @@ class PhaseError(StateMachineError):
         super().__init__(f"run {run_id} failed in phase {phase!r} at step {step}: {type(cause).__name__}: {cause}")
 
 
+class OutcomeError(StateMachineError, ValueError):
+    """An outcome that no record can hold exactly."""
+
+
 class JournalError(StateMachineError):
     """A journal that cannot be written, or is damaged, or is none; names the line where there is one."""
 

@@ -8,7 +8,8 @@ from phases.context import Generation
 from phases.generation import machine
 from phases.recorded import request_of
 from statemachine import Journal, JournalError
-from statemachine.record.records import EditRecord, StepRecord, typed
+from statemachine.record.exact import typed
+from statemachine.record.records import EditRecord, StepRecord
 
 KNOWN = dict(machine.phases)
 

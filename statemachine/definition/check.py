@@ -8,6 +8,7 @@ from typing import Any
 from transitions import State
 
 from statemachine.definition.guard import Guard
+from statemachine.definition.migration import Migration
 from statemachine.definition.phase import Phase
 from statemachine.definition.table import Signal, Transition, name_of, phases_of
 from statemachine.errors import Finding
@@ -50,6 +51,16 @@ def find(
             )  # fmt: skip
         findings += _truth_table(phase.name, leaving)
     return findings
+
+
+def find_in_migrations(version: int, migrations: Sequence[Migration]) -> Iterator[Finding]:
+    """What is wrong with the migrations of a machine of this version."""
+    for number, count in Counter(migration.version for migration in migrations).items():
+        if count > 1:
+            yield Finding("migration", str(number), f"{count} migrations read records of this version", "merge them")
+        if not 1 <= number < version:
+            yield Finding("migration", str(number), f"reads records of version {number}, the machine's is {version}",
+                          f"name a version from 1 to {version - 1}, or count the machine's up")  # fmt: skip
 
 
 def _names(

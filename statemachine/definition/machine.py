@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from statemachine.definition import check
 from statemachine.definition.library import LibraryMachine
+from statemachine.definition.migration import Migration
 from statemachine.definition.phase import Phase
 from statemachine.definition.program import Program, compile_program, library_program
 from statemachine.definition.table import Edit, Signal, Transition, name_of, phases_of
@@ -35,6 +36,10 @@ class Machine(Generic[Context]):
         Inputs from outside that a run takes between two steps.
     edits
         Changes that can be made to a resting run.
+    version
+        Counted up when records of earlier versions need to be read otherwise.
+    migrations
+        How records of earlier versions are to be read, one for each version whose names or outcomes changed.
 
     Raises
     ------
@@ -47,12 +52,15 @@ class Machine(Generic[Context]):
     transitions: Sequence[Transition[Context]]
     signals: Sequence[Signal[Context]] = ()
     edits: Sequence[Edit[Context, Any]] = ()
+    version: int = 1
+    migrations: Sequence[Migration] = ()
     transitions_machine: LibraryMachine = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transitions", tuple(self.transitions))
         object.__setattr__(self, "signals", tuple(self.signals))
         object.__setattr__(self, "edits", tuple(self.edits))
+        object.__setattr__(self, "migrations", tuple(sorted(self.migrations, key=lambda step: step.version)))
         if findings := self.check():
             raise InvalidMachine(self.name, findings)
         phases = phases_of(self.start, self.transitions, self.signals)
@@ -61,7 +69,10 @@ class Machine(Generic[Context]):
 
     def check(self) -> list[Finding]:
         """Everything that is wrong with the table; empty for any machine that could be made."""
-        return check.find(self.start, self.transitions, self.signals)
+        return [
+            *check.find(self.start, self.transitions, self.signals),
+            *check.find_in_migrations(self.version, self.migrations),
+        ]
 
     @property
     def phases(self) -> Mapping[str, Phase[Context, Any]]:
@@ -103,7 +114,7 @@ class Machine(Generic[Context]):
             ways = ", ".join(str(transition) for transition in self.transitions)
             raise ValueError(f"no transition leads from {source!r} to {target!r} in {self.name!r}; there are: {ways}")
         table.append(Transition(phase, self.phases[target]))
-        return Machine(self.name, start=self.start, transitions=table, signals=self.signals, edits=self.edits)
+        return replace(self, transitions=table)
 
     def signal(self, name: str) -> Signal[Context]:
         """The signal of this name; raises ValueError naming those there are."""
@@ -127,7 +138,7 @@ class Machine(Generic[Context]):
             "transitions": [str(transition) for transition in self.transitions],
             "signals": [[s.name, name_of(s.to), [name_of(source) for source in s.sources]] for s in self.signals],
             "edits": [edit.name for edit in self.edits],
-        }
+        } | ({"version": self.version} if self.version != 1 else {})
         return hashlib.sha256(json.dumps(table, ensure_ascii=True).encode()).hexdigest()
 
 

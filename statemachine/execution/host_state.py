@@ -17,10 +17,7 @@ def save(context: Any) -> dict[Any, Any]:
         When a field cannot be copied; it should be named in the context's `__pinned__`.
     """
     pinned = set(getattr(type(context), "__pinned__", ()))
-    memo: dict[int, Any] = {}  # shared, so that two fields that hold one object still do in the copy
-    for name in pinned:
-        if (value := getattr(context, name, None)) is not None:
-            memo[id(value)] = value
+    memo = _pinned(context)  # shared, so that two fields that hold one object still do in the copy
     saved = {}
     for name, value in _fields(context):
         if name in pinned:
@@ -37,15 +34,36 @@ def save(context: Any) -> dict[Any, Any]:
 
 def restore(context: Any, saved: dict[Any, Any]) -> None:
     """Give the context's host fields the saved values (copies of them, so that `saved` can be used again)."""
+    _assign(context, copy.deepcopy(saved, _pinned(context)))
+
+
+def scratch(context: Any, saved: dict[Any, Any]) -> Any:
+    """A second context, with the saved host fields and the pinned ones of the first: to work out what is to be."""
+    other = copy.copy(context)
+    restore(other, saved)
+    return other
+
+
+def adopt(context: Any, other: Any) -> None:
+    """Give the context the host fields that a scratch context came to, which is not used any more."""
     pinned = set(getattr(type(context), "__pinned__", ()))
-    memo = {id(value): value for name in pinned if (value := getattr(context, name, None)) is not None}
-    fresh = copy.deepcopy(saved, memo)
+    _assign(context, {name: value for name, value in _fields(other) if name not in pinned})
+
+
+def _pinned(context: Any) -> dict[int, Any]:
+    """A memo that makes copies share what is pinned."""
+    values = (getattr(context, name, None) for name in getattr(type(context), "__pinned__", ()))
+    return {id(value): value for value in values if value is not None}
+
+
+def _assign(context: Any, fresh: dict[Any, Any]) -> None:
     if isinstance(context, dict):
         context.clear()
         context.update(fresh)
     elif isinstance(context, list):
         context[:] = [fresh[number] for number in range(len(fresh))]
     else:
+        pinned = set(getattr(type(context), "__pinned__", ()))
         for name, _ in list(_fields(context)):
             if name not in pinned and name not in fresh:
                 delattr(context, name)

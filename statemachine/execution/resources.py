@@ -18,6 +18,10 @@ class Resources(Generic[Context]):
     def sync(self, context: Context) -> None:
         """The host fields were set by time travel, an edit or a load: make everything else agree with them."""
 
+    def rebuild(self, context: Context) -> None:
+        """The host fields were set by a record alone, and nothing stands behind them yet: make it anew."""
+        self.sync(context)
+
     def fork(self, context: Context) -> Context:
         """A context for a second run, with resources of its own that hold what these hold."""
         return copy.copy(context)
@@ -32,7 +36,7 @@ class Resources(Generic[Context]):
         """Take back what `save` gave, in another process perhaps; raises ValueError if it does not fit."""
 
     def release(self, context: Context) -> None:
-        """The run has ended; nothing of it will be asked for again."""
+        """The run has ended; nothing of it will be asked for again. What it raises is told, and changes nothing."""
 
     def environment(self) -> dict[str, Any]:
         """Everything outside the machine that can change a bit, as plain JSON values."""

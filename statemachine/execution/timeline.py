@@ -1,18 +1,19 @@
-"""What has happened in a run, in flat columns: the record in memory that steps, rewinding and journals come from."""
+"""What has happened in a run, in flat columns: the record in memory that steps, time travel and journals come from."""
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from statemachine.definition.machine import Machine
+from statemachine.definition.phase import Phase, Status
 from statemachine.definition.program import Arc, Program
-from statemachine.execution import host_state
-
-if TYPE_CHECKING:
-    from statemachine.record.records import StepRecord
 
 Context = TypeVar("Context")
+
+MOST_FRAMES = 512
+MOST_NS = 500_000_000  # of copying host states, all frames that are kept together
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,82 +37,150 @@ class Event(NamedTuple):
     outcome: Any = None  # of an edit
 
 
+class Frame(NamedTuple):
+    """The host fields of a run that rested after `number` steps, before any event there, and the phase's index."""
+
+    number: int
+    at: int
+    fields: dict[Any, Any]
+    cost_ns: int = 0  # of copying the fields
+
+
 @dataclass(slots=True)
 class Timeline(Generic[Context]):
     """One entry a step in `arcs`, `outcomes` and `elapsed`; events beside them, in order.
 
-    The context after any number of steps is a fold: the host fields before the first step, then `apply` of every
-    outcome and edit since. Nothing here touches a device.
+    Steps are numbered from `origin.number` on: a run that was restored without its past does not begin at 0. A step
+    counts once its time is recorded. Every change is decided by one assignment, and `mend` carries out the rest of it
+    if an interrupt came before its end.
     """
 
     machine: Machine[Context]
     program: Program[Context]
-    origin: dict[Any, Any] = field(default_factory=dict)  # the context's host fields before the first step
+    origin: Frame | None = None  # where it all began; None before the run is first touched
     arcs: list[Arc] = field(default_factory=list)
     outcomes: list[Any] = field(default_factory=list)
     elapsed: "array[int]" = field(default_factory=lambda: array("q"))  # ns a step; never compared
     events: list[Event] = field(default_factory=list)
     digests: dict[int, Any] = field(default_factory=dict)  # by number of the step; for as many as were asked for
+    frames: list[Frame] = field(default_factory=list)  # on the way, so that no fold is long
+    cuts: list[int] = field(default_factory=list)  # the places that the run went back to and on from, in order
+    spacing: int = 2048  # steps from one frame to the next
+    rewound: int | None = None  # the number of steps, while the run rests in its own past
+    ended_as: Status | None = None  # how the recorded run ended, also while it rests in its past
+    _digestible: tuple[int, int] = (0, 0)  # how many steps were counted, and what they came to
+    _cutting: tuple[int, int, list[Event]] | None = None  # the step, how many cuts there were, the events that stay
 
-    def __len__(self) -> int:
-        return len(self.elapsed)
+    @property
+    def first(self) -> int:
+        """The number of the first step."""
+        return self.origin.number if self.origin else 0
 
-    def fold(self, context: Context, number: int, events: Sequence[Event]) -> int:
-        """Give the context the host fields it had after `number` steps and these events; returns the phase's index."""
-        host_state.restore(context, self.origin)
-        index = self.program.index_of(self.machine.start.name)
-        rows, coming = self.program.rows, iter(events)
-        event = next(coming, None)
-        for step in range(number + 1):
-            while event is not None and event.number == step:
-                if event.kind == "signal":
-                    index = self.program.index_of(self.machine.signal_target(event.name))
-                else:
-                    self.machine.edit(event.name).apply(context, event.outcome)
-                event = next(coming, None)
-            if step < number:
-                arc, outcome = self.arcs[step], self.outcomes[step]
-                if outcome is not None:
-                    rows[arc.source].apply(context, outcome)
-                index = arc.target
-        return index
+    @property
+    def count(self) -> int:
+        """The number that the next step will have."""
+        return self.first + len(self.elapsed)
 
     def step(self, number: int) -> Step:
         """The step of this number."""
-        arc, phases = self.arcs[number], self.program.phases
+        place = number - self.first
+        arc, phases = self.arcs[place], self.program.phases
         atoms = self.program.atoms[arc.source]
         guards = {atom.name: bool(arc.guards >> bit & 1) for bit, atom in enumerate(atoms)}
         names = phases[arc.source].name, phases[arc.target].name
-        return Step(number, *names, guards, self.outcomes[number], self.elapsed[number])
+        return Step(number, *names, guards, self.outcomes[place], self.elapsed[place])
 
-    def records(self, first: int, last: int) -> "list[StepRecord]":
-        """Steps `first` up to `last` as a journal holds them."""
-        from statemachine.record.records import StepRecord
-
-        names, digests = [phase.name for phase in self.program.phases], self.digests
-        columns = zip(
-            range(first, last), self.arcs[first:last], self.outcomes[first:last], self.elapsed[first:last], strict=True
-        )
-        if not digests:
-            return [StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, t=t) for n, a, o, t in columns]
-        return [
-            StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, d=digests.get(n), t=t)
-            for n, a, o, t in columns
-        ]
+    def columns(self, first: int, last: int) -> tuple[Sequence[Arc], Sequence[Any], Sequence[int]]:
+        """Arcs, outcomes and times (ns) of steps `first` up to `last`."""
+        part = slice(first - self.first, last - self.first)
+        return self.arcs[part], self.outcomes[part], self.elapsed[part]
 
     def events_before(self, number: int) -> list[Event]:
         """The events that took effect before the step before `number`."""
-        return [event for event in self.events if event.number < number]
+        return self.events[: bisect_left(self.events, number, key=lambda event: event.number)]
 
-    def cut(self, number: int) -> None:
-        """Forget every step from `number` on, and what happened at or after it."""
-        self.events = self.events_before(number)
-        self.digests = {step: digest for step, digest in self.digests.items() if step < number}
-        del self.arcs[number:], self.outcomes[number:], self.elapsed[number:]
+    def events_from(self, number: int) -> list[Event]:
+        """The events that took effect before the step of this number, or later."""
+        return self.events[bisect_left(self.events, number, key=lambda event: event.number) :]
+
+    def frame_before(self, number: int) -> Frame:
+        """The last frame that is not after the place before step `number`."""
+        assert self.origin is not None
+        place = bisect_right(self.frames, number, key=lambda frame: frame.number)
+        return self.frames[place - 1] if place else self.origin
+
+    @property
+    def wants_frame(self) -> bool:
+        """Whether the last frame lies so far back that it is time for another."""
+        last = self.frames[-1].number if self.frames else self.first
+        return self.count - last >= self.spacing
+
+    def keep(self, frame: Frame) -> None:
+        """Keep a frame; when they are many or heavy, every other one goes and they come half as often."""
+        self.frames.append(frame)
+        if len(self.frames) > MOST_FRAMES or sum(frame.cost_ns for frame in self.frames) > MOST_NS:
+            self.frames = self.frames[1::2]
+            self.spacing *= 2
+
+    @property
+    def here(self) -> int:
+        """How many steps lie behind the place where the run rests."""
+        return self.count if self.rewound is None else self.rewound
+
+    @property
+    def events_here(self) -> list[Event]:
+        """The events that took effect before the place where the run rests, or at it."""
+        return list(self.events) if self.rewound is None else self.events_before(self.rewound)
+
+    def enter(self, event: Event) -> None:
+        """Record an event at the place where the run rests; what lay ahead of it is forgotten."""
+        if self.rewound is None:
+            self.events.append(event)
+        else:
+            self.cut(event)
+
+    def cut(self, *events: Event) -> None:
+        """Go on from the place where the run rests, with these events there: forget every step that lay ahead."""
+        if self.rewound is not None:
+            self._cutting = self.rewound, len(self.cuts), [*self.events_before(self.rewound), *events]
+            self.mend()
+
+    def mend(self) -> None:
+        """Take out what an interrupt left half done: a cut, or a step that was not recorded to its end."""
+        if self._cutting is not None:
+            number, cuts, events = self._cutting
+            place = number - self.first
+            del self.elapsed[place:], self.arcs[place:], self.outcomes[place:]
+            self._digestible = 0, 0
+            self.digests = {step: digest for step, digest in self.digests.items() if step < number}
+            self.frames = [frame for frame in self.frames if frame.number <= number]
+            self.events, self.rewound, self.ended_as = events, None, None
+            if len(self.cuts) == cuts:
+                self.cuts.append(number)
+            self._cutting = None
+        whole = len(self.elapsed)
+        del self.arcs[whole:], self.outcomes[whole:]
 
     def copy(self, number: int, events: Sequence[Event]) -> "Timeline[Context]":
-        """A timeline of its own with the first `number` steps and these events."""
+        """A timeline of its own with the steps before `number` and these events."""
+        arcs, outcomes, elapsed = self.columns(self.first, number)
         return Timeline(
-            self.machine, self.program, self.origin, self.arcs[:number], self.outcomes[:number], self.elapsed[:number],
-            list(events), {step: digest for step, digest in self.digests.items() if step < number},
+            self.machine, self.program, self.origin, list(arcs), list(outcomes), array("q", elapsed), list(events),
+            {step: digest for step, digest in self.digests.items() if step < number},
+            [frame for frame in self.frames if frame.number <= number], spacing=self.spacing,
         )  # fmt: skip
+
+    def digestible(self) -> int:
+        """How many steps so far ran phases that give a digest."""
+        upto, found = self._digestible
+        if upto > len(self.elapsed):
+            upto = found = 0
+        giving = [gives_digest(phase) for phase in self.program.phases]
+        found += sum(giving[arc.source] for arc in self.arcs[upto : len(self.elapsed)])
+        self._digestible = len(self.elapsed), found
+        return found
+
+
+def gives_digest(phase: Phase[Any, Any]) -> bool:
+    """Whether a phase has a digest of its own."""
+    return type(phase).digest is not Phase.digest

@@ -1,15 +1,15 @@
 """Snapshots: a resting run in one safetensors file, checked before anything of it is used.
 
-A snapshot holds the run's record (header, steps, events: the lines of a journal) and what its resources gave to keep,
-as named arrays. Arrays that an earlier snapshot of the same run in the same folder already holds are not written
-again, but borrowed from there by name and checksum.
+A snapshot holds the run's record (the lines of a journal) and what its resources gave to keep, as named arrays. Large
+arrays can be put beside it instead, in a folder of pages that are named by what is in them: they are never changed, so
+no later snapshot can harm an earlier one.
 """
 
 import hashlib
 import json
 import os
 import re
-import tempfile
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,37 +17,39 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from statemachine.errors import JournalError, SnapshotError
+from statemachine.errors import JournalError, OutcomeError, SnapshotError
+from statemachine.execution import host_state
+from statemachine.execution.run import Run
+from statemachine.record import exact
+from statemachine.record.divergence import Divergence, differences
+from statemachine.record.files import write_whole
+from statemachine.record.header import header_of, step_records
 from statemachine.record.journal import Journal
-from statemachine.record.records import EditRecord, Header, Record, SignalRecord, StepRecord, header_of
-from statemachine.record.replay import Divergence, play
+from statemachine.record.records import Header, PauseRecord, Record
+from statemachine.record.replay import play
+from statemachine.record.translation import Translation
+from statemachine.record.writer import event_record, pause_record, seal
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from statemachine.execution.run import Run
-
-FORMAT, SCHEMA = "phasewalk.snapshot", "1"
+FORMAT, SCHEMA = "phasewalk.snapshot", "2"
 RECORD = "record"  # the tensor that holds the journal's lines
+PAGES = "snapshot-pages"  # the folder of shared arrays, beside the snapshots
+SHARED = 4096  # bytes; smaller arrays stay in the snapshot
 MAX_HEADER = 16 * 2**20  # bytes
 NAME = re.compile(r"[a-z0-9_.]{1,100}")
-FILE_NAME = re.compile(r"[^/\\\0]{1,255}")
-
-
-class Borrowed(msgspec.Struct, forbid_unknown_fields=True):
-    """An array that stands in another snapshot of the same folder."""
-
-    file: str
-    sha256: str
+CHECKSUM = re.compile(r"[0-9a-f]{64}")
 
 
 class Contents(msgspec.Struct, forbid_unknown_fields=True):
-    """What the file says of itself: its own arrays' checksums, and those it borrows."""
+    """What the file says of itself: checksums by the names of its own arrays, and of those among the pages."""
 
     own: dict[str, str]
-    borrowed: dict[str, Borrowed]
+    shared: dict[str, str]
     options: dict[str, Any]  # how the resources were saved
+    history: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,54 +60,48 @@ class Snapshot:
     journal: Journal  # its lines were read from the snapshot, not from a file
     arrays: Mapping[str, "npt.NDArray[Any]"]
     options: Mapping[str, Any]  # how the resources were saved, e.g. what is to be computed again
+    history: bool  # whether it holds the run's past
 
     @property
     def header(self) -> Header:
         return self.journal.header
 
 
-def save(run: "Run[Any]", path: str | os.PathLike[str], *, borrow: bool = True, options: Mapping[str, Any]) -> None:
-    """Write a snapshot of a resting run: to a temporary file, synced, then renamed.
+def save(
+    run: Run[Any],
+    path: str | os.PathLike[str],
+    *,
+    history: bool = True,
+    share: bool = False,
+    options: Mapping[str, Any],
+) -> None:
+    """Write a snapshot of a resting run, see `Run.snapshot`.
 
     Raises
     ------
     SnapshotError
-        When it cannot be written; a file that stood there before still does.
+        When it cannot be written, or could not be read again; a file that stood there before still does.
     """
     import numpy as np
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
     saved = {n: np.ascontiguousarray(array) for n, array in run.resources.save(run.context, **options).items()}
-    lines = np.frombuffer(_record_of(run), np.uint8)
-    own: dict[str, npt.NDArray[Any]] = {RECORD: lines}
-    borrowed: dict[str, Borrowed] = {}
-    checksums = {RECORD: _sha256(lines)}
-    for name, array in saved.items():
-        checksum = _sha256(array)
-        home = run.saved_arrays.get((path.parent.resolve(), name, checksum))
-        if borrow and home and home != path.name and (path.parent / home).exists():
-            borrowed[name] = Borrowed(home, checksum)
-        else:
-            own[name], checksums[name] = array, checksum
-    contents = msgspec.json.encode(Contents(checksums, borrowed, dict(options))).decode()
-    data = to_bytes(own, metadata={"format": FORMAT, "schema": SCHEMA, "contents": contents})
-    temporary = None
+    own: dict[str, npt.NDArray[Any]] = {RECORD: np.frombuffer(_record_of(run, history=history), np.uint8)}
+    shared: dict[str, str] = {}
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        raise SnapshotError(f"the snapshot {path} cannot be written: {error.strerror}") from error
-    folder = path.parent.resolve()
-    for key in [key for key, home in run.saved_arrays.items() if key[0] == folder and home == path.name]:
-        del run.saved_arrays[key]  # the file that held these has just been replaced
-    run.saved_arrays.update({(folder, name, checksums[name]): path.name for name in own if name != RECORD})
+        for name, array in saved.items():
+            if share and array.nbytes >= SHARED:
+                shared[name] = _keep_page(path.parent / PAGES, array)
+            else:
+                own[name] = array
+        checksums = {name: _sha256(array) for name, array in own.items()}
+        contents = msgspec.json.encode(Contents(checksums, shared, dict(options), history)).decode()
+        metadata = {"format": FORMAT, "schema": SCHEMA, "contents": contents}
+        write_whole(path, to_bytes(own, metadata=metadata))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SnapshotError(f"the snapshot {path} cannot be written: {reason}") from error
 
 
 def load(path: str | os.PathLike[str]) -> Snapshot:
@@ -114,70 +110,157 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     Raises
     ------
     SnapshotError
-        When there is none, it is damaged or hostile, a newer version wrote it, or what it borrows is missing.
+        When there is none, it is damaged or hostile, a newer version wrote it, or a page that it shares is missing.
     """
     path = Path(path)
     arrays, contents = _read(path)
     if odd := [name for name in contents.options if not NAME.fullmatch(name) or name in ("self", "context", "arrays")]:
-        raise SnapshotError(f"{path} says that it was saved with {odd!r:.200}, which is no option")
-    for name, borrowed in contents.borrowed.items():
-        if not FILE_NAME.fullmatch(borrowed.file) or borrowed.file in (".", ".."):
-            raise SnapshotError(f"{path} borrows from {borrowed.file!r}, which is no plain file name")
-        home = path.parent / borrowed.file
+        raise SnapshotError(f"{path} says that it was saved with {exact.shown(odd)}, which is no option")
+    for name, checksum in contents.shared.items():
+        if not CHECKSUM.fullmatch(checksum) or name in arrays:
+            raise SnapshotError(f"{path} is damaged: {name!r} is no shared array")
+        page = _page(path.parent / PAGES, checksum)
         try:
-            others, _ = _read(home, only=name)
+            arrays[name] = _read_page(page, checksum)
         except SnapshotError as error:
-            raise SnapshotError(f"{path} borrows {name!r} from {borrowed.file}: {error}") from error
-        if name not in others or _sha256(others[name]) != borrowed.sha256:
-            raise SnapshotError(f"{path} borrows {name!r} from {borrowed.file}, which no longer holds it")
-        arrays[name] = others[name]
+            raise SnapshotError(f"{path} needs {name!r} of its shared pages: {error}") from error
     if RECORD not in arrays or arrays[RECORD].dtype.name != "uint8":
         raise SnapshotError(f"{path} is no whole snapshot: it holds no record")
     try:
-        journal = Journal.of_lines(path, arrays.pop(RECORD).tobytes())
-        for _ in journal.records():
-            pass
+        lines = arrays.pop(RECORD).tobytes()
+        journal = Journal.of_lines(path, lines)
+        last = journal.last()
+        if journal.torn or not isinstance(last, PauseRecord) or b',"c":' not in lines.splitlines()[-1]:
+            raise SnapshotError(f"{path} is no whole snapshot: its record does not end where the run rested")
     except JournalError as error:
         raise SnapshotError(f"the record inside {path} is damaged: {error}") from error
-    return Snapshot(path, journal, arrays, contents.options)
+    return Snapshot(path, journal, arrays, contents.options, contents.history)
 
 
-def restore(snapshot: Snapshot, run: "Run[Any]") -> Divergence | None:
+def restore(snapshot: Snapshot, run: Run[Any]) -> Divergence | None:
     """Bring a ready run to where the snapshot was taken: its record by `apply` alone, its arrays by `Resources.load`.
 
     Returns
     -------
     Divergence or None
-        Where the machine behaves otherwise than the record says.
+        Where the machine behaves, or the context is, otherwise than the record says.
 
     Raises
     ------
     ValueError
         When the arrays do not fit the run's resources.
+    JournalError
+        When the record holds what no version of this machine recorded.
     """
-    if divergence := play(snapshot.journal, run):
+    if divergence := (play(snapshot.journal, run) if snapshot.history else _begin(snapshot.journal, run)):
         return divergence
     run.resources.load(run.context, snapshot.arrays, **snapshot.options)
     return None
 
 
-def _record_of(run: "Run[Any]") -> bytes:
-    """The header, steps and events of the run's present past, as the lines of a journal."""
+def _begin(journal: Journal, run: Run[Any]) -> Divergence | None:
+    """Let a run begin with the state that a snapshot without a past holds."""
+    header, words = journal.header, Translation(journal.header, run.machine)
+    phase = words.phase_at_start
+    if phase not in run.machine.phases:
+        present, causes = ", ".join(run.machine.phases), differences(header, header_of(run))
+        return Divergence(header.first, phase, "phase", phase, f"none of {present}", causes)
+    run.begin_at(header.first, phase, exact.typed_fields(run.context, header.origin or {}))
+    for record in journal.records():
+        if isinstance(record, PauseRecord):
+            for name in record.pending:
+                run.signal(words.signal(name), wait=True)
+    return None
+
+
+def _record_of(run: Run[Any], *, history: bool) -> bytes:
+    """The header, steps and events of the run's present past, and where it rests, as the lines of a journal."""
+    timeline, number = run.timeline, run.step_count
     records: list[Record] = [header_of(run)]
-    done = 0
-    for event in run.events:
-        records += run.step_records(done, event.number)
-        done = event.number
-        kind = {"signal": SignalRecord(n=event.number, name=event.name)}
-        records.append(kind.get(event.kind) or EditRecord(n=event.number, name=event.name, o=event.outcome))
-    steps: list[StepRecord] = run.step_records(done, run.step_count)
-    return msgspec.json.Encoder().encode_lines([*records, *steps])
+    if history:
+        done = timeline.first
+        for event in timeline.events_here:
+            records += step_records(timeline, done, event.number)
+            records.append(event_record(event))
+            done = event.number
+        records += step_records(timeline, done, number)
+        _, outcomes, _ = timeline.columns(timeline.first, number)
+        for place, outcome in enumerate(outcomes):
+            if outcome is not None:
+                _check(outcome, f"step {timeline.first + place}")
+        for event in timeline.events_here:
+            _check(event.outcome, f"edit {event.name!r}")
+    else:
+        held, opaque = exact.fields(run.context, host_state.save(run.context))
+        try:
+            exact.typed_fields(run.context, held)
+        except JournalError as error:
+            raise SnapshotError(f"run {run.id} cannot be saved without its history: {error}") from error
+        if opaque:
+            raise SnapshotError(
+                f"run {run.id} cannot be saved without its history: JSON cannot hold {', '.join(opaque)} of its "
+                f"context; save it with its history, or name in __pinned__ what is a resource rather than state"
+            )
+        here = "" if run.phase is run.machine.start else run.phase.name
+        records = [msgspec.structs.replace(header_of(run), origin=held, opaque=(), first=number, phase=here)]
+    pause = pause_record(run)
+    records.append(pause)
+    return seal(exact.encoder.encode_lines(records), 0)[0]
 
 
-def _read(path: Path, *, only: str | None = None) -> tuple[dict[str, "npt.NDArray[Any]"], Contents]:
-    """The arrays of one file, their checksums verified, and what the file says of itself."""
+def _check(outcome: Any, where: str) -> None:
+    try:
+        exact.check(outcome)
+    except OutcomeError as error:
+        raise SnapshotError(f"the outcome of {where} cannot be saved: {error}") from error
+
+
+def _page(folder: Path, checksum: str) -> Path:
+    return folder / f"{checksum}.safetensors"
+
+
+def _keep_page(folder: Path, array: "npt.NDArray[Any]") -> str:
+    """Put an array among the pages, unless it is there, whole; gives its checksum."""
+    from safetensors.numpy import save as to_bytes
+
+    checksum = _sha256(array)
+    page = _page(folder, checksum)
+    folder.mkdir(exist_ok=True)
+    try:
+        _read_page(page, checksum)
+    except SnapshotError:
+        write_whole(page, to_bytes({"page": array}))
+    return checksum
+
+
+def _read_page(page: Path, checksum: str) -> "npt.NDArray[Any]":
     from safetensors import SafetensorError, safe_open
 
+    _check_regular(page)
+    try:
+        with safe_open(page, framework="numpy") as tensors:
+            array: npt.NDArray[Any] = tensors.get_tensor("page")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"{page} cannot be read: {exact.shown(str(error))}") from error
+    if _sha256(array) != checksum:
+        raise SnapshotError(f"{page} is damaged: its checksum is wrong")
+    return array
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        raise SnapshotError(f"{path} is no snapshot: it is no regular file")
+
+
+def _read(path: Path) -> tuple[dict[str, "npt.NDArray[Any]"], Contents]:
+    """The arrays of a snapshot's file, their checksums verified, and what the file says of itself."""
+    from safetensors import SafetensorError, safe_open
+
+    _check_regular(path)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -186,23 +269,24 @@ def _read(path: Path, *, only: str | None = None) -> tuple[dict[str, "npt.NDArra
             header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
         metadata = header["__metadata__"]
         if metadata["format"] != FORMAT:
-            raise SnapshotError(f"{path} is no snapshot, but {metadata['format']!r}")
+            raise SnapshotError(f"{path} is no snapshot, but {exact.shown(metadata['format'])!r}")
         if metadata["schema"] != SCHEMA:
-            raise SnapshotError(f"{path} has schema {metadata['schema']}, but this version reads schema {SCHEMA}")
+            said = exact.shown(metadata["schema"])
+            raise SnapshotError(f"{path} has schema {said}, but this version reads schema {SCHEMA}")
         contents = msgspec.json.decode(metadata["contents"], type=Contents)
         names = set(header) - {"__metadata__"}
-        if names != set(contents.own) or not all(NAME.fullmatch(name) for name in names | set(contents.borrowed)):
+        if names != set(contents.own) or not all(NAME.fullmatch(name) for name in names | set(contents.shared)):
             raise SnapshotError(f"{path} is damaged: its arrays are not those that it lists")
         arrays = {}
         with safe_open(path, framework="numpy") as tensors:
-            for name in names if only is None else names & {only}:
+            for name in names:
                 arrays[name] = tensors.get_tensor(name)
                 if _sha256(arrays[name]) != contents.own[name]:
                     raise SnapshotError(f"{path} is damaged: the checksum of {name!r} is wrong")
     except OSError as error:
         raise SnapshotError(f"the snapshot {path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SnapshotError(f"{path} is no snapshot, or a damaged one: {error!r}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SnapshotError(f"{path} is no snapshot, or a damaged one: {exact.shown(repr(error))}") from error
     return arrays, contents
 
 

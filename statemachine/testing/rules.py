@@ -27,10 +27,11 @@ from statemachine.execution import host_state
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
 from statemachine.execution.timeline import Step
-from statemachine.record.journal import Journal, JournalWriter
-from statemachine.record.records import plain
+from statemachine.record.exact import plain
+from statemachine.record.journal import Journal
 from statemachine.record.replay import play, verify
 from statemachine.record.snapshot import load, restore
+from statemachine.record.writer import JournalWriter
 from statemachine.testing.coverage import Coverage
 from statemachine.testing.same import differences, same, shown
 from statemachine.testing.watch import Addresses, State, Watch

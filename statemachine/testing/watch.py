@@ -11,7 +11,7 @@ from statemachine.definition.program import Program, Row
 from statemachine.definition.table import Edit
 from statemachine.errors import GuardError, JournalError
 from statemachine.execution import host_state
-from statemachine.record.records import plain, typed
+from statemachine.record.exact import plain, typed
 from statemachine.testing.same import differences, same, shown
 
 Context = TypeVar("Context")
@@ -48,7 +48,13 @@ class Watch(Generic[Context]):
     def machine(self, machine: Machine[Context]) -> Machine[Context]:
         """A machine with the same table and fingerprint, each of whose steps is watched."""
         watched = _WatchedMachine(
-            machine.name, machine.start, machine.transitions, signals=machine.signals, edits=machine.edits
+            machine.name,
+            machine.start,
+            machine.transitions,
+            signals=machine.signals,
+            edits=machine.edits,
+            version=machine.version,
+            migrations=machine.migrations,
         )
         watched.__dict__["watch"] = self
         return watched

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statemachine_recorded import Walk, fresh, machine, record
 
-from statemachine import Journal, JournalError, JournalWriter, PhaseError, Run, Status
+from statemachine import Journal, JournalError, JournalWriter, OutcomeError, Phase, PhaseError, Run, Status, play, verify
 from statemachine.record.records import EndRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
-from statemachine.record.replay import play, verify
 
 
 def lines(path: Path) -> list[dict]:
@@ -39,7 +38,7 @@ def test_a_journal_holds_header_steps_and_end(tmp_path: Path) -> None:
     digests = [step.d for step in steps if step.p == "draw"]
     assert digests[::3] == [[n + 1] for n in range(0, 20, 3)]
     assert not any(digests[1::3] + digests[2::3])
-    assert verify(journal, fresh(tmp_path / "a.jsonl")) is None
+    assert verify(journal, fresh(tmp_path / "a.jsonl")).verified
 
 
 def test_a_step_takes_at_most_100_bytes(tmp_path: Path) -> None:
@@ -97,7 +96,7 @@ def test_signals_edits_errors_and_journeys_stand_where_they_took_effect(tmp_path
     assert kinds.count("end") == 2
     journal = Journal.open(path)
     replayed, played = fresh(path), fresh(path)
-    assert verify(journal, replayed) is None
+    assert verify(journal, replayed).verified
     assert play(journal, played) is None
     assert replayed.context == played.context == run.context
     assert list(played.steps()) == list(run.steps())
@@ -113,11 +112,26 @@ def test_a_failed_run_is_recorded_and_fails_again(tmp_path: Path) -> None:
     assert isinstance(error, ErrorRecord)
     assert (error.n, error.p, error.exception) == (0, "draw", "TypeError")
     assert end == EndRecord(n=0, status="failed")
-    assert verify(Journal.open(path), fresh(path)) is None
-    mended = Run(machine, Walk(limit=3), request={})
-    divergence = verify(Journal.open(path), mended)
-    assert divergence is not None
-    assert (divergence.step, divergence.field, divergence.replayed) == (0, "error", "nothing")
+    assert verify(Journal.open(path), fresh(path)).verified
+
+
+def test_a_failure_that_does_not_come_again_is_a_divergence(tmp_path: Path) -> None:
+    mended = False
+
+    class Moody(Phase[Walk, None]):
+        def run(self, context: Walk) -> None:
+            if not mended:
+                raise OSError("not today")
+
+    moody = machine.insert(Moody(), between=("note", "draw"))
+    with pytest.raises(PhaseError):
+        Run(moody, Walk(), journal=JournalWriter(tmp_path / "a.jsonl")).start()
+    mended = True
+    verdict = verify(Journal.open(tmp_path / "a.jsonl"), Run(moody, Walk()))
+    assert verdict.divergence is not None
+    assert not verdict.verified
+    assert (verdict.divergence.phase, verdict.divergence.field) == ("moody", "error")
+    assert (verdict.divergence.recorded, verdict.divergence.replayed) == ("OSError: not today", "nothing")
 
 
 def test_killed_at_any_moment_it_loses_at_most_the_last_chunk(tmp_path: Path) -> None:
@@ -155,7 +169,9 @@ def test_a_journal_cut_at_any_byte_opens_or_says_it_is_none(tmp_path: Path) -> N
         journal = Journal.open(cut)
         assert journal.torn == length - whole.rfind(b"\n", 0, length) - 1
         assert len(list(journal.records())) == whole[:length].count(b"\n") - 1
-        assert verify(journal, fresh(cut)) is None
+        verdict = verify(journal, fresh(cut))
+        assert verdict.divergence is None
+        assert verdict.verified is (length == len(whole))
 
 
 @given(st.data())
@@ -195,8 +211,8 @@ def test_what_is_no_journal_or_too_new_is_refused(tmp_path: Path) -> None:
             Journal.open(path)
     record(tmp_path / "b.jsonl")
     text = (tmp_path / "b.jsonl").read_text()
-    path.write_text(text.replace('"schema":1', '"schema":2', 1))
-    with pytest.raises(JournalError, match=r"has schema 2, but this version reads schema 1; upgrade phasewalk"):
+    path.write_text(text.replace('"schema":2', '"schema":3', 1))
+    with pytest.raises(JournalError, match=r"has schema 3, but this version reads schema 1 to 2; upgrade phasewalk"):
         Journal.open(path)
 
 
@@ -220,8 +236,9 @@ def test_an_outcome_that_no_journal_can_hold_names_its_phase(tmp_path: Path) -> 
 
     other = machine.insert(Odd("odd_one"), between=("note", "draw"))
     run = Run(other, Walk(), journal=JournalWriter(tmp_path / "a.jsonl"))
-    with pytest.raises(JournalError, match=r"cannot hold the outcome of step \d+ \(odd_one\)"):
+    with pytest.raises(PhaseError, match=r"in phase 'odd_one' at step \d+: OutcomeError: JSON cannot hold") as failure:
         run.start()
+    assert isinstance(failure.value.__cause__, OutcomeError)
     assert run.status is Status.FAILED
 
 

@@ -1,0 +1,28 @@
+"""How records of an earlier version of a machine are to be read: frozen data, and pure functions over outcomes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """From records of `version` to those of the next one.
+
+    Parameters
+    ----------
+    version
+        The version whose records it reads; it makes them records of `version + 1`.
+    phases, guards, signals, edits
+        New names by old ones, for what was renamed.
+    outcomes
+        For phases and edits, by their old name: a pure function from an outcome as it stands in the record (plain JSON
+        values) to one of the next version, plain JSON values too.
+    """
+
+    version: int
+    phases: Mapping[str, str] = field(default_factory=dict)
+    guards: Mapping[str, str] = field(default_factory=dict)
+    signals: Mapping[str, str] = field(default_factory=dict)
+    edits: Mapping[str, str] = field(default_factory=dict)
+    outcomes: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)

@@ -1,0 +1,83 @@
+"""The header of a run's record: the machine in words, the environment, and where the run began."""
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from statemachine.definition.machine import Machine
+from statemachine.definition.table import name_of
+from statemachine.execution import host_state
+from statemachine.execution.recorder import Account
+from statemachine.execution.timeline import Timeline
+from statemachine.record import exact
+from statemachine.record.records import SCHEMA, Header, MachineRecord, StepRecord, TransitionRecord
+
+
+def header_of(run: Account) -> Header:
+    """The header of a run's journal, as it would be written now."""
+    origin = run.timeline.origin
+    fields = origin.fields if origin else host_state.save(run.context)
+    held, opaque = exact.fields(run.context, fields)
+    first = origin.number if origin else 0
+    start = run.timeline.program.phases[origin.at].name if origin else run.phase_name
+    return Header(
+        schema=SCHEMA,
+        run=run.id,
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        machine=machine_record(run.machine),
+        environment=_libraries() | run.resources.environment(),
+        request=run.request,
+        digest_every=run.digest_every,
+        forked_from=run.forked_from,
+        resumed=run.resumed,
+        first=first,
+        phase="" if start == run.machine.start.name else start,
+        origin=held,
+        opaque=opaque,
+    )
+
+
+def machine_record(machine: Machine[Any]) -> MachineRecord:
+    """A machine in words."""
+    program = machine.program()
+    return MachineRecord(
+        name=machine.name,
+        fingerprint=machine.fingerprint,
+        version=machine.version,
+        phases=tuple(machine.phases),
+        ends=tuple(phase.name for phase in program.phases if phase.final),
+        transitions=tuple(
+            TransitionRecord(name_of(way.source), name_of(way.target), way.when.name if way.when else "")
+            for way in machine.transitions
+        ),
+        guards={
+            phase.name: tuple(atom.name for atom in atoms)
+            for phase, atoms in zip(program.phases, program.atoms, strict=True)
+            if atoms
+        },
+        signals={s.name: (name_of(s.to), tuple(map(name_of, s.sources))) for s in machine.signals},
+        edits=tuple(edit.name for edit in machine.edits),
+    )
+
+
+def step_records(timeline: Timeline[Any], first: int, last: int) -> list[StepRecord]:
+    """Steps `first` up to `last` as a journal holds them."""
+    names, digests = [phase.name for phase in timeline.program.phases], timeline.digests
+    columns = zip(range(first, last), *timeline.columns(first, last), strict=True)
+    if not digests:
+        return [StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, t=t) for n, a, o, t in columns]
+    return [
+        StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, d=digests.get(n), t=t)
+        for n, a, o, t in columns
+    ]
+
+
+def _libraries() -> dict[str, Any]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("phasewalk", "transitions"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

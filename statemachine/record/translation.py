@@ -1,0 +1,122 @@
+"""Reads the records of an earlier version of a machine in the words of the present one."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from statemachine.definition.machine import Machine
+from statemachine.definition.migration import Migration
+from statemachine.errors import JournalError
+from statemachine.record.exact import shown
+from statemachine.record.records import (
+    BodyRecord,
+    EditRecord,
+    ErrorRecord,
+    Header,
+    MachineRecord,
+    PauseRecord,
+    SignalRecord,
+    StepRecord,
+    TransitionRecord,
+)
+
+
+class Translation:
+    """What the migrations between a record's version and a machine's come to, one after the other.
+
+    Attributes
+    ----------
+    machine
+        The recorded machine, in the words of the present one.
+
+    Raises
+    ------
+    JournalError
+        When a later version of the machine made the record.
+    """
+
+    def __init__(self, header: Header, machine: Machine[Any]) -> None:
+        recorded = header.machine
+        if recorded.name == machine.name and recorded.version > machine.version:
+            raise JournalError(
+                f"recorded by version {recorded.version} of machine {machine.name!r}, this is version "
+                f"{machine.version}: use a newer one"
+            )
+        self._steps = [step for step in machine.migrations if step.version >= recorded.version]
+        self.machine = recorded if not self._steps else self._translated(recorded)
+        self.phase_at_start = self.phase(header.phase) if header.phase else self.machine.phases[0]
+
+    def phase(self, name: str) -> str:
+        """What a phase is called now."""
+        return _renamed(name, [step.phases for step in self._steps])
+
+    def signal(self, name: str) -> str:
+        """What a signal is called now."""
+        return _renamed(name, [step.signals for step in self._steps])
+
+    def edit(self, name: str) -> str:
+        """What an edit is called now."""
+        return _renamed(name, [step.edits for step in self._steps])
+
+    def record(self, record: BodyRecord) -> BodyRecord:
+        """A record as the present version would have written it; raises JournalError if a migration fails."""
+        if not self._steps:
+            return record
+        if isinstance(record, StepRecord):
+            outcome = self._outcome(record.p, record.o, lambda step: step.phases)
+            return msgspec.structs.replace(record, p=self.phase(record.p), o=outcome)
+        if isinstance(record, EditRecord):
+            outcome = self._outcome(record.name, record.o, lambda step: step.edits)
+            return msgspec.structs.replace(record, name=self.edit(record.name), o=outcome)
+        if isinstance(record, SignalRecord):
+            return msgspec.structs.replace(record, name=self.signal(record.name))
+        if isinstance(record, ErrorRecord):
+            return msgspec.structs.replace(record, p=self.phase(record.p))
+        if isinstance(record, PauseRecord):
+            pending = tuple(self.signal(name) for name in record.pending)
+            return msgspec.structs.replace(record, p=self.phase(record.p), pending=pending)
+        return record
+
+    def _outcome(self, owner: str, outcome: Any, names: Callable[[Migration], Mapping[str, str]]) -> Any:
+        for step in self._steps:
+            if outcome is not None and owner in step.outcomes:
+                try:
+                    outcome = step.outcomes[owner](outcome)
+                except Exception as error:
+                    raise JournalError(
+                        f"the migration of version {step.version} cannot read the outcome {shown(outcome)} of "
+                        f"{owner!r}: {error!r}"
+                    ) from error
+            owner = names(step).get(owner, owner)
+        return outcome
+
+    def _translated(self, machine: MachineRecord) -> MachineRecord:
+        def all_phases(names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(map(self.phase, names))
+
+        guards = [step.guards for step in self._steps]
+        return msgspec.structs.replace(
+            machine,
+            phases=all_phases(machine.phases),
+            ends=all_phases(machine.ends),
+            transitions=tuple(
+                TransitionRecord(self.phase(way.source), self.phase(way.target), way.when)
+                for way in machine.transitions
+            ),
+            guards={
+                self.phase(name): tuple(_renamed(guard, guards) for guard in names)
+                for name, names in machine.guards.items()
+            },
+            signals={
+                self.signal(name): (self.phase(target), all_phases(sources))
+                for name, (target, sources) in machine.signals.items()
+            },
+            edits=tuple(map(self.edit, machine.edits)),
+        )
+
+
+def _renamed(name: str, renames: Sequence[Mapping[str, str]]) -> str:
+    for names in renames:
+        name = names.get(name, name)
+    return name
