@@ -10,7 +10,7 @@ from phases.cli import options
 from phases.cli.screen import check_new, loading_bar
 
 if TYPE_CHECKING:
-    from phases.debugger.session import Session
+    from phases.debugger.generation import GenerationSession
 
 RUNS = 8  # that can stand side by side: forks and snapshots
 SCREEN, PICTURE = "Screen", "Picture"
@@ -69,11 +69,11 @@ def step(
     if journal is not None:
         if prompt is not None or messages is not None or raw:
             raise typer.BadParameter("a journal holds its own prompt: give no other beside it", param_hint="--journal")
-        from phases.debugger.session import Session
+        from phases.debugger.generation import GenerationSession
 
-        _show(Session.recorded(journal), plain, light, screenshot, keys, (columns, lines))
+        _show(GenerationSession.recorded(journal), plain, light, screenshot, keys, (columns, lines))
         return
-    from phases.debugger.session import Session
+    from phases.debugger.generation import GenerationSession
     from phases.generator import Generator
 
     options.check_engine(engine)
@@ -84,12 +84,12 @@ def step(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(model, engine, max_batch=RUNS, capacity=capacity, progress=progress)
     with generator:
-        session = Session.live(generator, generator.start(x, params, keep=True))
+        session = GenerationSession.live(generator, generator.start(x, params, keep=True))
         _show(session, plain, light, screenshot, keys, (columns, lines))
 
 
 def _show(
-    session: "Session", plain: bool, light: bool, screenshot: Path | None, keys: str, size: tuple[int, int]
+    session: "GenerationSession", plain: bool, light: bool, screenshot: Path | None, keys: str, size: tuple[int, int]
 ) -> None:
     try:
         if screenshot is not None:

@@ -8,7 +8,11 @@ from pathlib import Path
 from gpu import CapacityError, LogitsError, NoFreeRows
 from phases.debugger.conditions import NUMBERS, TEXTS
 from phases.debugger.distribution import Candidate, Distribution, NoDistribution
-from phases.debugger.session import DebuggerError, Moment, Session
+from phases.debugger.errors import DebuggerError
+from phases.debugger.generation import GenerationSession
+from phases.debugger.guards import guard_truths
+from phases.debugger.timeline import Moment
+from phases.debugger.view import View
 from statemachine import StateMachineError
 
 Lines = list[str]
@@ -21,7 +25,7 @@ class Quit(Exception):
     """The user has had enough."""
 
 
-def execute(session: Session, line: str) -> Lines:
+def execute(session: GenerationSession, line: str) -> Lines:
     """Do what a line says and give what there is to print.
 
     Raises
@@ -45,7 +49,7 @@ class Command:
     name: str
     usage: str
     help: str
-    act: Callable[[Session, str], Lines]
+    act: Callable[[GenerationSession, str], Lines]
 
 
 def _find(word: str) -> Command:
@@ -91,23 +95,23 @@ def _path(rest: str, usage: str) -> Path:
 # --- moving -------------------------------------------------------------------------------------------------------
 
 
-def _step(session: Session, rest: str) -> Lines:
+def _step(session: GenerationSession, rest: str) -> Lines:
     before = session.run.step_count
     why = session.step(_number(rest, "step [N]", 1))
     return [*(moment_line(m) for m in session.moments(before, session.run.step_count)), *_why(why)]
 
 
-def _next(session: Session, rest: str) -> Lines:
+def _next(session: GenerationSession, rest: str) -> Lines:
     return _moved(session, lambda: session.next_token(_number(rest, "next [N]", 1)))
 
 
-def _run(session: Session, rest: str) -> Lines:
+def _run(session: GenerationSession, rest: str) -> Lines:
     if rest:
         raise DebuggerError(f"expected run alone, not {rest!r} after it")
     return _moved(session, session.run_on)
 
 
-def _moved(session: Session, move: Callable[[], str]) -> Lines:
+def _moved(session: GenerationSession, move: Callable[[], str]) -> Lines:
     """Move, and tell the new tokens of the row that is shown."""
     row = session.branch.row
     before = len(session.run.context.output_ids[row])
@@ -119,7 +123,7 @@ def _moved(session: Session, move: Callable[[], str]) -> Lines:
     return [*tokens, *_why(why), where(session)]
 
 
-def _quoted(session: Session, token: int) -> str:
+def _quoted(session: GenerationSession, token: int) -> str:
     return f" {session.label(token)}" if session.generator else ""
 
 
@@ -127,12 +131,12 @@ def _why(why: str) -> Lines:
     return [f"stopped: {why}"] if why else []
 
 
-def _back(session: Session, rest: str) -> Lines:
+def _back(session: GenerationSession, rest: str) -> Lines:
     session.back(_number(rest, "back [N]", 1))
     return [where(session)]
 
 
-def _goto(session: Session, rest: str) -> Lines:
+def _goto(session: GenerationSession, rest: str) -> Lines:
     session.goto(_number(rest, "goto STEP"))
     return [where(session)]
 
@@ -140,7 +144,7 @@ def _goto(session: Session, rest: str) -> Lines:
 # --- breakpoints --------------------------------------------------------------------------------------------------
 
 
-def _break(session: Session, rest: str) -> Lines:
+def _break(session: GenerationSession, rest: str) -> Lines:
     kind, _, target = rest.partition(" ")
     if not target.strip():
         raise DebuggerError("expected break phase NAME, break guard NAME or break if CONDITION")
@@ -148,34 +152,34 @@ def _break(session: Session, rest: str) -> Lines:
     return [f"breakpoint {made.number}: {made}"]
 
 
-def _breaks(session: Session, rest: str) -> Lines:
+def _breaks(session: GenerationSession, rest: str) -> Lines:
     return [f"breakpoint {found.number}: {found}" for found in session.breakpoints] or ["no breakpoints"]
 
 
-def _delete(session: Session, rest: str) -> Lines:
-    gone = session.delete(_number(rest, "delete N"))
+def _delete(session: GenerationSession, rest: str) -> Lines:
+    gone = session.breakpoints.delete(_number(rest, "delete N"))
     return [f"deleted breakpoint {gone.number}: {gone}"]
 
 
 # --- changing -----------------------------------------------------------------------------------------------------
 
 
-def _force(session: Session, rest: str) -> Lines:
+def _force(session: GenerationSession, rest: str) -> Lines:
     usage = 'force TOKEN or force "TEXT"'
     token: int | str = int(rest) if rest.lstrip("-").isdecimal() else _string(rest, usage)
     return _forced(session, session.force(token))
 
 
-def _append(session: Session, rest: str) -> Lines:
+def _append(session: GenerationSession, rest: str) -> Lines:
     return _forced(session, session.append(_string(rest, 'append "TEXT"')))
 
 
-def _forced(session: Session, tokens: tuple[int, ...]) -> Lines:
+def _forced(session: GenerationSession, tokens: tuple[int, ...]) -> Lines:
     words = " ".join(f"{token}{_quoted(session, token)}" for token in tokens)
     return [f"forced next: {words}"]
 
 
-def _set(session: Session, rest: str) -> Lines:
+def _set(session: GenerationSession, rest: str) -> Lines:
     name, _, value = rest.partition(" ")
     if not value.strip():
         raise DebuggerError("expected set NAME NUMBER, as in set temperature 0.2")
@@ -186,22 +190,22 @@ def _set(session: Session, rest: str) -> Lines:
 # --- several runs -------------------------------------------------------------------------------------------------
 
 
-def _fork(session: Session, rest: str) -> Lines:
+def _fork(session: GenerationSession, rest: str) -> Lines:
     session.fork(_number(rest, "fork [STEP]") if rest else None)
     return [where(session)]
 
 
-def _switch(session: Session, rest: str) -> Lines:
-    session.switch(_number(rest, "switch [N]") if rest else None)
+def _switch(session: GenerationSession, rest: str) -> Lines:
+    session.branches.switch(_number(rest, "switch [N]") if rest else None)
     return [where(session)]
 
 
-def _close(session: Session, rest: str) -> Lines:
-    closed = session.close_branch()
+def _close(session: GenerationSession, rest: str) -> Lines:
+    closed = session.branches.close_shown()
     return [f"closed run {closed.number}", where(session)]
 
 
-def _runs(session: Session, rest: str) -> Lines:
+def _runs(session: GenerationSession, rest: str) -> Lines:
     return [
         f"{'*' if branch is session.branch else ' '} run {branch.number}  {branch.run.status}  "
         f"step {branch.run.step_count} of {branch.run.recorded_steps}{f'  {branch.origin}' if branch.origin else ''}"
@@ -209,18 +213,18 @@ def _runs(session: Session, rest: str) -> Lines:
     ]
 
 
-def _save(session: Session, rest: str) -> Lines:
+def _save(session: GenerationSession, rest: str) -> Lines:
     path = _path(rest, "save FILE")
     session.save(path)
     return [f"saved to {path}"]
 
 
-def _load(session: Session, rest: str) -> Lines:
+def _load(session: GenerationSession, rest: str) -> Lines:
     session.load(_path(rest, "load FILE"))
     return [where(session)]
 
 
-def _row(session: Session, rest: str) -> Lines:
+def _row(session: GenerationSession, rest: str) -> Lines:
     session.show_row(_number(rest, "row N"))
     return [where(session)]
 
@@ -228,7 +232,7 @@ def _row(session: Session, rest: str) -> Lines:
 # --- seeing -------------------------------------------------------------------------------------------------------
 
 
-def where(session: Session) -> str:
+def where(session: GenerationSession) -> str:
     """One line that says where the run rests."""
     run, branch = session.run, session.branch
     row = f"  row {branch.row}" if len(run.context.slots) > 1 else ""
@@ -238,17 +242,16 @@ def where(session: Session) -> str:
     )
 
 
-def _where(session: Session, rest: str) -> Lines:
-    notice = session.view().notice
-    return [where(session), *([notice] if notice else [])]
+def _where(session: GenerationSession, rest: str) -> Lines:
+    return [where(session), *([session.notice] if session.notice else [])]
 
 
-def _machine(session: Session, rest: str) -> Lines:
-    lines = ["".join(text for text, _ in spans).rstrip() for spans in session.view().drawing]
+def _machine(session: GenerationSession, rest: str) -> Lines:
+    lines = ["".join(text for text, _ in spans).rstrip() for spans in View.of(session).drawing]
     return [*lines, f"at {session.run.phase.name}"]
 
 
-def _text(session: Session, rest: str) -> Lines:
+def _text(session: GenerationSession, rest: str) -> Lines:
     text = session.text()
     lines = [f"prompt: {text.prompt!r}" if session.generator else f"prompt ids: {text.prompt}"]
     if session.generator:
@@ -263,7 +266,7 @@ def _text(session: Session, rest: str) -> Lines:
     return lines
 
 
-def _candidates(session: Session, rest: str) -> Lines:
+def _candidates(session: GenerationSession, rest: str) -> Lines:
     count = _number(rest, "candidates [N]", 10)
     shown = session.distribution()
     lines = [title(session, shown)]
@@ -279,7 +282,7 @@ def _candidates(session: Session, rest: str) -> Lines:
     return lines
 
 
-def title(session: Session, shown: Distribution) -> str:
+def title(session: GenerationSession, shown: Distribution) -> str:
     """Which token the candidates are for."""
     if shown.drawn is not None:
         return f"token {shown.place + 1}, drawn: {shown.drawn}{_quoted(session, shown.drawn)}"
@@ -288,7 +291,7 @@ def title(session: Session, shown: Distribution) -> str:
     return f"token {shown.place + 1}, to be drawn"
 
 
-def candidate_line(session: Session, shown: Distribution, candidate: Candidate) -> str:
+def candidate_line(session: GenerationSession, shown: Distribution, candidate: Candidate) -> str:
     mark = "*" if candidate.token_id in (shown.drawn, shown.forced) else " "
     name = f"{candidate.token_id:>7}{_quoted(session, candidate.token_id):<20}"
     if candidate.probability is None:
@@ -298,16 +301,17 @@ def candidate_line(session: Session, shown: Distribution, candidate: Candidate) 
     return f"{mark}{name}  {candidate.probability:.4f}  {bar:<{BAR}}  {fate}"
 
 
-def _guards(session: Session, rest: str) -> Lines:
+def _guards(session: GenerationSession, rest: str) -> Lines:
     lines = [
-        f"{guard.name}: {'not defined here' if guard.truth is None else guard.truth}" for guard in session.guards()
+        f"{guard.name}: {'not defined here' if guard.truth is None else guard.truth}"
+        for guard in guard_truths(session.run)
     ]
-    last = session.view().last
+    last = View.of(session).last
     decided = [f"last step: {last.phase} -> {last.target}  {last.guards}"] if last and last.guards else []
     return [*(lines or [f"{session.run.phase.name} has no guards"]), *decided]
 
 
-def _buffers(session: Session, rest: str) -> Lines:
+def _buffers(session: GenerationSession, rest: str) -> Lines:
     lines = [
         f"{buffer.name:<13}  {'x'.join(map(str, buffer.shape)):<14}  {buffer.dtype:<7}  {buffer.address:#x}"
         + (f"  {buffer.value}" if buffer.value else "")
@@ -329,7 +333,7 @@ def moment_line(moment: Moment, *, time: bool = False) -> str:
     return "  ".join(word for word in words if word)
 
 
-def _timeline(session: Session, rest: str) -> Lines:
+def _timeline(session: GenerationSession, rest: str) -> Lines:
     count, here = _number(rest, "timeline [N]", RECENT), session.run.step_count
     first = max(0, here - count)
     lines = []
@@ -344,7 +348,7 @@ def _timeline(session: Session, rest: str) -> Lines:
     return lines
 
 
-def _help(session: Session, rest: str) -> Lines:
+def _help(session: GenerationSession, rest: str) -> Lines:
     width = max(len(command.usage) for command in COMMANDS)
     return [
         *(f"{command.usage:<{width}}  {command.help}" for command in COMMANDS),
@@ -354,7 +358,7 @@ def _help(session: Session, rest: str) -> Lines:
     ]
 
 
-def _quit(session: Session, rest: str) -> Lines:
+def _quit(session: GenerationSession, rest: str) -> Lines:
     raise Quit
 
 

@@ -9,7 +9,8 @@ from textual.widget import Widget
 
 from phases.debugger.distribution import Candidate, Distribution
 from phases.debugger.drawing import around
-from phases.debugger.session import Buffer, CacheRow, View
+from phases.debugger.memory import Buffer, CacheRow
+from phases.debugger.view import View
 
 Part = tuple[str, str]  # text and its style
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from phases.debugger.commands import Quit, execute, where
-from phases.debugger.session import Session
+from phases.debugger.generation import GenerationSession
 
 PROMPT = "(phasewalk) "
 
 
-def converse(session: Session, source: TextIO, answer: TextIO) -> None:
+def converse(session: GenerationSession, source: TextIO, answer: TextIO) -> None:
     """Read commands until the end of input or quit; Ctrl-C pauses what is running."""
     talking = source.isatty()
     print(where(session), file=answer, flush=True)
@@ -45,7 +45,7 @@ def _lines(source: TextIO, prompts: TextIO | None) -> Iterator[str]:
 
 
 @contextmanager
-def _interrupt_pauses(session: Session) -> Iterator[None]:
+def _interrupt_pauses(session: GenerationSession) -> Iterator[None]:
     """While it lasts, Ctrl-C rests the run at the next boundary; a second one ends the program as usual."""
 
     def heed(number: int, frame: object) -> None:

@@ -1,10 +1,11 @@
 """A recorded run in the debugger: played to its end once, then walked back and forth without a model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from phases.context import Generation
+from phases.debugger.errors import DebuggerError
 from phases.replay import played_run
 from statemachine import Journal, Run
 from statemachine.record.records import ErrorRecord, StepRecord
@@ -67,7 +68,35 @@ class Recording:
                 return self._digests.get(step.number)
         return None
 
-    def walk(self) -> Iterator[Run[Generation]]:
+    def output_text(self, row: int) -> str:
+        """A row's whole output text, where the record tells it."""
+        texts = self.run.context.output_texts
+        for step in self.run.steps(max(0, self.run.recorded_steps - 3), future=True):
+            if step.phase == "detokenize" and step.outcome:
+                texts = step.outcome
+        return texts[row] if texts else ""
+
+    @property
+    def at_end(self) -> bool:
+        return self.run.step_count == self.run.recorded_steps
+
+    @property
+    def end(self) -> str:
+        """How the record ends, in words."""
+        status = f" ({self.run.status})" if self.run.status.ended else ""
+        return f"the end of the record{status}"
+
+    def advance(self, stop: Callable[[Run[Generation]], bool]) -> None:
+        """Walk on to the first place where `stop` says so, or to the end of the record."""
+        if self.at_end:
+            raise DebuggerError(f"{self.end}: go back to see it again")
+        for walked in self._walk():
+            if walked.step_count > self.run.step_count and stop(walked):
+                self.run.goto(walked.step_count)
+                return
+        self.run.goto(self.run.recorded_steps)
+
+    def _walk(self) -> Iterator[Run[Generation]]:
         """A run of its own that goes through the record from its start, resting after each step."""
         run, events = self._ready(), list(self._events)
         for step in self.run.steps(future=True):

@@ -15,6 +15,8 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Label, Static
 
 from phases.debugger.commands import Lines, Quit, execute
+from phases.debugger.generation import GenerationSession
+from phases.debugger.guards import guards_of
 from phases.debugger.panels import (
     BreakpointsPanel,
     BuffersPanel,
@@ -28,7 +30,7 @@ from phases.debugger.panels import (
     TimelinePanel,
     visible,
 )
-from phases.debugger.session import Session, View, glance
+from phases.debugger.view import View, glance
 
 KEYS = (
     ("s", "step"), ("n", "next"), ("r", "run"), ("p", "pause"), ("b", "back"), ("←→", "scrub"), ("k", "break"),
@@ -180,7 +182,7 @@ class DebuggerScreen(Screen[None]):
     KeysLine { height: auto; }
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: GenerationSession) -> None:
         super().__init__()
         self.session = session
         self.view: View | None = None
@@ -242,7 +244,7 @@ class DebuggerScreen(Screen[None]):
 
         def move() -> None:
             said = work()
-            self.post_message(Moved(self.session.view(), said))
+            self.post_message(Moved(View.of(self.session), said))
 
         self.run_worker(move, thread=True, exit_on_error=True)
 
@@ -307,7 +309,7 @@ class DebuggerScreen(Screen[None]):
 
     def action_breakpoint(self) -> None:
         machine = self.session.run.machine
-        guards = sorted({atom.name for way in machine.transitions if way.when for atom in way.when.atoms})
+        guards = sorted(guards_of(machine))
         self.action_ask(
             f"phase NAME ({', '.join(machine.phases)})\nguard NAME ({', '.join(guards)})\n"
             f'if CONDITION (top1 < 0.3, token == "\\n", length == 40)',
@@ -352,7 +354,7 @@ class DebuggerApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     TITLE = "phasewalk step"
 
-    def __init__(self, session: Session, *, light: bool = False) -> None:
+    def __init__(self, session: GenerationSession, *, light: bool = False) -> None:
         super().__init__()
         self.debugger = DebuggerScreen(session)
         self._light = light
@@ -367,7 +369,9 @@ class DebuggerApp(App[None]):
             await asyncio.sleep(0.01)
 
 
-def picture(session: Session, path: Path, keys: Sequence[str], size: tuple[int, int], *, light: bool = False) -> None:
+def picture(
+    session: GenerationSession, path: Path, keys: Sequence[str], size: tuple[int, int], *, light: bool = False
+) -> None:
     """Press keys on a screen that nobody sees, and write what it shows then as SVG."""
 
     async def press() -> str:

@@ -12,8 +12,8 @@ import msgspec
 
 from phases.views.recorded_rows import RecordedRows, Token
 from statemachine import Divergence, GraphvizMissing, Journal, JournalError, to_mermaid, to_svg
-from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 from statemachine.record.divergence import plain_text
+from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 from statemachine.views.chart import Chart
 from statemachine.views.tally import Tally, duration
 from statemachine.views.trace import came_back

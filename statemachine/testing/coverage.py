@@ -9,6 +9,7 @@ from statemachine.definition.check import atoms_of, rows_of
 from statemachine.definition.machine import Machine
 from statemachine.definition.table import name_of
 from statemachine.execution.run import Run
+from statemachine.record.header import step_records
 from statemachine.record.journal import Journal
 from statemachine.record.records import BodyRecord, EditRecord, SignalRecord, StepRecord
 
@@ -98,7 +99,7 @@ def coverage(records: Journal | Run[Any] | Iterable[Journal | Run[Any]], machine
 
 
 def _records_of(run: Run[Any]) -> Iterable[BodyRecord]:
-    yield from run.step_records(0, run.recorded_steps)
+    yield from step_records(run.timeline, run.timeline.first, run.recorded_steps)
     for event in run.events:
         kind = {"signal": SignalRecord(n=event.number, name=event.name)}
         yield kind.get(event.kind) or EditRecord(n=event.number, name=event.name)

@@ -22,10 +22,11 @@ from phases.debugger.commands import execute
 from phases.debugger.conditions import Condition, ConditionError
 from phases.debugger.distribution import Distribution, NoDistribution
 from phases.debugger.drawing import draw
+from phases.debugger.generation import GenerationSession
 from phases.debugger.panels import bar_of, fitted, percent
 from phases.debugger.plain import converse
 from phases.debugger.screen import Asked, DebuggerApp, Pages, picture
-from phases.debugger.session import Session
+from phases.debugger.view import View
 from statemachine import Phase, PhaseError
 
 JOURNALS = Path(__file__).parents[1] / "journals"
@@ -34,13 +35,13 @@ PROMPT = "the quick fox"
 
 
 @pytest.fixture
-def session(generator: Generator) -> Iterator[Session]:
-    made = Session.live(generator, generator.start(PROMPT, PARAMS, keep=True))
+def session(generator: Generator) -> Iterator[GenerationSession]:
+    made = GenerationSession.live(generator, generator.start(PROMPT, PARAMS, keep=True))
     yield made
     made.close()
 
 
-def said(session: Session, *lines: str) -> list[str]:
+def said(session: GenerationSession, *lines: str) -> list[str]:
     """What the line mode answers to these lines, without its greeting."""
     answer = io.StringIO()
     converse(session, io.StringIO("".join(f"{line}\n" for line in lines)), answer)
@@ -111,7 +112,7 @@ def test_any_text_is_a_condition_or_a_clear_error(text: str) -> None:
 # --- moves ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_transcript(session: Session) -> None:
+def test_a_transcript(session: GenerationSession) -> None:
     answer = said(session, "step 3", "where", "next", "back 2", "goto 0", "run", "step", "back", "where")
     assert answer[0].startswith("    0 tokenize -> prefill")
     assert answer[2].startswith("    2 sample -> decode  ~nothing_left  token ")
@@ -145,7 +146,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("line", "message"), MISTAKES)
-def test_a_mistake_is_one_line_and_changes_nothing(session: Session, line: str, message: str) -> None:
+def test_a_mistake_is_one_line_and_changes_nothing(session: GenerationSession, line: str, message: str) -> None:
     answer = said(session, line, "where")
     assert len(answer) == 2
     assert answer[0].startswith("error: ")
@@ -153,7 +154,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(session: Session, line: str, 
     assert answer[1] == "run 1  ready  at tokenize  step 0 of 0  tokens 0"
 
 
-def test_breakpoints_stop_where_they_should(session: Session) -> None:
+def test_breakpoints_stop_where_they_should(session: GenerationSession) -> None:
     answer = said(session, "break phase decode", "run", "run", "delete 1", "break guard all_finished", "run", "breaks")
     assert answer[0] == "breakpoint 1: phase decode"
     assert answer[1:3] == [
@@ -165,7 +166,7 @@ def test_breakpoints_stop_where_they_should(session: Session) -> None:
     assert answer[-1] == "breakpoint 2: guard all_finished"
 
 
-def test_a_condition_is_looked_at_once_a_token(session: Session) -> None:
+def test_a_condition_is_looked_at_once_a_token(session: GenerationSession) -> None:
     said(session, "break if length == 3", "run")
     assert (session.run.phase.name, session.run.step_count) == ("sample", 11)
     assert said(session, "run")[-2] == "stopped: done"
@@ -173,7 +174,9 @@ def test_a_condition_is_looked_at_once_a_token(session: Session) -> None:
     assert (session.run.phase.name, len(session.run.context.output_ids[0])) == ("check_stop", 2)
 
 
-def test_conditions_on_probabilities_and_text_hold_where_they_say(session: Session, generator: Generator) -> None:
+def test_conditions_on_probabilities_and_text_hold_where_they_say(
+    session: GenerationSession, generator: Generator
+) -> None:
     tokens, sure = [], []
     while not session.run.status.ended:
         session.next_token()
@@ -194,7 +197,7 @@ def test_conditions_on_probabilities_and_text_hold_where_they_say(session: Sessi
     assert session.run.context.output_ids[0] == tokens[: tokens.index(tokens[4]) + 1]
 
 
-def test_step_and_next_stop_at_breakpoints(session: Session) -> None:
+def test_step_and_next_stop_at_breakpoints(session: GenerationSession) -> None:
     session.break_at("phase", "decode")
     assert session.step(10) == "breakpoint 1 (phase decode)"
     assert session.run.step_count == 3
@@ -204,7 +207,7 @@ def test_step_and_next_stop_at_breakpoints(session: Session) -> None:
 
 def test_pause_from_another_thread(generator: Generator) -> None:
     params = SamplingParams(temperature=1, seed=1, max_new_tokens=100, stop_token_ids=())
-    session = Session.live(generator, generator.start("x", params, keep=True))
+    session = GenerationSession.live(generator, generator.start("x", params, keep=True))
     reasons: list[str] = []
     session.step(5)
     driver = threading.Thread(target=lambda: reasons.append(session.run_on()))
@@ -218,7 +221,7 @@ def test_pause_from_another_thread(generator: Generator) -> None:
     session.close()
 
 
-def test_what_is_shown_is_what_is_drawn_from(session: Session) -> None:
+def test_what_is_shown_is_what_is_drawn_from(session: GenerationSession) -> None:
     drawn_from: dict[int, list[tuple[int, float]]] = {}
     seen = set()
     with pytest.raises(NoDistribution, match="Prefill makes the first"):
@@ -244,7 +247,7 @@ def test_what_is_shown_is_what_is_drawn_from(session: Session) -> None:
     assert seen == {("sample", True), ("decode", False), ("check_stop", True), ("check_stop", False)}
 
 
-def test_each_cut_is_named(session: Session) -> None:
+def test_each_cut_is_named(session: GenerationSession) -> None:
     session.step(2)
     context = session.run.context
     logits = context.bound_engine.buffers.logits[context.slots[0]]
@@ -277,14 +280,14 @@ MOVES = st.sampled_from(
 @settings(max_examples=40, deadline=None)
 def test_looking_and_walking_change_no_token(generator: Generator, lines: list[str]) -> None:
     expected = generator.generate(PROMPT, PARAMS).output_ids[0]
-    session = Session.live(generator, generator.start(PROMPT, PARAMS, keep=True))
+    session = GenerationSession.live(generator, generator.start(PROMPT, PARAMS, keep=True))
     try:
         for line in lines:
             execute(session, line)
-            session.view()
+            View.of(session)
         session.breakpoints.clear()
         for branch in session.branches:
-            session.switch(branch.number)
+            session.branches.switch(branch.number)
             if not session.run.status.ended:
                 session.run_on()
             assert session.run.context.output_ids[0] == expected
@@ -293,7 +296,7 @@ def test_looking_and_walking_change_no_token(generator: Generator, lines: list[s
     assert generator.engine.kv_cache.free == 4
 
 
-def test_force_append_and_settings(session: Session, generator: Generator) -> None:
+def test_force_append_and_settings(session: GenerationSession, generator: Generator) -> None:
     ids = generator.tokenizer.encode_continuation(" lazy dog")
     answer = said(
         session, "next 2", 'force " lazy dog"', "candidates 1", f"next {len(ids)}", "append the", "set top-k 1"
@@ -307,7 +310,7 @@ def test_force_append_and_settings(session: Session, generator: Generator) -> No
     assert said(session, "force 7", "run")[0].startswith("forced next: 7")
 
 
-def test_forks_have_futures_of_their_own(session: Session) -> None:
+def test_forks_have_futures_of_their_own(session: GenerationSession) -> None:
     answer = said(
         session, "next 3", "fork 5", "force 30", "next", "runs", "switch 1", "text", "switch", "close", "runs"
     )
@@ -320,7 +323,7 @@ def test_forks_have_futures_of_their_own(session: Session) -> None:
     assert said(session, "fork", "fork", "fork", "fork")[-1].startswith("error: 1 rows were asked for, 0 of 4 are free")
 
 
-def test_save_and_load(session: Session, tmp_path: Path) -> None:
+def test_save_and_load(session: GenerationSession, tmp_path: Path) -> None:
     path = tmp_path / "a run.snap"
     answer = said(session, "next 3", f'save "{path}"', f"save {path}", "run", "text", f"load {path}", "run", "text")
     assert f"saved to {path}" in answer
@@ -335,7 +338,9 @@ def test_save_and_load(session: Session, tmp_path: Path) -> None:
     assert said(session, "run", "save x")[-1] == "error: the run has ended (done): go back a step to save it"
 
 
-def test_a_failed_phase_is_shown_and_one_can_go_back(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_phase_is_shown_and_one_can_go_back(
+    session: GenerationSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session.step(3)
     engine = session.run.context.bound_engine
     monkeypatch.setattr(engine, "decode", lambda rows: 1 / 0)
@@ -357,7 +362,7 @@ class Loud(Phase[Generation, None]):
 def test_a_machine_with_an_inserted_phase(generator: Generator) -> None:
     longer = machine.insert(Loud(), between=("decode", "check_stop"))
     other = Generator(generator.engine, generator.tokenizer, machine=longer, folder=generator.folder)
-    session = Session.live(other, other.start(PROMPT, PARAMS, keep=True))
+    session = GenerationSession.live(other, other.start(PROMPT, PARAMS, keep=True))
     answer = said(session, "break phase loud", "run", "machine", "delete 1", "run")
     drawing = answer[2:]
     assert any(line.startswith("▶ loud") for line in drawing)
@@ -377,7 +382,7 @@ def test_the_machine_is_drawn_with_its_counts() -> None:
 
 
 def test_batches_show_one_row_at_a_time(generator: Generator) -> None:
-    session = Session.live(generator, generator.start([PROMPT, "x"], PARAMS, keep=True))
+    session = GenerationSession.live(generator, generator.start([PROMPT, "x"], PARAMS, keep=True))
     answer = said(session, "next 2", "text", "row 1", "text", "candidates 2")
     assert "run 1  paused  at sample  step 8 of 8  tokens 2  row 1" in answer
     assert [line for line in answer if line.startswith("prompt")] != []
@@ -399,10 +404,10 @@ def journal(generator: Generator, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_record_walks_like_the_run_it_was(session: Session, generator: Generator, journal: Path) -> None:
+def test_a_record_walks_like_the_run_it_was(session: GenerationSession, generator: Generator, journal: Path) -> None:
     session.step(2)
     session.force(30)
-    record = Session.recorded(journal)
+    record = GenerationSession.recorded(journal)
     assert said(record, "step 2") == said(session, "goto 0", "step 2")[1:]
     session.force(30)
     for line in ("next 2", "break if length == 4", "run", "delete 1", "break phase decode", "run", "delete 2"):
@@ -418,7 +423,7 @@ def test_a_record_walks_like_the_run_it_was(session: Session, generator: Generat
 
 
 def test_a_record_shows_what_digests_hold(journal: Path) -> None:
-    record = Session.recorded(journal)
+    record = GenerationSession.recorded(journal)
     shown = said(record, "goto 5", "candidates")
     assert shown[1] == "token 2, to be drawn"
     assert len(shown) == 6
@@ -427,15 +432,15 @@ def test_a_record_shows_what_digests_hold(journal: Path) -> None:
     assert any(line.startswith("kv 0") for line in said(record, "buffers"))
     for line in ("force 3", "append x", "set temperature 0", "fork", "save x", "load x"):
         assert said(record, line)[0].startswith("error: a record has no model, so one cannot ")
-    assert said(Session.recorded(next(iter(sorted(JOURNALS.glob("*.jsonl"))))), "next", "candidates")[-1]
+    assert said(GenerationSession.recorded(next(iter(sorted(JOURNALS.glob("*.jsonl"))))), "next", "candidates")[-1]
 
 
 @pytest.mark.parametrize("path", sorted(JOURNALS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_every_record_of_the_corpus_can_be_walked(path: Path) -> None:
-    record = Session.recorded(path)
+    record = GenerationSession.recorded(path)
     record.run_on()
     end = record.run.context.output_ids
-    assert record.view().notice == ""
+    assert View.of(record).notice == ""
     for _ in range(4):
         record.back()
     while record.run.step_count < record.run.recorded_steps:
@@ -452,13 +457,13 @@ def test_a_record_of_a_failure_and_a_torn_one_say_so(
     monkeypatch.setattr(generator.engine, "prefill", lambda rows: 1 / 0)
     with pytest.raises(PhaseError):
         run.resume()
-    record = Session.recorded(path)
+    record = GenerationSession.recorded(path)
     assert "the recorded run failed in prefill: ZeroDivisionError" in said(record, "run", "where")[-1]
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(journal.read_bytes()[:-90])
-    record = Session.recorded(torn)
+    record = GenerationSession.recorded(torn)
     record.run_on()
-    assert "was never finished" in record.view().notice
+    assert "was never finished" in View.of(record).notice
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
@@ -524,7 +529,9 @@ Pilot = Callable[..., Awaitable[None]]
 
 
 def on_screen(
-    session: Session, script: Callable[[DebuggerApp, Pilot], Awaitable[None]], size: tuple[int, int] = (120, 40)
+    session: GenerationSession,
+    script: Callable[[DebuggerApp, Pilot], Awaitable[None]],
+    size: tuple[int, int] = (120, 40),
 ) -> None:
     """Run a script of key presses on the application."""
 
@@ -559,7 +566,7 @@ def typed(text: str) -> list[str]:
     return [names.get(character, character) for character in text]
 
 
-def test_keys_move_the_run(session: Session) -> None:
+def test_keys_move_the_run(session: GenerationSession) -> None:
     async def script(app: DebuggerApp, press: Pilot) -> None:
         run = session.run
         await press("s")
@@ -584,7 +591,7 @@ def test_keys_move_the_run(session: Session) -> None:
     on_screen(session, script)
 
 
-def test_keys_that_come_fast_are_not_lost(session: Session) -> None:
+def test_keys_that_come_fast_are_not_lost(session: GenerationSession) -> None:
     async def play() -> None:
         app = DebuggerApp(session)
         async with app.run_test() as pilot:
@@ -596,7 +603,7 @@ def test_keys_that_come_fast_are_not_lost(session: Session) -> None:
     asyncio.run(play())
 
 
-def test_the_screen_shows_the_place(session: Session) -> None:
+def test_the_screen_shows_the_place(session: GenerationSession) -> None:
     async def script(app: DebuggerApp, press: Pilot) -> None:
         assert "no logits yet" in seen(app)
         await press("n", "s")
@@ -608,7 +615,7 @@ def test_the_screen_shows_the_place(session: Session) -> None:
             assert f"{buffer.address:#x}" in text
         assert "because ~nothing_left" in text
         assert "T P S D C S D" in text
-        view = session.view()
+        view = View.of(session)
         assert isinstance(view.distribution, Distribution)
         assert view.text.last in text
         await press("s", "s")
@@ -619,7 +626,7 @@ def test_the_screen_shows_the_place(session: Session) -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (100, 30)])
-def test_small_screens_show_one_panel_at_a_time(session: Session, size: tuple[int, int]) -> None:
+def test_small_screens_show_one_panel_at_a_time(session: GenerationSession, size: tuple[int, int]) -> None:
     async def script(app: DebuggerApp, press: Pilot) -> None:
         await press("n")
         assert "entropy" in seen(app)
@@ -638,7 +645,7 @@ def test_small_screens_show_one_panel_at_a_time(session: Session, size: tuple[in
     on_screen(session, script, size)
 
 
-def test_prompts_set_breakpoints_and_change_the_run(session: Session) -> None:
+def test_prompts_set_breakpoints_and_change_the_run(session: GenerationSession) -> None:
     async def script(app: DebuggerApp, press: Pilot) -> None:
         await press("k", *typed("phase decode"), "enter")
         assert [str(found) for found in session.breakpoints] == ["phase decode"]
@@ -672,7 +679,7 @@ def test_prompts_set_breakpoints_and_change_the_run(session: Session) -> None:
     on_screen(session, script)
 
 
-def test_save_and_load_by_keys(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_and_load_by_keys(session: GenerationSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     async def script(app: DebuggerApp, press: Pilot) -> None:
@@ -688,7 +695,7 @@ def test_save_and_load_by_keys(session: Session, tmp_path: Path, monkeypatch: py
 def test_running_does_not_block_and_p_pauses(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine waits at each decode until the screen has been looked at, so that the run is surely under way."""
     params = SamplingParams(temperature=1, seed=1, max_new_tokens=60, stop_token_ids=())
-    session = Session.live(generator, generator.start("x", params, keep=True))
+    session = GenerationSession.live(generator, generator.start("x", params, keep=True))
     decode, may_go, waiting = generator.engine.decode, threading.Semaphore(0), threading.Event()
 
     def slow(rows: object) -> None:
@@ -724,7 +731,7 @@ def test_running_does_not_block_and_p_pauses(generator: Generator, monkeypatch: 
 
 def test_quitting_while_it_runs(generator: Generator) -> None:
     params = SamplingParams(temperature=1, seed=1, max_new_tokens=100, stop_token_ids=())
-    session = Session.live(generator, generator.start("x", params, keep=True))
+    session = GenerationSession.live(generator, generator.start("x", params, keep=True))
 
     async def play() -> None:
         app = DebuggerApp(session)
@@ -736,7 +743,7 @@ def test_quitting_while_it_runs(generator: Generator) -> None:
     assert generator.engine.kv_cache.free == 4
 
 
-def test_a_failure_is_shown(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_shown(session: GenerationSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session.run.context.bound_engine, "decode", lambda rows: 1 / 0)
 
     async def script(app: DebuggerApp, press: Pilot) -> None:
@@ -759,10 +766,10 @@ def test_a_record_on_screen(journal: Path) -> None:
         await press("end", "f")
         assert "error: a record has no model" in seen(app)
 
-    on_screen(Session.recorded(journal), script)
+    on_screen(GenerationSession.recorded(journal), script)
 
 
-def test_a_picture(session: Session, tmp_path: Path) -> None:
+def test_a_picture(session: GenerationSession, tmp_path: Path) -> None:
     path = tmp_path / "a.svg"
     picture(session, path, ["n", "n", "s"], (100, 30))
     ET.parse(path)
@@ -771,7 +778,7 @@ def test_a_picture(session: Session, tmp_path: Path) -> None:
 
 def test_text_of_the_model_cannot_reach_the_terminal_as_control_codes(generator: Generator) -> None:
     prompt = "a\x1b[31m\x07\tb\u202ec\r\x9b"
-    session = Session.live(generator, generator.start(RowRequest(prompt=prompt, raw=True), PARAMS, keep=True))
+    session = GenerationSession.live(generator, generator.start(RowRequest(prompt=prompt, raw=True), PARAMS, keep=True))
     session.append("\x1b]0;title\x07")
 
     async def script(app: DebuggerApp, press: Pilot) -> None:

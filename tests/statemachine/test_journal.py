@@ -14,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statemachine_recorded import Walk, fresh, machine, record
 
-from statemachine import Journal, JournalError, JournalWriter, OutcomeError, Phase, PhaseError, Run, Status, play, verify
+from statemachine import (
+    Journal,
+    JournalError,
+    JournalWriter,
+    OutcomeError,
+    Phase,
+    PhaseError,
+    Run,
+    Status,
+    play,
+    verify,
+)
 from statemachine.record.records import EndRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 
 

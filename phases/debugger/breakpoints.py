@@ -1,0 +1,85 @@
+"""Places to stop at, and whether the step just taken led to one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phases.debugger.conditions import Condition
+from phases.debugger.errors import DebuggerError
+from phases.debugger.guards import guards_of
+from statemachine import Machine, Run
+
+Judge = Callable[[Condition], bool]  # whether a condition holds where a run rests
+
+
+@dataclass(frozen=True, slots=True)
+class Breakpoint:
+    """A place to stop at: before a phase, after a guard held, or once a condition holds."""
+
+    number: int
+    kind: Literal["phase", "guard", "if"]
+    target: str  # the phase, the guard (~ before it: when it does not hold), or the condition as it was written
+    condition: Condition | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.target}"
+
+    def hit(self, run: Run[Any], holds: Judge) -> bool:
+        """Whether the step just taken led to it."""
+        if self.kind == "phase":
+            return run.phase.name == self.target
+        if self.kind == "guard":
+            last = next(run.steps(run.step_count - 1))
+            name, wanted = self.target.removeprefix("~"), not self.target.startswith("~")
+            return last.guards.get(name) is wanted
+        assert self.condition is not None
+        return holds(self.condition)
+
+
+class Breakpoints:
+    """The breakpoints that are set, in the order in which they were."""
+
+    def __init__(self) -> None:
+        self._set: list[Breakpoint] = []
+        self._made = 0
+
+    def __iter__(self) -> Iterator[Breakpoint]:
+        return iter(self._set)
+
+    def add(self, machine: Machine[Any], kind: str, target: str) -> Breakpoint:
+        """Set one: kind "phase", "guard" or "if"; raises DebuggerError or ConditionError."""
+        number = self._made + 1
+        match kind:
+            case "phase":
+                if target not in machine.phases:
+                    raise DebuggerError(f"expected a phase, not {target!r}; phases: {', '.join(machine.phases)}")
+                made = Breakpoint(number, "phase", target)
+            case "guard":
+                guards = guards_of(machine)
+                if target.removeprefix("~") not in guards:
+                    raise DebuggerError(f"expected a guard, not {target!r}; guards: {', '.join(sorted(guards))}")
+                made = Breakpoint(number, "guard", target)
+            case "if":
+                condition = Condition.parse(target)
+                made = Breakpoint(number, "if", condition.text, condition)
+            case _:
+                raise DebuggerError("expected break phase NAME, break guard NAME or break if CONDITION")
+        self._made = number
+        self._set.append(made)
+        return made
+
+    def delete(self, number: int) -> Breakpoint:
+        """Take one out."""
+        for index, found in enumerate(self._set):
+            if found.number == number:
+                return self._set.pop(index)
+        numbers = ", ".join(str(found.number) for found in self._set) or "none"
+        raise DebuggerError(f"there is no breakpoint {number}; breakpoints: {numbers}")
+
+    def clear(self) -> None:
+        """Take all of them out."""
+        self._set.clear()
+
+    def hit(self, run: Run[Any], holds: Judge) -> Breakpoint | None:
+        """The first that the step just taken led to."""
+        return next((found for found in self._set if found.hit(run, holds)), None)

@@ -1,0 +1,167 @@
+"""What a debugger does with generations beyond what any machine can: tokens are forced, text appended, rows shown."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phases.context import Generation
+from phases.debugger import memory
+from phases.debugger.branches import Branch
+from phases.debugger.breakpoints import Judge
+from phases.debugger.distribution import Distribution, distribution, recorded_distribution
+from phases.debugger.errors import DebuggerError
+from phases.debugger.names import Names, token_settled
+from phases.debugger.session import Session, positive
+from phases.debugger.text import Text, label, text_of, words_of
+from statemachine import Run, Step
+
+if TYPE_CHECKING:
+    from phases.debugger.recording import Recording
+    from phases.generator import Generator
+
+SETTINGS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "seed": int, "max_new_tokens": int}
+
+
+class GenerationSession(Session[Generation]):
+    """Generations, live or recorded, of which one row is shown.
+
+    `progress` may be called from any thread while another moves the run.
+    """
+
+    record: "Recording | None"
+
+    def __init__(
+        self,
+        run: Run[Generation],
+        generator: "Generator | None" = None,
+        record: "Recording | None" = None,
+        origin: str = "",
+    ) -> None:
+        super().__init__(run, record, origin)
+        self.generator = generator  # None: what is shown is a record
+
+    @classmethod
+    def live(cls, generator: "Generator", run: Run[Generation]) -> "GenerationSession":
+        """Debug a run of this generator that was started with `keep=True`."""
+        return cls(run, generator)
+
+    @classmethod
+    def recorded(cls, path: Path) -> "GenerationSession":
+        """Walk a journal, from its start; raises JournalError."""
+        from phases.debugger.recording import Recording
+
+        recording = Recording(path)
+        recording.run.goto(0)
+        return cls(recording.run, None, recording, f"recorded in {path.name}")
+
+    def judge(self, run: Run[Generation]) -> Judge:
+        names = Names(run, self.branch.row)
+        return lambda condition: (condition.each_step or token_settled(run)) and condition.holds(names)
+
+    def words(self, step: Step) -> str:
+        return words_of(self.run.context, self.branch.row, step)
+
+    # --- moving and changing ------------------------------------------------------------------------------------
+
+    def next_token(self, count: int = 1) -> str:
+        """Go on until so many more tokens have been checked, or the run ends."""
+        left = positive(count)
+
+        def enough(run: Run[Generation]) -> bool:
+            nonlocal left
+            left -= next(run.steps(run.step_count - 1)).phase == "check_stop"
+            return not left
+
+        return self.advance(enough)
+
+    def force(self, token: int | str) -> tuple[int, ...]:
+        """Make a token, or the tokens of a text, come next."""
+        self.refuse_record("force a token")
+        if isinstance(token, str):
+            tokens = self.run.context.bound_tokenizer.encode_continuation(token)
+            if not tokens:
+                raise DebuggerError(f"expected some text, but {token!r} comes to no token")
+        else:
+            tokens = (token,)
+        return tuple(self.run.edit("force", row=self.branch.row, tokens=tokens).tokens)
+
+    def append(self, text: str) -> tuple[int, ...]:
+        """Make the row go on with this text."""
+        self.refuse_record("append text")
+        return tuple(self.run.edit("append", row=self.branch.row, text=text).tokens)
+
+    def set(self, name: str, value: str) -> None:
+        """Change a sampling parameter from here on."""
+        self.refuse_record("change how tokens are drawn")
+        name = name.replace("-", "_")
+        if name not in SETTINGS:
+            raise DebuggerError(f"expected one of {', '.join(SETTINGS)}, not {name!r}")
+        try:
+            number = SETTINGS[name](value)
+        except ValueError:
+            raise DebuggerError(f"expected set {name} NUMBER, not {value!r}") from None
+        self.run.edit("sampling", row=self.branch.row, **{name: number})
+
+    # --- runs and rows ------------------------------------------------------------------------------------------
+
+    def open(self, run: Run[Generation], origin: str) -> Branch[Generation]:
+        row = self.branch.row
+        return self.branches.open(run, origin, row if row < len(run.context.slots) else 0)
+
+    def load(self, path: Path) -> Branch[Generation]:
+        """Open a snapshot as another run, and switch to it."""
+        self.refuse_record("load a snapshot")
+        assert self.generator is not None
+        return self.open(self.generator.resume(path.expanduser(), keep=True), f"loaded from {path.name}")
+
+    def show_row(self, row: int) -> None:
+        """Look at another row of the batch."""
+        rows = len(self.run.context.slots)
+        if not 0 <= row < rows:
+            raise DebuggerError(f"expected a row from 0 to {rows - 1}, not {row}")
+        self.branch.row = row
+
+    # --- seeing -------------------------------------------------------------------------------------------------
+
+    def progress(self) -> tuple[str, int, int]:
+        """Phase, steps and tokens at this moment; from any thread, also while the run is moved."""
+        run, row = self.run, self.branch.row
+        return run.phase.name, run.step_count, len(run.context.output_ids[row])
+
+    def label(self, token: int) -> str:
+        """How a token is called: its text in quotes, or its number if it is no text of its own."""
+        return label(self.run.context, self.branch.row, token)
+
+    def text(self) -> Text:
+        """The text of the row that is shown."""
+        row = self.branch.row
+        return text_of(self.run.context, row, self.record.output_text(row) if self.record else "")
+
+    def distribution(self) -> Distribution:
+        """What the next token is, or was, drawn from; raises NoDistribution."""
+        run, row = self.run, self.branch.row
+        if self.record is None:
+            return distribution(run.context, row)
+        return recorded_distribution(run.context, row, self.record.digest(run))
+
+    def buffers(self) -> tuple[memory.Buffer, ...]:
+        """The engine's buffers; none for a record."""
+        return memory.buffers(self.run.context, self.branch.row)
+
+    def cache(self) -> tuple[memory.CacheRow, ...]:
+        """How full each slot of the KV cache is; of a record, each row."""
+        owners = {
+            slot: f"run {branch.number}" + f" row {row}" * (len(branch.run.context.slots) > 1)
+            for branch in self.branches
+            for row, slot in enumerate(branch.run.context.slots)
+        }
+        return memory.cache(self.run.context, self.branch.row, owners)
+
+    def happenings(self) -> list[tuple[int, str]]:
+        """The signals and edits so far, each with the number of the step before which it took effect."""
+        found = []
+        for event in self.run.events:
+            words = f"{event.kind} {event.name}"
+            if tokens := getattr(event.outcome, "tokens", None):
+                words += f": {' '.join(f'{token} {self.label(token)}' for token in tokens)}"
+            found.append((event.number, words))
+        return found

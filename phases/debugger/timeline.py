@@ -1,0 +1,34 @@
+"""The steps of a run as they stand on the timeline, those ahead of the place where it rests included."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from statemachine import Run, Step
+
+Words = Callable[[Step], str]  # what came of a step; "" if there is nothing to say
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step on the timeline."""
+
+    number: int
+    phase: str
+    target: str
+    elapsed_ns: int
+    found: str
+    guards: str
+
+    @classmethod
+    def of(cls, step: Step, words: Words) -> "Moment":
+        guards = " ".join(name if truth else f"~{name}" for name, truth in step.guards.items())
+        return cls(step.number, step.phase, step.target, step.elapsed_ns, words(step), guards)
+
+
+def moments(run: Run[Any], first: int, last: int, words: Words) -> Iterator[Moment]:
+    """Steps `first` up to `last`, as far as there are such."""
+    first = max(0, first)
+    for step in islice(run.steps(first, future=True), max(0, last - first)):
+        yield Moment.of(step, words)

@@ -1,0 +1,191 @@
+"""A run under test: it is moved, noted, and compared with what was noted when it was there before."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from hypothesis import event
+
+from statemachine.definition.table import name_of
+from statemachine.errors import IllegalMove, PhaseError
+from statemachine.execution import host_state
+from statemachine.execution.run import Run
+from statemachine.execution.timeline import Step
+from statemachine.record.exact import plain
+from statemachine.record.header import step_records
+from statemachine.testing.bench import Bench
+from statemachine.testing.past import Past, Place
+from statemachine.testing.same import differences, same, shown
+
+KEYED = "draw from a generator that is keyed by the context and the position, and read no clock"
+SYNC = "or let Resources.sync put back what the step changed besides the host fields"
+
+
+class Subject:
+    """A run, and what was noted of it."""
+
+    def __init__(self, bench: Bench, run: Run[Any], past: Past | None = None) -> None:
+        self.bench, self.run = bench, run
+        self.past = past or Past([self.place])
+
+    @property
+    def place(self) -> Place:
+        """Where the run rests."""
+        return self.run.phase.name, self.bench.given.state(self.run.context)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, or gone as far as runs are driven."""
+        return self.run.status.ended or self.run.step_count >= self.bench.given.max_steps
+
+    # --- moves --------------------------------------------------------------------------------------------------
+
+    def step(self) -> Step | None:
+        """One step, noted; None if it failed."""
+        self.past.cut(self.run.step_count)
+        step = None
+        with self.moving():
+            step = self.run.step()
+            self.note()
+        return step
+
+    def steps(self, count: int) -> list[Step | None]:
+        """At most so many steps, as far as the run goes; None for one that failed."""
+        taken = []
+        for _ in range(count):
+            if not self.done:
+                taken.append(self.step())  # noqa: PERF401  # each step decides whether there is another
+        return taken
+
+    def drive(self, last: int, *, pauses: bool) -> None:
+        """On to a breakpoint after so many steps, or to a pause that somebody asks for there."""
+
+        def there(run: Run[Any]) -> bool:
+            self.note()
+            if run.step_count == last and pauses:
+                run.pause()
+            return run.step_count == last and not pauses
+
+        self.past.cut(self.run.step_count)
+        with self.moving():
+            self.run.until(there)
+
+    def loop(self, last: int, back: int) -> None:
+        """Iterate until after so many steps, then go back some from within the loop."""
+        self.past.cut(self.run.step_count)
+        with self.moving():
+            for step in self.run:
+                self.note()
+                if step.number + 1 == last:
+                    self.rewind(max(0, last - back))
+                    break
+
+    def rewind(self, number: int) -> None:
+        """Go back to after so many steps, and see that all is as it was there."""
+        if number == self.run.step_count:
+            return
+        self.past.tip = self.past.tip or (self.place, self.run.status)
+        self.run.goto(number)
+        self.compare(self.place, self.past.places[number], f"going back to step {number}")
+
+    def signal(self, name: str) -> None:
+        """Send a signal, and see that it is taken, or refused without a trace."""
+        signal = self.bench.given.machine.signal(name)
+        before = self.place
+        takes = not signal.sources or self.run.phase.name in map(name_of, signal.sources)
+        if takes:
+            self.past.cut(self.run.step_count)
+        try:
+            self.run.signal(name)
+        except IllegalMove:
+            if takes:
+                raise
+            self.compare(self.place, before, f"refusing the signal {name!r}")
+            return
+        self.past.events.append(self.run.step_count)
+        self.bench.coverage.signals[name] += 1
+        self.compare(self.place, (name_of(signal.to), before[1]), f"the signal {name!r}")
+
+    def edit(self, name: str, arguments: Mapping[str, Any]) -> None:
+        """Make an edit, after both of its halves were tried alone."""
+        edit, context, before = self.bench.given.machine.edit(name), self.run.context, self.place
+        try:
+            outcome = edit.run(context, **arguments)
+            refused = False
+        except ValueError:
+            refused = True
+        if changed := differences(before[1], self.bench.given.state(context)):
+            self.breach(f"edit {name!r} changes {', '.join(changed)} in run(): move that into apply()")
+        if refused:
+            return
+        self.bench.watch.check_recordable(edit, outcome)
+        fields = host_state.save(context)
+        self.bench.watch.check_apply(edit, edit.apply, context, outcome)
+        host_state.restore(context, fields)
+        self.past.cut(self.run.step_count)
+        with self.moving():
+            self.run.edit(name, **arguments)
+        self.past.events.append(self.run.step_count)
+        self.bench.coverage.edits[name] += 1
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Let what was broken come out as itself, and see that a failure of a phase left the context as it was."""
+        number, before, watch = self.run.step_count, self.place, self.bench.watch
+        try:
+            yield
+        except PhaseError as failure:
+            expected = before if self.run.step_count == number else self.past.places[-1]
+            if watch.broken is None:
+                if not isinstance(failure.__cause__, self.bench.given.may_raise):
+                    raise
+                self.compare(self.place, expected, f"failing in phase {failure.phase!r}")
+        if watch.broken is not None:
+            raise watch.broken from None
+
+    def note(self) -> None:
+        """Note where the run is after a step."""
+        (record,) = step_records(self.run.timeline, self.run.step_count - 1, self.run.step_count)
+        machine = self.bench.given.machine
+        self.past.places.append(self.place)
+        self.past.outcomes.append(plain(record.o))
+        self.bench.coverage.add(machine, [record])
+        event(str(machine.transitions[record.e]))
+
+    # --- comparisons --------------------------------------------------------------------------------------------
+
+    def breach(self, message: str) -> NoReturn:
+        """Raise BrokenRule."""
+        self.bench.watch.breach(message)
+
+    def compare(self, found: Place, expected: Place, after: str) -> None:
+        """See that what was done left a run where it should be."""
+        if found[0] != expected[0]:
+            self.breach(f"{after} leaves the run at phase {found[0]!r}, not {expected[0]!r}")
+        if changed := differences(expected[1], found[1]):
+            self.check_outcomes()  # if one of them was changed, that is why
+            self.breach(f"{after} changes {', '.join(changed)}")
+
+    def check_outcomes(self) -> None:
+        """See that every outcome is what it was when it was recorded."""
+        for step, outcome in zip(self.run.steps(future=True), self.past.outcomes, strict=True):
+            if not same(plain(step.outcome), outcome):
+                self.breach(
+                    f"the outcome of step {step.number}, phase {step.phase!r}, was changed after it was recorded "
+                    f"({shown(outcome)}, then {shown(step.outcome)}): let apply() enter a copy of it"
+                )
+
+    def same_step(self, expected: Step | None, found: Step | None, when: str) -> None:
+        """See that a step taken twice from the same place comes to the same."""
+        if expected is None or found is None:
+            return
+        if not same(found.outcome, expected.outcome):
+            self.breach(
+                f"phase {expected.phase!r} gives another outcome for the same context and position "
+                f"({shown(expected.outcome)}, then {when} {shown(found.outcome)}): {KEYED}, {SYNC}"
+            )
+        if (found.phase, found.target, found.guards) != (expected.phase, expected.target, expected.guards):
+            self.breach(
+                f"step {expected.number} went {expected.phase} -> {expected.target} with guards {expected.guards}, "
+                f"then {when} {found.phase} -> {found.target} with {found.guards}: a guard must be pure"
+            )
