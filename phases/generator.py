@@ -13,7 +13,7 @@ from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve
 from phases.context import Generation
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
-from phases.recorded import request_of
+from phases.recorded import capacity_of, request_of
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
@@ -201,6 +201,7 @@ class Generator:
         journal: str | PathLike[str] | JournalWriter | None = None,
         digest_every: int = 0,
         keep: bool = False,
+        capacity: int | None = None,
         interpreter: Interpreter = "compiled",
         log_steps: bool = False,
     ) -> Run[Generation]:
@@ -217,6 +218,8 @@ class Generator:
             Record a digest of the logits after every n-th Prefill or Decode; 0 is off.
         keep
             Keep the rows when the run ends, until `run.close()`, so that one can go back from its end.
+        capacity
+            Tokens that a row of this run may hold, prompt and output together; unless given, what the engine allows.
 
         Raises
         ------
@@ -229,15 +232,21 @@ class Generator:
         """
         request = GenerationRequest.of(x, params).resolved(self.defaults)
         return self._run(
-            request, journal=journal, digest_every=digest_every, keep=keep, interpreter=interpreter, log_steps=log_steps
-        )
+            request, journal=journal, digest_every=digest_every, keep=keep, capacity=capacity, interpreter=interpreter,
+            log_steps=log_steps,
+        )  # fmt: skip
 
     def _run(
-        self, request: GenerationRequest, *, journal: str | PathLike[str] | JournalWriter | None = None, **options: Any
+        self,
+        request: GenerationRequest,
+        *,
+        journal: str | PathLike[str] | JournalWriter | None = None,
+        capacity: int | None = None,
+        **options: Any,
     ) -> Run[Generation]:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
-        context = self._resources.lend(request)
+        context = self._resources.lend(request, capacity)
         writer = JournalWriter(journal) if isinstance(journal, str | PathLike) else journal
         return Run(
             self.machine, context, resources=self._resources, request=request, journal=writer, **options
@@ -261,7 +270,7 @@ class Generator:
         """
         snapshot = path if isinstance(path, Snapshot) else load_snapshot(path)
         request = self._request_of(snapshot.journal)
-        run = self._run(request, keep=keep, journal=journal)
+        run = self._run(request, keep=keep, journal=journal, capacity=capacity_of(snapshot.journal))
         run.resumed = {"file": snapshot.path.name, **snapshot.options}
         try:
             divergence = restore(snapshot, run)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu import Engine
+from gpu import CapacityError, Engine
 from phases.context import Generation
 from phases.request import GenerationRequest
 from phases.tokenizer import Tokenizer
@@ -30,11 +30,16 @@ class EngineResources(Resources[Generation]):
         self._tokenizer = tokenizer
         self._environment = environment
 
-    def lend(self, request: GenerationRequest) -> Generation:
-        """A context with rows of its own; raises NoFreeRows."""
+    def lend(self, request: GenerationRequest, capacity: int | None = None) -> Generation:
+        """A context with rows of its own, that may hold so many tokens each; raises NoFreeRows, CapacityError."""
         cache = self._engine.kv_cache
+        if capacity is not None and not 1 <= capacity <= cache.capacity:
+            raise CapacityError(
+                f"rows of {capacity} tokens were asked for, the engine's hold {cache.capacity}: load it with a larger "
+                f"capacity"
+            )
         slots = cache.acquire(len(request.requests))
-        context = Generation(request, slots, cache.capacity, engine=self._engine, tokenizer=self._tokenizer)
+        context = Generation(request, slots, capacity or cache.capacity, engine=self._engine, tokenizer=self._tokenizer)
         context.lease = weakref.finalize(context, cache.release, slots)  # runs once, at the latest when it is forgotten
         context.lease.atexit = False
         return context
@@ -56,8 +61,12 @@ class EngineResources(Resources[Generation]):
         context.bind()
         context.stale = any(context.cached)
 
+    def rebuild(self, context: Generation) -> None:
+        """Fill the cache by a prefill of all tokens that it should hold."""
+        context.recompute()
+
     def fork(self, context: Generation) -> Generation:
-        fork = self.lend(context.request)
+        fork = self.lend(context.request, context.capacity)
         cache = self._engine.kv_cache
         for source, target, filled in zip(context.slots, fork.slots, context.filled, strict=True):
             cache.copy_row(source, target, length=filled)

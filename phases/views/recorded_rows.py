@@ -6,7 +6,7 @@ from typing import Any
 
 from phases.context import Generation
 from phases.generation import machine
-from phases.recorded import request_of
+from phases.recorded import capacity_of, request_of
 from statemachine import Journal, JournalError
 from statemachine.record.exact import typed
 from statemachine.record.records import EditRecord, StepRecord
@@ -46,9 +46,7 @@ class RecordedRows:
     """
 
     def __init__(self, journal: Journal) -> None:
-        request, capacity = request_of(journal), journal.header.environment.get("capacity")
-        if not isinstance(capacity, int):
-            raise JournalError(f"{journal.path} records no generation: its header names no capacity")
+        request, capacity = request_of(journal), capacity_of(journal)
         self._path = journal.path
         self.context = Generation(request, tuple(range(len(request.requests))), capacity)
         self._coming: dict[int, Any] = {}  # by row, the digest of the logits that its next token will be drawn from

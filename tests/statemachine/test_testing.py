@@ -410,7 +410,7 @@ def test_going_back_from_within_a_loop_over_the_run_leaves_a_whole_journal(path:
         if step.number == 12 and not run.events:
             run.back(3)
             run.edit("bonus", amount=1)
-    assert verify(Journal.open(path), Run(walk, Walk(limit=20))) is None
+    assert verify(Journal.open(path), Run(walk, Walk(limit=20))).verified
 
 
 def test_digests_of_a_run_that_went_back_verify(path: Path) -> None:
@@ -418,7 +418,7 @@ def test_digests_of_a_run_that_went_back_verify(path: Path) -> None:
     run.until(lambda run: run.step_count == 4)
     run.back(1)
     run.resume()
-    assert verify(Journal.open(path), Run(walk, Walk(limit=20))) is None
+    assert verify(Journal.open(path), Run(walk, Walk(limit=20))).verified
 
 
 def test_going_nowhere_leaves_a_ready_run_ready(path: Path) -> None:
