@@ -36,7 +36,7 @@ def drive(
     elif stats:
         _print_stats(_stats(generator, result))
     if run.status == "paused" and snapshot is not None:
-        run.snapshot(snapshot, borrow=False)
+        run.snapshot(snapshot)
         command = f"phasewalk resume {shlex.quote(str(snapshot))}"
         stderr().print(f"paused and saved; go on with:  {command}", style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(1)

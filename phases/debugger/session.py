@@ -154,7 +154,7 @@ class Session(Generic[Context]):
             raise DebuggerError(f"{path} exists already; choose another name")
         if self.run.status.ended:
             raise DebuggerError(f"the run has ended ({self.run.status}): go back a step to save it")
-        self.run.snapshot(path, borrow=False)
+        self.run.snapshot(path)
         self._saved.add(path.resolve())
 
     def refuse_record(self, what: str) -> None:

@@ -179,7 +179,7 @@ def test_resumed_on_another_generator_the_tokens_are_those_of_the_uninterrupted_
     if run.status.ended:
         return
     run.back(min(back, run.step_count))
-    run.snapshot(tmp_path / "snapshot", kv=kv, borrow=False)
+    run.snapshot(tmp_path / "snapshot", kv=kv)
     resumed = generator.resume(tmp_path / "snapshot")
     resumed.resume()
     run.signal("cancel")
