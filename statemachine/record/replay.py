@@ -176,8 +176,8 @@ class _Walk:
         run = self._run
         if not self._live:
             return run.take(self._typed(record), elapsed_ns=record.t, digest=record.d)
-        if self._journal.header.schema == 1:  # which did not say at which steps a digest was due
-            run.digest_every = int(record.d is not None)
+        if self._journal.header.schema == 1 or not self._journal.header.digest_every:
+            run.digest_every = int(record.d is not None)  # the header does not say at which steps one is due
         step = run.step()
         assert step is not None  # no signal is pending: each was taken where it was recorded
         return step
