@@ -103,7 +103,7 @@ def test_from_within_itself_a_run_is_not_moved_either() -> None:
             with pytest.raises(IllegalMove, match="from within itself"):
                 run.close()
 
-    run = Run(machine.insert(Greedy(), between=("note", "draw")), Walk(limit=2))
+    run = Run(machine.insert(Greedy(), between=("note", "draw")), Walk(limit=20))
     assert run.start() is Status.DONE
 
 
@@ -177,7 +177,7 @@ class Slow(Phase):
         inside.set()
         go_on.wait(30)
 
-run = Run(machine.insert(Slow(), between=("note", "draw")), Walk(limit=2))
+run = Run(machine.insert(Slow(), between=("note", "draw")), Walk(limit=20))
 resting = Run(machine, Walk(limit=2))
 resting.step()
 driver = threading.Thread(target=run.start)
