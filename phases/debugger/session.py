@@ -497,14 +497,9 @@ class Session:
         context = self.run.context
         if context.engine is None:
             return ()
-        slot, engine = context.slots[self.branch.row], context.engine
-        found = []
-        for info in engine.buffers:
-            value = getattr(engine.buffers, info.name)[slot] if len(info.shape) == 1 else None
-            found.append(Buffer(*info, "" if value is None else f"{value:g}" if info.dtype[0] == "f" else str(value)))
-        data = engine.kv_cache.data
-        found.append(Buffer("kv_cache", tuple(data.shape), str(data.dtype), int(data.ctypes.data)))
-        return tuple(found)
+        values = context.engine.peek(context.slots[self.branch.row])
+        shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+        return tuple(Buffer(*info, shown.get(info.name, "")) for info in context.engine.memory())
 
     def cache(self) -> tuple[CacheRow, ...]:
         """How full each slot of the KV cache is; of a record, each row."""
@@ -522,7 +517,7 @@ class Session:
         }
         mine = context.slots[shown]
         return tuple(
-            CacheRow(slot, owners.get(slot, ""), slot == mine, int(cache.lengths[slot]), cache.capacity)
+            CacheRow(slot, owners.get(slot, ""), slot == mine, cache.length(slot), cache.capacity)
             for slot in range(cache.rows)
         )
 

@@ -1,0 +1,50 @@
+"""The BLAS that NumPy computes with: which one it is, and on how many of its threads."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+# The count of threads is the library's own, so the engines of a process that depend on it compute in turns.
+_in_turns = threading.Lock()
+
+
+class Blas:
+    """NumPy's BLAS as it stands in this process."""
+
+    def __init__(self) -> None:
+        loaded = ThreadpoolController().select(user_api="blas")
+        places = (Path(np.__file__).parent, Path(np.__file__).parent.with_name("numpy.libs"))
+        of_numpy = [path for path in (lib["filepath"] for lib in loaded.info()) if Path(path).parent in places]
+        self._controller = loaded.select(filepath=of_numpy) if of_numpy else loaded
+        with _in_turns:
+            self._info: list[dict[str, Any]] = self._controller.info()
+        # All libraries are asked for their count as it is between two products, never while `threads` holds it down.
+        self.threads: int = max((int(library["num_threads"]) for library in self._info), default=1)
+
+    @contextmanager
+    def at_work(self, *, one_thread: bool) -> Iterator[None]:
+        """Compute on all threads or on one; another engine that needs them waits."""
+        with _in_turns:
+            if one_thread:
+                with self._controller.limit(limits=1):
+                    yield
+            else:
+                yield
+
+    def environment(self) -> dict[str, Any]:
+        """Tell what of it can change a bit."""
+        library = self._info[0] if self._info else {}
+        return {
+            "blas": library.get("internal_api"),
+            "blas_version": library.get("version"),
+            "blas_architecture": library.get("architecture"),
+            "blas_threading": library.get("threading_layer"),
+            "blas_threads": self.threads,
+            "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"),
+        }
