@@ -132,4 +132,4 @@ def _named(arrays: Arrays, name: str) -> Iterator[Any]:
     try:
         yield arrays[name]
     except ValueError as error:
-        raise ValueError(f"array {name!r} does not fit: {error}") from error
+        raise ValueError(f"array {name!r}: {error}") from error
