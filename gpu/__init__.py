@@ -14,7 +14,7 @@ from gpu.load import engines, load_engine
 from gpu.numpy.engine import NumpyEngine
 from gpu.rope import RopeConfig
 from gpu.rows import RowKeeper
-from gpu.sampling import Candidates, candidates, sample
+from gpu.sampling import Candidates, candidates, check_sampling, sample
 from gpu.self_check import self_check
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "RowKeeper",
     "SelfCheckError",
     "candidates",
+    "check_sampling",
     "engines",
     "expected_tensors",
     "load_engine",
