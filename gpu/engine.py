@@ -1,4 +1,8 @@
-"""The contract of an engine: what it holds, what it computes, and the verbs by which values go in and come out."""
+"""The contract of an engine: what it holds, what it computes, and the verbs by which values go in and come out.
+
+`RowKeeper` has what every engine checks and counts on the host, `HostEngine` all but prefill and decode for one whose
+memory is the host's. An engine keeps the contract when `tests/gpu/conformance` passes.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

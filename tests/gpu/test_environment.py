@@ -37,7 +37,7 @@ def environment(folder: Path, *, threads: int = 1, pinned: bool = False, **varia
 
 def test_it_says_which_blas_there_is(checkpoint: Path) -> None:
     found = environment(checkpoint)
-    assert found["blas"] in ("openblas", "mkl", "blis", "accelerate", None)
+    assert found["blas"]
     assert found["openblas_coretype"] is None
     assert type(found["blas_threads"]) is int
     if found["blas"] == "openblas":

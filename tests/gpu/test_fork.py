@@ -126,6 +126,8 @@ def test_a_child_of_a_parent_that_held_every_lock_neither_hangs_nor_harms(checkp
 
 
 def test_an_engine_that_a_child_loads_itself_works(checkpoint: Path) -> None:
+    """Also while the parent's threads prefill, and so hold the threads of the BLAS down."""
+
     def act() -> str:
         with load_engine(checkpoint, "numpy", max_batch=1, capacity=16) as engine:  # type: ignore[attr-defined]
             rows = engine.kv_cache.acquire(1)
@@ -134,4 +136,25 @@ def test_an_engine_that_a_child_loads_itself_works(checkpoint: Path) -> None:
             engine.sample(rows)
             return repr(engine.sampled(rows))
 
-    assert in_child(act) == act()
+    expected, done, going = act(), threading.Event(), threading.Semaphore(0)
+
+    def prefill() -> None:
+        with load_engine(checkpoint, "numpy", max_batch=1, capacity=128) as engine:  # type: ignore[attr-defined]
+            rows = engine.kv_cache.acquire(1)
+            engine.write_prompt(rows[0], [1] * 128)
+            while not done.is_set():
+                engine.kv_cache.truncate(rows[0], 0)
+                engine.prefill(rows)
+                going.release()
+
+    threads = [threading.Thread(target=prefill) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            going.acquire()
+        assert {in_child(act) for _ in range(8)} == {expected}
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from asynchronous_engine import AsynchronousEngine
 from chat_checkpoint import write_chat_checkpoint
-from checkpoints import write_checkpoint
 
 from gpu import Engine, HostEngine, engines, load_engine
 from phases import Generator, SamplingParams
@@ -34,7 +33,6 @@ ENGINES: dict[str, Load] = {
     "asynchronous": _asynchronous,
 }
 ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
-VOCAB = 97  # of `checkpoint`
 
 
 @pytest.fixture(params=ENGINES)
@@ -47,11 +45,6 @@ def load(request: pytest.FixtureRequest) -> Iterator[Load]:
 @pytest.fixture
 def allocates_nothing(request: pytest.FixtureRequest) -> bool:
     return request.node.callspec.params["load"] in ALLOCATES_NOTHING
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -112,9 +112,10 @@ def test_a_snapshot_of_every_place_goes_on_in_its_engine_and_in_the_reference(
         assert each.engine.kv_cache.free == 8
 
 
-def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(generator: Generator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv", ["copy", "recompute"])
+def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(generator: Generator, tmp_path: Path, kv: str) -> None:
     with at(generator, 12) as run:
-        run.snapshot(tmp_path / "snapshot")
+        run.snapshot(tmp_path / "snapshot", kv=kv)
     resumed = generator.resume(tmp_path / "snapshot", journal=tmp_path / "journal.jsonl", keep=True)
     resumed.digest_every = 1
     resumed.goto(2)  # where Prefill has left its logits
