@@ -16,8 +16,8 @@ def of_rows(context: Generation, rows: Iterable[int]) -> list[dict[str, Any]]:
 
     A token's probability (at temperature 1) is exp(logit - logsumexp).
     """
-    logits = context.bound_engine.buffers.logits  # [slots, vocab] float32
-    return [{"row": row, **_digest(np.asarray(logits[context.slots[row]]))} for row in rows]
+    engine = context.bound_engine
+    return [{"row": row, **_digest(engine.read_logits(context.slots[row]))} for row in rows]
 
 
 def _digest(logits: "np.ndarray[Any, np.dtype[np.float32]]") -> dict[str, Any]:
@@ -25,7 +25,7 @@ def _digest(logits: "np.ndarray[Any, np.dtype[np.float32]]") -> dict[str, Any]:
     largest = np.argpartition(logits, -count)[-count:]
     largest = largest[np.lexsort((largest, -logits[largest]))]
     values = [float(value) if np.isfinite(value) else None for value in logits[largest]]
-    digest = hashlib.blake2b(np.ascontiguousarray(logits).tobytes(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(logits.tobytes(), digest_size=8).hexdigest()
     peak = float(logits.max())
     total = peak + float(np.log(np.exp(logits - peak, dtype=np.float64).sum())) if np.isfinite(peak) else None
     return {"hash": digest, "ids": [int(token) for token in largest], "logits": values, "logsumexp": total}

@@ -8,7 +8,7 @@ Prompts = tuple[tuple[int, ...], ...]
 
 
 class Tokenize(Phase[Generation, Prompts]):
-    """Writes each row's ids to `buffers.input_ids`, and how it is sampled beside them."""
+    """Tells the engine each row's ids, and how it is sampled."""
 
     def run(self, context: Generation) -> Prompts:
         engine = context.bound_engine

@@ -63,6 +63,11 @@ class ModelConfig:
         """How many query heads share one key and value head."""
         return self.heads // self.kv_heads
 
+    @property
+    def kv_numbers(self) -> int:
+        """How many numbers the KV cache holds for one position of one row, all layers together."""
+        return self.layers * 2 * self.kv_heads * self.head_dim
+
     @classmethod
     def from_folder(cls, folder: Path) -> "ModelConfig":
         """Read `config.json` of a checkpoint folder.

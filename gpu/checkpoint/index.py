@@ -1,6 +1,7 @@
 """Finds the tensors of a checkpoint folder and checks them against what the model needs."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,11 @@ class Checkpoint:
                 f"({len(problems)} tensors differ):\n  " + "\n  ".join(problems)
             )
         return cls({name: found[name] for name in expected}, progress)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers all tensors hold together."""
+        return sum(math.prod(entry.shape) for entry in self.entries.values())
 
     def read_into(self, name: str, target: npt.NDArray[np.float32]) -> None:
         """Copy one tensor into a contiguous float32 array of as many elements, and report the progress."""

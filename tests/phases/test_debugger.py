@@ -250,7 +250,7 @@ def test_what_is_shown_is_what_is_drawn_from(session: GenerationSession) -> None
 def test_each_cut_is_named(session: GenerationSession) -> None:
     session.step(2)
     context = session.run.context
-    logits = context.bound_engine.buffers.logits[context.slots[0]]
+    logits = context.bound_engine.read_logits(context.slots[0])
     removed: dict[str, set[int]] = {}
     for found in session.distribution().candidates:
         removed.setdefault(found.removed, set()).add(found.token_id)

@@ -127,13 +127,12 @@ def test_ids_and_logits_are_those_of_torch(demo: Generator, tokenizer: Any, reco
     engine = demo.engine
     (row,) = engine.kv_cache.acquire(1)
     try:
-        engine.buffers.input_ids[row, : len(prompt_ids)] = prompt_ids
-        engine.buffers.input_lengths[row] = len(prompt_ids)
+        engine.write_prompt(row, prompt_ids)
         engine.prefill([row])
         for token, top in zip(record["new_ids"], record["top_logits"], strict=False):
             expected_ids, expected = zip(*top, strict=True)
-            np.testing.assert_allclose(engine.buffers.logits[row, list(expected_ids)], expected, rtol=0, atol=1e-3)
-            engine.buffers.next_token[row] = token
+            np.testing.assert_allclose(engine.read_logits(row)[list(expected_ids)], expected, rtol=0, atol=1e-3)
+            engine.write_token(row, token)
             engine.decode([row])
     finally:
         engine.kv_cache.release([row])

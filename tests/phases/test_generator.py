@@ -194,7 +194,10 @@ def test_a_users_phase_joins_by_insertion(chat_folder: Path) -> None:
         """Masks tokens in the logits before each draw."""
 
         def run(self, context: Generation) -> None:
-            context.bound_engine.buffers.logits[list(context.slots), :250] = float("-inf")
+            for slot in context.slots:
+                logits = context.bound_engine.read_logits(slot)
+                logits[:250] = float("-inf")
+                context.bound_engine.write_logits(slot, logits)
 
     from phases import machine
 
