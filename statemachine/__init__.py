@@ -20,7 +20,7 @@ from statemachine.errors import (
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
 from statemachine.execution.timeline import Step
-from statemachine.views.diagram import GraphvizMissing, to_dot, to_mermaid, to_png, to_svg
+from statemachine.views.diagram import GraphvizMissing, to_dot, to_mermaid, to_pdf, to_png, to_svg
 
 if TYPE_CHECKING:
     from statemachine.record.journal import Journal as Journal
@@ -63,6 +63,7 @@ __all__ = [
     "guard",
     "to_dot",
     "to_mermaid",
+    "to_pdf",
     "to_png",
     "to_svg",
 ]

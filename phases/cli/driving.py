@@ -1,6 +1,5 @@
 """Drives a run for somebody at a terminal: prints its text or phases, heeds Ctrl-C, and tells the figures."""
 
-import json
 import shlex
 import signal
 import sys
@@ -9,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phases.cli.screen import stderr
+from phases.cli.process import INTERRUPTED
+from phases.cli.screen import print_json, stderr
+from phases.printable import printable
 
 if TYPE_CHECKING:
     from phases.context import Generation
@@ -27,29 +28,30 @@ def drive(
     phases: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Drive a run to its end and print what was asked for; exits with status 1 if Ctrl-C ended it early."""
+    """Drive a run to its end and print what was asked for; exits with status 130 if Ctrl-C cancelled it."""
     _heed_interrupt(run, pause=snapshot is not None)
     _show(generator, run, quiet=as_json, phases=phases)
     result = generator.result(run)
     if as_json:
-        typer.echo(json.dumps(_as_json(generator, run, result, stats=stats), ensure_ascii=False))
+        print_json(_as_json(generator, run, result, stats=stats))
     elif stats:
         _print_stats(_stats(generator, result))
     if run.status == "paused" and snapshot is not None:
         run.snapshot(snapshot, borrow=False)
         command = f"phasewalk resume {shlex.quote(str(snapshot))}"
         stderr().print(f"paused and saved; go on with:  {command}", style="yellow", markup=False, soft_wrap=True)
-        raise typer.Exit(1)
     if run.status == "cancelled":
         stderr().print("cancelled", style="yellow")
-        raise typer.Exit(1)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
     """Ctrl-C cancels or pauses the run at the next boundary; a second one kills the program as usual."""
 
+    usual = signal.getsignal(signal.SIGINT)
+
     def heed(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, usual if callable(usual) else signal.default_int_handler)
         if run.status.ended:
             return
         if pause:
@@ -61,7 +63,8 @@ def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
 
 
 def _show(generator: "Generator", run: "Run[Generation]", *, quiet: bool, phases: bool) -> None:
-    """Drive the run and print its text as it comes, or its phases and then its text."""
+    """Drive the run and print its text as it comes, or its phases and then its text; to a pipe exactly as it is."""
+    shown = printable if sys.stdout.isatty() else str
     on_step = None
     if phases:
         from phases.cli.passing import PassingPhases
@@ -69,10 +72,10 @@ def _show(generator: "Generator", run: "Run[Generation]", *, quiet: bool, phases
         on_step = PassingPhases(generator, stderr()).show
     for piece in generator.pieces(run, on_step=on_step, whole=True):
         if not quiet and not phases:
-            sys.stdout.write(piece)
+            sys.stdout.write(shown(piece))
             sys.stdout.flush()
     if not quiet:
-        typer.echo(generator.result(run).text if phases else "")
+        print(shown(generator.result(run).text) if phases else "")
 
 
 def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, float]:

@@ -362,7 +362,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
             break
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 0
     assert err.splitlines()[-1] == "paused and saved; go on with:  phasewalk resume fox.snap"
     resumed = phasewalk("resume", "fox.snap", cwd=tmp_path)
     out, _ = resumed.communicate(timeout=60)
