@@ -13,10 +13,10 @@ class PromptTooLong(RequestError):
         self._tokens = tokens
         self._capacity = capacity
         self._positions = positions
-        super().__init__(self.told("capacity="))
+        super().__init__(self.told("the capacity"))
 
     def told(self, option: str) -> str:
-        """The message, for those whose option for the capacity is called so."""
+        """The message, for those who set the capacity by an option of this name."""
         more = f" or raise {option} (the model has {self._positions} positions)"
         return (
             f"row {self._row} has {self._tokens} prompt tokens, but the capacity is {self._capacity} tokens, prompt "

@@ -104,7 +104,7 @@ def _kind(path: Path) -> str:
     """What stands there if it is no regular file; "" for a regular one, and where nothing stands."""
     try:
         mode = path.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
     return next((kind for is_one, kind in _KINDS if is_one(mode)), "")
 

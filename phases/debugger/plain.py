@@ -9,6 +9,7 @@ from typing import TextIO
 from phases.debugger.commands import MENDABLE, Quit, attempt, complaint, where
 from phases.debugger.session import Session
 from phases.printable import printable
+from statemachine import Status
 
 PROMPT = "(phasewalk) "
 
@@ -20,8 +21,10 @@ def converse(session: Session, source: TextIO, answer: TextIO) -> int:
     print(where(session), file=answer, flush=True)
     with _interrupt_pauses(session):
         for line in _lines(source, answer if talking else None):
+            before = session.run.status
             try:
                 lines = attempt(session, line)
+                failed += session.run.status is Status.FAILED is not before
             except Quit:
                 break
             except MENDABLE as error:

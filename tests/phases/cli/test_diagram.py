@@ -1,5 +1,6 @@
 """phasewalk diagram: every format, and the exported pictures."""
 
+import os
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -46,3 +47,51 @@ def test_the_exported_diagrams_are_current(tmp_path: Path) -> None:
     assert drawn(tmp_path / "generation.svg") == drawn(REPOSITORY / "diagrams" / "generation.svg"), hint
     mermaid = (REPOSITORY / "diagrams" / "generation.mmd").read_text(encoding="utf-8")
     assert (tmp_path / "generation.mmd").read_text(encoding="utf-8") == mermaid, hint
+
+
+@needs_dot
+def test_diagram_draws_pdf(phasewalk: Command) -> None:
+    assert phasewalk("diagram", "-o", "machine.PDF").code == 0
+    assert Path("machine.PDF").read_bytes().startswith(b"%PDF-")
+
+
+def test_an_unknown_ending_is_refused_unless_the_format_is_said(phasewalk: Command) -> None:
+    answer = phasewalk("diagram", "-o", "machine.doc")
+    assert answer.code == 2
+    assert ".mmd, .md, .dot, .gv, .svg, .png, .pdf" in answer.err
+    assert not Path("machine.doc").exists()
+    assert phasewalk("diagram", "-o", "machine").code == 2
+    assert phasewalk("diagram", "-o", "machine.doc", "--format", "dot").code == 0
+    assert Path("machine.doc").read_text().startswith("digraph")
+
+
+def test_markdown_holds_the_diagram_as_a_block(phasewalk: Command) -> None:
+    from phases import machine
+
+    assert phasewalk("diagram", "-o", "machine.md").code == 0
+    assert Path("machine.md").read_text() == f"```mermaid\n{to_mermaid(machine)}```\n"
+
+
+def test_a_dash_is_stdout(phasewalk: Command, journal: Path) -> None:
+    assert phasewalk("diagram", "-o", "-").out == phasewalk("diagram").out
+    assert phasewalk("trace", str(journal), "-o", "-").out == phasewalk("trace", str(journal)).out
+    page = phasewalk("report", str(journal), "-o", "-")
+    assert page.out.startswith("<!DOCTYPE html>")
+    assert page.err == ""
+    assert list(Path().iterdir()) == []
+
+
+def test_the_output_is_whole_or_as_before_and_never_what_is_read(phasewalk: Command, journal: Path) -> None:
+    Path("a.jsonl").write_bytes(journal.read_bytes())
+    Path("link.html").symlink_to("page.html")
+    for command in ("trace", "report"):
+        answer = phasewalk(command, "a.jsonl", "-o", "a.jsonl")
+        assert answer.code == 2
+        assert "is what is read" in answer.err
+        assert Path("a.jsonl").read_bytes() == journal.read_bytes()
+        assert phasewalk(command, "a.jsonl", "-o", os.devnull).code == 0
+        assert not Path(os.devnull).is_file()
+        assert phasewalk(command, "a.jsonl", "-o", "link.html").code == 0
+        assert Path("link.html").is_symlink()
+    missing = phasewalk("diagram", "-o", "no/such/folder.svg", "--format", "dot")
+    assert (missing.code, missing.err) == (1, "phasewalk: no/such/folder.svg: No such file or directory\n")

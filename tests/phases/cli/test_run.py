@@ -1,11 +1,13 @@
 """phasewalk run: what it prints and refuses."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from command_line import Command
+from command_line import Command, finish
 
 SHORT = ("--temperature", "0", "--max-new-tokens", "6")
 
@@ -73,3 +75,50 @@ def test_no_prompt_and_no_pipe_is_a_usage_error(phasewalk: Command, monkeypatch:
     answer = phasewalk("run")
     assert answer.code == 2
     assert "nothing to say" in answer.err
+
+
+def test_an_over_long_prompt_names_the_option_as_long_as_it_helps(phasewalk: Command, chat_folder: Path) -> None:
+    prompt = "word " * 400
+    largest = phasewalk("run", prompt, "--model", str(chat_folder))
+    assert "shorten the prompt by" in largest.err
+    assert "capacity=" not in largest.err
+    assert "raise" not in largest.err
+    small = phasewalk("run", prompt, "--model", str(chat_folder), "--capacity", "64")
+    assert "or raise --capacity (the model has 128 positions)" in small.err
+
+
+def test_an_optional_journal_that_cannot_be_made_is_a_warning(phasewalk: Command, chat_folder: Path) -> None:
+    arguments = ("run", "the fox", "--model", str(chat_folder), *SHORT)
+    without = phasewalk(*arguments)
+    journal = ("--journal", "no/such/folder.jsonl")
+    answer = phasewalk(*arguments, *journal, "--journal-optional")
+    assert (answer.code, answer.out) == (0, without.out)
+    assert answer.err.count("\n") == 1
+    assert "no/such/folder.jsonl cannot be made" in answer.err
+    assert "goes on without" in answer.err
+    needed = phasewalk(*arguments, *journal)
+    assert (needed.code, needed.out) == (2, "")
+    assert "cannot be made" in needed.err
+
+
+def test_an_optional_journal_on_a_full_disk_is_a_warning_in_one_line(chat_folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource; from phases.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); main()"
+    )
+    arguments = ["run", "fox", "--model", str(chat_folder), *SHORT, "--journal", "a.jsonl", "--journal-optional"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
+
+
+def test_what_is_piped_in_must_be_text(chat_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd").write_bytes(b"\xff\xfe")
+    with (tmp_path / "odd").open("rb") as odd:
+        answer = finish("run", "--model", str(chat_folder), stdin=odd, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert answer.code == 2
+    assert "is no utf-8 text" in answer.err
