@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +66,26 @@ def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
 def _show(generator: "Generator", run: "Run[Generation]", *, quiet: bool, phases: bool) -> None:
     """Drive the run and print its text as it comes, or its phases and then its text; to a pipe exactly as it is."""
     shown = printable if sys.stdout.isatty() else str
+    streams = not quiet and not phases and len(run.context.slots) == 1  # the rows of a batch would mingle
     on_step = None
     if phases:
         from phases.cli.passing import PassingPhases
 
         on_step = PassingPhases(generator, stderr()).show
     for piece in generator.pieces(run, on_step=on_step, whole=True):
-        if not quiet and not phases:
+        if streams:
             sys.stdout.write(shown(piece))
             sys.stdout.flush()
-    if not quiet:
-        print(shown(generator.result(run).text) if phases else "")
+    if streams:
+        print()
+    elif not quiet:
+        for text in by_row(generator.result(run).output_texts):
+            print(shown(text))
+
+
+def by_row(texts: Sequence[str]) -> list[str]:
+    """What to print of the texts of all rows: which is whose is only told where there are several."""
+    return list(texts) if len(texts) == 1 else [f"[row {row}] {text}" for row, text in enumerate(texts)]
 
 
 def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, float]:
@@ -110,15 +120,22 @@ def _print_stats(stats: dict[str, float]) -> None:
 def _as_json(
     generator: "Generator", run: "Run[Generation]", result: "GenerationResult", *, stats: bool
 ) -> dict[str, Any]:
+    """What was generated; of a batch, a list of that."""
+    rows = [
+        {
+            "text": text,
+            "output_ids": result.output_ids[row],
+            "finish_reason": result.finish_reasons[row],
+            "prompt_tokens": result.prompt_tokens[row],
+            "output_tokens": result.output_tokens[row],
+            "seed": run.context.request.requests[row].params.seed,
+        }
+        for row, text in enumerate(result.output_texts)
+    ]
     value: dict[str, Any] = {
-        "text": result.text,
-        "output_ids": result.output_ids[0],
-        "finish_reason": result.finish_reasons[0],
-        "prompt_tokens": result.prompt_tokens[0],
-        "output_tokens": result.output_tokens[0],
+        **(rows[0] if len(rows) == 1 else {"rows": rows}),
         "time_to_first_token_s": result.time_to_first_token,
         "time_per_token_s": result.time_per_token,
-        "seed": run.context.request.requests[0].params.seed,
         "engine": generator.engine.name,
     }
     return value | {"stats": _stats(generator, result)} if stats else value

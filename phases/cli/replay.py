@@ -115,8 +115,10 @@ def _print(path: Path, mode: Mode, done: "Replay", generator: "Generator | None"
         return
     run = done.run
     if mode is Mode.PLAY:
-        for row, text in enumerate(_texts(done)):
-            print(printable(text if len(run.context.slots) == 1 else f"[row {row}] {text}"))
+        from phases.cli.driving import by_row
+
+        for text in by_row(_texts(done)):
+            print(printable(text))
     seconds = sum(step.elapsed_ns for step in run.steps()) / 1e9
     verb = "verified" if mode is Mode.VERIFY else "played"
     rest = str(run.status) if run.status.ended else f"resting at {run.phase.name}"

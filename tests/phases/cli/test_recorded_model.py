@@ -45,8 +45,6 @@ def test_a_model_that_only_the_record_names_is_not_asked_for(
     assert "names the model 'someone/model', which is no folder here" in answer.err
     assert "--model NAME" in answer.err
     assert phasewalk(*arguments, "--model", str(chat_folder)).code == 0
-    asked = phasewalk(*arguments, "--model", "someone/model")
-    assert (asked.code, "hub" in asked.err) == (1, True)
 
 
 def test_a_folder_that_the_record_names_is_loaded(phasewalk: Command, journal: Path) -> None:

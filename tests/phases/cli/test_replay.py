@@ -8,6 +8,9 @@ from pathlib import Path
 from cli_records import STEERING
 from command_line import Command, finish, spawn
 
+from phases import Generator, SamplingParams
+from phases.printable import printable
+
 
 def test_a_step_that_the_record_does_not_reach_is_refused(phasewalk: Command, journal: Path) -> None:
     count = json.loads(phasewalk("replay", str(journal), "--mode", "play", "--json").out)["steps"]
@@ -64,3 +67,15 @@ def test_generated_text_is_escaped_on_a_terminal_and_exact_in_a_pipe(steering: P
     printed = os.read(ours, 10_000).decode()
     os.close(ours)
     assert printed.replace("\r\n", "\n") == r"\x1b[2J\x9b0m\x0dnaïve → 🦊\x07\x7f" + "\n"
+
+
+def test_the_rows_of_a_batch_are_told_apart(phasewalk: Command, tmp_path: Path, generator: Generator) -> None:
+    run = generator.start(["the fox", "a dog"], SamplingParams(temperature=0, max_new_tokens=6), journal="batch.jsonl")
+    run.start()
+    texts = run.context.output_texts
+    lines = "".join(f"[row {row}] {text}\n" for row, text in enumerate(texts))
+    shown = printable(lines)
+    assert phasewalk("replay", "batch.jsonl", "--mode", "play").out == shown
+    assert phasewalk("replay", "batch.jsonl", "--mode", "fork", "--at", "4").out == lines
+    value = json.loads(phasewalk("replay", "batch.jsonl", "--mode", "fork", "--at", "4", "--json").out)
+    assert [row["text"] for row in value["rows"]] == texts
