@@ -2,7 +2,7 @@
 
 import typer
 
-from phases.cli.screen import shown
+from phases.cli.screen import shown, stdout
 from phases.cli.target import BUILT_IN, MachineArgument, find_machine
 
 
@@ -12,7 +12,6 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
     For every phase and every combination of its guards' values exactly one transition must be enabled, every phase
     must be reachable, and from each there must be a way to an end. Exit status 1 if anything is wrong.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from statemachine import InvalidMachine
@@ -21,7 +20,7 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
     try:
         found = find_machine(machine)
     except InvalidMachine as invalid:
-        console = Console(highlight=False)
+        console = stdout()
         console.print(f"{len(invalid.findings)} finding(s):", style="red")
         for finding in invalid.findings:
             console.print(f"  {shown(str(finding))}")
@@ -37,7 +36,7 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
             str(len(atoms)),
             str(2 ** len(atoms)) if ways else "",
         )
-    console = Console(highlight=False)
+    console = stdout()
     console.print(table)
     for signal in found.signals:
         sources = "some phases" if signal.sources else "any phase"

@@ -49,8 +49,9 @@ def _status_of(command: Callable[[], None]) -> int:
 
 
 def _mend_streams() -> None:
-    """Streams that were closed lead nowhere, so that no file of ours takes their place; what cannot be encoded is
-    escaped."""
+    """Let closed streams lead nowhere, so that no file of ours takes their place; escape what cannot be encoded."""
+    if os.environ.get("COLUMNS") == "0":  # which means unknown; tables would come to nothing
+        del os.environ["COLUMNS"]
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, the process ends with it
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

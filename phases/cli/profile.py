@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phases.cli.screen import loading_bar, print_json, stderr
+from phases.cli.screen import loading_bar, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from phases.views.profile import Profile
@@ -68,12 +68,11 @@ def profile(
 
 
 def _print(measured: "Profile", engine: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from statemachine.views.tally import duration
 
-    console = Console(highlight=False)
+    console = stdout()
     parts = Table("decode step", title=f"{measured.steps} decode steps, engine {engine}", title_justify="left")
     for column in ("median", "p95", "share"):
         parts.add_column(column, justify="right")

@@ -9,7 +9,7 @@ import typer
 from phases.cli.files import check_new, readable_file, readable_file_or_folder
 from phases.cli.process import DIVERGED, FAILED
 from phases.cli.recorded_model import model_of
-from phases.cli.screen import loading_bar, print_json, shown, stderr, step_counter, told, warn
+from phases.cli.screen import loading_bar, print_json, shown, stderr, stdout, step_counter, told, warn
 from phases.printable import printable
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ def _print(path: Path, mode: Mode, done: "Replay", generator: "Generator | None"
     seconds = sum(step.elapsed_ns for step in run.steps()) / 1e9
     verb = "verified" if mode is Mode.VERIFY else "played"
     rest = str(run.status) if run.status.ended else f"resting at {run.phase.name}"
-    stderr().print(f"{path}: {verb}, {run.step_count} steps, {rest} ({seconds:.2f} s of work)", markup=False)
+    stderr().print(
+        f"{path}: {verb}, {run.step_count} steps, {rest} ({seconds:.2f} s of work)", markup=False, soft_wrap=True
+    )
     if done.journal.torn:
         stderr().print(f"its last line was never finished ({done.journal.torn} bytes, not read)", style="yellow")
 
@@ -166,8 +168,7 @@ def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -
 
 def _verify_all(folder: Path, model: str | None, *, as_json: bool) -> None:
     """Verify every journal of a folder; one model is loaded for all journals that were recorded alike."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from phases.replay import loaded_as
     from statemachine import Journal
@@ -175,7 +176,7 @@ def _verify_all(folder: Path, model: str | None, *, as_json: bool) -> None:
     paths = sorted(folder.rglob("*.jsonl"))
     if not paths:
         raise typer.BadParameter(f"{folder} holds no journal (*.jsonl)", param_hint="FILE|DIR")
-    table = Table("journal", "steps", "result", "where")
+    table = Table(Column("journal", overflow="fold"), "steps", "result", "where")
     generators: dict[str, Generator] = {}
     worst = 0
     for path in paths:
@@ -202,6 +203,6 @@ def _verify_all(folder: Path, model: str | None, *, as_json: bool) -> None:
             shown(str(path)), str(done.run.step_count), "[red]diverged[/]" if where else "[green]the same[/]", where
         )
     if not as_json:
-        Console(highlight=False).print(table)
+        stdout().print(table)
     if worst:
         raise typer.Exit(worst)

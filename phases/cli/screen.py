@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _STEERING = re.compile(r"[\x7f-\x9f]")  # the control characters that JSON does not escape
+NARROWEST = 40  # columns
 LARGE_CHECKPOINT = 64 * 2**20  # bytes; anything smaller is there before a bar could be seen
+
+
+def stdout() -> "Console":
+    """A console for an answer that is a table; on a terminal narrower than words it runs over, but can be read."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = max(console.width, NARROWEST)
+    return console
 
 
 def stderr() -> "Console":

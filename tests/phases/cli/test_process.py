@@ -155,6 +155,14 @@ def test_what_stdout_cannot_encode_is_escaped(encoding: str, steering: Path) -> 
     assert "generation is sound" in out
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "20", "many"])
+def test_a_narrow_terminal_still_tells(columns: str) -> None:
+    answer = finish("check", env=os.environ | {"COLUMNS": columns})
+    assert answer.code == 0
+    assert "sound" in answer.out
+    assert "tokenize" in answer.out
+
+
 # --- another package called statemachine --------------------------------------------------------------------------
 
 
