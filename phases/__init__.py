@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from phases.namesake import refuse_namesake
+
 if TYPE_CHECKING:
     from phases.context import Generation as Generation
     from phases.errors import RequestError as RequestError
@@ -32,6 +34,8 @@ _HOMES = {
     "machine": "generation",
 }
 __all__ = list(_HOMES)
+
+refuse_namesake()
 
 
 def __getattr__(name: str) -> Any:

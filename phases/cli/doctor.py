@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import typer
 
+from phases.cli.screen import stdout
+
 OURS = ("statemachine", "phases", "gpu")
 LIBRARIES = ("numpy", "safetensors", "tokenizers", "transformers", "huggingface-hub", "transitions", "structlog")
 GOOD, MISSING, BAD = "[green]ok[/]", "[yellow]--[/]", "[red]!![/]"
@@ -18,7 +20,6 @@ def doctor() -> None:
 
     Exit status 1 if something is broken; what is merely not installed is no failure.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from gpu import engines
@@ -28,7 +29,7 @@ def doctor() -> None:
     for state, what, here in (*_machine(), *_engines(engines()), *_tools(), *_libraries(), *_import_names()):
         table.add_row(state, what, here)
         broken |= state == BAD
-    Console(highlight=False).print(table)
+    stdout().print(table)
     if broken:
         raise typer.Exit(1)
 

@@ -1,19 +1,20 @@
 """phasewalk replay: run a journal again and compare, play it without a model, or go on from a step of it."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phases.cli.screen import check_new, loading_bar, stderr, step_counter
+from phases.cli.files import check_new, readable_file, readable_file_or_folder
+from phases.cli.process import DIVERGED, FAILED
+from phases.cli.recorded_model import model_of
+from phases.cli.screen import loading_bar, print_json, shown, stderr, stdout, step_counter, told, warn
+from phases.printable import printable
 
 if TYPE_CHECKING:
     from phases.generator import Generator
     from phases.replay import Replay
-
-DIVERGED = 3
 
 
 class Mode(StrEnum):
@@ -25,7 +26,8 @@ class Mode(StrEnum):
 def replay(
     path: Annotated[
         Path,
-        typer.Argument(metavar="FILE|DIR", help="A journal, or a folder of journals (*.jsonl) to verify.", exists=True),
+        typer.Argument(metavar="FILE|DIR", help="A journal, or a folder of journals (*.jsonl) to verify.", exists=True,
+                       callback=readable_file_or_folder),
     ],
     mode: Annotated[
         Mode,
@@ -62,6 +64,8 @@ def replay(
     if mode is not Mode.FORK and journal is not None:
         raise typer.BadParameter("only a fork makes a new run that could be recorded", param_hint="--journal")
     check_new(journal, "--journal")
+    if at is not None:
+        _check_step(path, at)
     generator = None if mode is Mode.PLAY else _load(path, model)
     done = _replay(path, mode, generator, at=at, new_journal=journal)
     if mode is Mode.FORK and done.divergence is None:
@@ -71,11 +75,21 @@ def replay(
         drive(generator, done.run, as_json=as_json)
         return
     if as_json:
-        typer.echo(json.dumps(_as_json(path, done, generator), ensure_ascii=False))
+        print_json(_as_json(path, done, generator))
     else:
         _print(path, mode, done, generator)
     if done.divergence:
         raise typer.Exit(DIVERGED)
+
+
+def _check_step(path: Path, at: int) -> None:
+    """Refuse a step that the record does not reach."""
+    from statemachine import Journal
+    from statemachine.record.records import StepRecord
+
+    count = sum(isinstance(record, StepRecord) for record in Journal.open(path).timeline())
+    if at > count:
+        raise typer.BadParameter(f"{path} has {count} steps, so STEP is from 0 to {count}", param_hint="--at")
 
 
 def _load(path: Path, model: str | None) -> "Generator":
@@ -83,7 +97,8 @@ def _load(path: Path, model: str | None) -> "Generator":
     from statemachine import Journal
 
     opened = Journal.open(path)
-    with loading_bar(model or str(opened.header.environment.get("source"))) as progress:
+    model = model_of(opened, model)
+    with loading_bar(model or "the demo model") as progress:
         return load_generator(opened, model=model, progress=progress)
 
 
@@ -96,24 +111,42 @@ def _replay(path: Path, mode: Mode, generator: "Generator | None", **options: An
 
 def _print(path: Path, mode: Mode, done: "Replay", generator: "Generator | None") -> None:
     if done.divergence:
-        typer.echo(done.divergence.report(lambda phase, outcome: _words(generator, phase, outcome)))
+        print(printable(done.divergence.report(lambda phase, outcome: _words(generator, phase, outcome))))
         return
     run = done.run
-    for row, text in enumerate(run.context.output_texts):
-        if mode is Mode.PLAY:
-            typer.echo(text if len(run.context.slots) == 1 else f"[row {row}] {text}")
+    if mode is Mode.PLAY:
+        from phases.cli.driving import by_row
+
+        for text in by_row(_texts(done)):
+            print(printable(text))
     seconds = sum(step.elapsed_ns for step in run.steps()) / 1e9
     verb = "verified" if mode is Mode.VERIFY else "played"
-    stderr().print(f"{path}: {verb}, {run.step_count} steps, {run.status} ({seconds:.2f} s of work)", markup=False)
+    rest = str(run.status) if run.status.ended else f"resting at {run.phase.name}"
+    stderr().print(
+        f"{path}: {verb}, {run.step_count} steps, {rest} ({seconds:.2f} s of work)", markup=False, soft_wrap=True
+    )
     if done.journal.torn:
         stderr().print(f"its last line was never finished ({done.journal.torn} bytes, not read)", style="yellow")
 
 
+def _texts(done: "Replay") -> list[str]:
+    """The text of each row, as far as it goes; token ids where no tokenizer is at hand."""
+    context = done.run.context
+    if context.output_texts:
+        return context.output_texts
+    from phases.views.token_text import TokenText
+
+    text = TokenText.of(done.journal)
+    if text.note:
+        warn(text.note)
+    return [text.of_ids(ids) for ids in context.output_ids]
+
+
 def _words(generator: "Generator | None", phase: str, outcome: Any) -> str:
     """What tokens say, where the outcome is tokens."""
-    if generator is None or phase not in ("sample", "check_stop") or not isinstance(outcome, list):
-        return ""
-    return " ".join(repr(generator.tokenizer.decode([token])) for token in outcome)
+    from phases.views.token_text import outcome_words
+
+    return outcome_words(generator.tokenizer if generator else None, phase, outcome)
 
 
 def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -> dict[str, Any]:
@@ -135,39 +168,41 @@ def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -
 
 def _verify_all(folder: Path, model: str | None, *, as_json: bool) -> None:
     """Verify every journal of a folder; one model is loaded for all journals that were recorded alike."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from phases.replay import loaded_as
-    from statemachine import Journal, JournalError
+    from statemachine import Journal
 
     paths = sorted(folder.rglob("*.jsonl"))
     if not paths:
         raise typer.BadParameter(f"{folder} holds no journal (*.jsonl)", param_hint="FILE|DIR")
-    table = Table("journal", "steps", "result", "where")
+    table = Table(Column("journal", overflow="fold"), "steps", "result", "where")
     generators: dict[str, Generator] = {}
     worst = 0
     for path in paths:
         try:
+            readable_file(path)
             key = loaded_as(Journal.open(path), model)
             if key not in generators:
                 generators[key] = _load(path, model)
             done = _replay(path, Mode.VERIFY, generators[key])
             done.run.close()
-        except (JournalError, ValueError, OSError) as error:
-            worst = worst or 1
-            table.add_row(str(path), "", "[red]unusable[/]", str(error))
+        except Exception as error:  # a record can hold anything, and break anything; the others are still verified
+            worst = worst or FAILED
+            table.add_row(shown(str(path)), "", "[red]unusable[/]", shown(told(error)))
             if as_json:
-                typer.echo(json.dumps({"journal": str(path), "error": str(error)}))
+                print_json({"journal": str(path), "error": told(error)})
             continue
         if as_json:
-            typer.echo(json.dumps(_as_json(path, done, generators[key]), ensure_ascii=False))
+            print_json(_as_json(path, done, generators[key]))
         where = ""
         if done.divergence:
             worst = DIVERGED
-            where = f"step {done.divergence.step}, {done.divergence.phase}: {done.divergence.field}"
-        table.add_row(str(path), str(done.run.step_count), "[red]diverged[/]" if where else "[green]the same[/]", where)
+            where = shown(f"step {done.divergence.step}, {done.divergence.phase}: {done.divergence.field}")
+        table.add_row(
+            shown(str(path)), str(done.run.step_count), "[red]diverged[/]" if where else "[green]the same[/]", where
+        )
     if not as_json:
-        Console(highlight=False).print(table)
+        stdout().print(table)
     if worst:
         raise typer.Exit(worst)

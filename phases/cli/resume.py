@@ -6,12 +6,16 @@ from typing import Annotated
 import typer
 
 from phases.cli.driving import drive
-from phases.cli.screen import check_new, loading_bar
+from phases.cli.files import check_new, check_snapshot, readable_file
+from phases.cli.recorded_model import model_of
+from phases.cli.screen import loading_bar
 
 
 def resume(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What run --snapshot saved.", exists=True, dir_okay=False)
+        Path,
+        typer.Argument(metavar="FILE", help="What run --snapshot saved.", exists=True, dir_okay=False,
+                       callback=readable_file),
     ],
     model: Annotated[
         str | None,
@@ -23,6 +27,7 @@ def resume(
     snapshot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where Ctrl-C saves it again.", show_default="FILE itself")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --snapshot replace another file that exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:  # fmt: skip
     """Go on with a run that was paused and saved, here or on another machine.
@@ -35,8 +40,10 @@ def resume(
     from statemachine.record.snapshot import load
 
     check_new(journal, "--journal")
+    check_snapshot(snapshot or path, force=force, resumed=path, journal=journal)
     saved = load(path)
-    with loading_bar(model or str(saved.header.environment.get("source"))) as progress:
+    model = model_of(saved.journal, model)
+    with loading_bar(model or "the demo model") as progress:
         generator = load_generator(saved.journal, model=model, progress=progress)
     with generator:
         run = generator.resume(saved, journal=journal)
