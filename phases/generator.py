@@ -1,18 +1,18 @@
 """The door for applications: a model that generates text, whole, as a stream or step by step."""
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
 from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
+from gpu.checkpoint.files import read_object
 from phases.context import Generation
+from phases.errors import RequestError
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
+from phases.printable import printable
 from phases.recorded import request_of
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
@@ -111,9 +111,7 @@ class Generator:
         Raises
         ------
         CheckpointError
-            When there is no such checkpoint, it is damaged, or no engine here can run it.
-        RequestError
-            When its tokenizer or generation_config.json cannot be used.
+            When there is no such checkpoint, a file of it is damaged, or no engine here can run it.
         """
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         loaded = load_engine(
@@ -238,10 +236,14 @@ class Generator:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
         context = self._resources.lend(request)
-        writer = JournalWriter(journal) if isinstance(journal, str | PathLike) else journal
-        return Run(
-            self.machine, context, resources=self._resources, request=request, journal=writer, **options
-        )  # fmt: skip
+        try:
+            writer = JournalWriter(journal) if isinstance(journal, str | PathLike) else journal
+            return Run(
+                self.machine, context, resources=self._resources, request=request, journal=writer, **options
+            )  # fmt: skip
+        except BaseException:  # whoever keeps the error keeps the context: its rows must not wait for that
+            self._resources.release(context)
+            raise
 
     def resume(
         self,
@@ -290,6 +292,8 @@ class Generator:
 
     def environment(self) -> dict[str, Any]:
         """Everything besides the request and the machine that can change a bit: engine, model, versions, threads."""
+        from importlib.metadata import version  # takes 30 ms, and only records ask
+
         if self._environment is None:
             self._environment = {
                 **self.engine.environment(),
@@ -362,6 +366,8 @@ def _cancel(run: Run[Generation]) -> None:
 
 async def _in_thread(run: Run[Generation], work: Callable[[], Any]) -> Any:
     """Do work that drives a run in a thread; when the task is cancelled, cancel the run and wait for the thread."""
+    import asyncio  # takes 40 ms, which only those who use it need wait for
+
     future = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(future)
@@ -375,10 +381,10 @@ async def _in_thread(run: Run[Generation], work: Callable[[], Any]) -> Any:
 def _defaults(folder: Path) -> SamplingParams:
     """What the checkpoint's generation_config.json asks for, if it has one."""
     path = folder / "generation_config.json"
-    if not path.is_file():
+    if not path.exists():
         return SamplingParams()
+    config = read_object(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         return SamplingParams.from_generation_config(config)
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}; correct it or take it out") from error
+    except RequestError as error:
+        raise CheckpointError(f"{printable(path)} cannot be used: {error}; correct it or take it out") from error

@@ -13,7 +13,8 @@ from phases import Generator, SamplingParams
 from phases.context import Generation
 from phases.generation import machine
 from phases.replay import replay
-from statemachine import PhaseError, Status, host_state
+from statemachine import PhaseError, Status
+from statemachine.execution import host_state
 from statemachine.testing import machine_rules, run_rules
 
 SETTINGS = settings(
