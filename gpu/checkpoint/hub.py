@@ -60,8 +60,8 @@ def _fetch(hub_id: str) -> Path:
                 return Path(cached).parent
             raise CheckpointError(
                 f"there is no folder {hub_id!r}, and the hub model of that name is not in the cache and cannot be "
-                f"fetched: check the name and the network, and that HF_HUB_OFFLINE is not set; for a slow network raise "
-                f"HF_HUB_ETAG_TIMEOUT (seconds)"
+                f"fetched: check the name and the network, and that HF_HUB_OFFLINE is not set; a slow network may need "
+                f"a longer HF_HUB_ETAG_TIMEOUT (seconds)"
             )
         config = hf_hub_download(hub_id, "config.json")
         try:

@@ -143,8 +143,8 @@ def _files(folder: Path) -> Mapping[str, list[str] | None]:
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
-            f"{printable(folder)} holds pickled weights only ({printable(', '.join(pickled))}), which can run code when opened and are "
-            f"never read: convert the checkpoint to safetensors"
+            f"{printable(folder)} holds pickled weights only ({printable(', '.join(pickled))}), which can run code "
+            f"when opened and are never read: convert the checkpoint to safetensors"
         )
     raise CheckpointError(f"{printable(folder)} holds neither {_SINGLE} nor {_INDEX}")
 
