@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+import numpy as np
 
 from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
 from gpu.checkpoint.files import read_object
@@ -17,7 +19,7 @@ from phases.recorded import request_of
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, Snapshot, SnapshotError, Step
+from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, Snapshot, SnapshotError, Status, Step
 from statemachine.definition.machine import Interpreter
 from statemachine.record.snapshot import load as load_snapshot
 from statemachine.record.snapshot import restore
@@ -38,6 +40,14 @@ class TextPiece(str):
         piece = super().__new__(cls, text)
         piece.row = row
         return piece
+
+
+class Candidate(NamedTuple):
+    """A token that could come next."""
+
+    token_id: int
+    text: str
+    probability: float  # as the model gives it, before temperature and all cuts
 
 
 class Generator:
@@ -319,6 +329,31 @@ class Generator:
             time_per_token=per_token,
         )
 
+    @property
+    def free_rows(self) -> int:
+        """How many rows can be started now; runs that have not ended hold the others."""
+        return self.engine.kv_cache.free
+
+    def candidates(self, run: Run[Generation], row: int = 0, *, count: int = 10) -> list[Candidate]:
+        """The likeliest next tokens of a run at rest: what its next Sample, or its last one, draws from.
+
+        They belong to the logits that are there: those of the next token from Prefill or Decode to Sample, those of
+        the token just drawn from Sample to Decode.
+
+        Raises
+        ------
+        RequestError
+            When there are no logits: before Prefill, after the row has ended, while the run is under way.
+        """
+        logits = _logits(run, row)
+        powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+        probabilities = powers / powers.sum()
+        likeliest = np.lexsort((np.arange(len(logits)), -logits))[:count]  # of equals the lower id, as Sample has it
+        return [
+            Candidate(token, self.tokenizer.decode_token(token), float(probabilities[token]))
+            for token in likeliest.tolist()
+        ]
+
     def close(self) -> None:
         """Give the engine's memory back."""
         if not self._closed:
@@ -330,6 +365,19 @@ class Generator:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _logits(run: Run[Generation], row: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """The logits of a row, made anew if the run went back; raises RequestError where there are none."""
+    context = run.context
+    if not 0 <= row < len(context.slots):
+        raise RequestError(f"the run has rows 0 to {len(context.slots) - 1}, but row {row} was asked for")
+    if run.status in (Status.RUNNING, Status.FAILED, Status.CANCELLED) or row not in context.live:
+        raise RequestError(f"row {row} has no next token: the run is {run.status}, or the row has ended")
+    if not context.cached[row]:
+        raise RequestError(f"row {row} has no logits yet: Prefill makes the first (run.until(sample) goes there)")
+    context.fresh_logits()
+    return np.asarray(context.bound_engine.buffers.logits[context.slots[row]])
 
 
 def _fresh(context: Generation, streams: list[TextStream]) -> Iterator[TextPiece]:

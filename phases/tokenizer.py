@@ -85,6 +85,10 @@ class Tokenizer:
         """The text of token ids, without special tokens and without any clean-up of spaces."""
         return self._backend.decode(ids)
 
+    def decode_token(self, token: int) -> str:
+        """The text of one token alone, special or not."""
+        return self._backend.decode_token(token)
+
 
 class TextStream:
     """Gives text as tokens come, never half a character.

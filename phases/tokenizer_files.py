@@ -62,6 +62,10 @@ class Backend(Protocol):
         """The text of ids, without special tokens and clean-up; raises CheckpointError."""
         ...
 
+    def decode_token(self, token: int) -> str:
+        """The text of one id, a special token's too; raises CheckpointError."""
+        ...
+
 
 def load_backend(folder: Path) -> Backend:
     """Load the tokenizer of a checkpoint folder.
@@ -182,6 +186,10 @@ class FastBackend:
         with _foreign("the checkpoint's tokenizer fails"):
             return str(self.tokenizer.decode(list(ids)))
 
+    def decode_token(self, token: int) -> str:
+        with _foreign("the checkpoint's tokenizer fails"):
+            return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
 
 def _fast_backend(text: str, config: Mapping[str, Any], templates: Templates, *, qwen: bool) -> FastBackend | None:
     """The tokenizer of tokenizer.json, with the tokens that tokenizer_config.json adds as TokenizersBackend does.
@@ -285,6 +293,10 @@ class TransformersBackend:
     def decode(self, ids: Sequence[int]) -> str:
         with _foreign("the checkpoint's tokenizer fails"):
             return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def decode_token(self, token: int) -> str:
+        with _foreign("the checkpoint's tokenizer fails"):
+            return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
 
 def _transformers_backend(folder: Path, templates: Templates, reason: str) -> TransformersBackend:
