@@ -78,7 +78,7 @@ def load_backend(folder: Path) -> Backend:
     config = _optional_object(folder / "tokenizer_config.json")
     templates = _templates(folder, config)
     reason = "there is no tokenizer.json"
-    if (folder / "tokenizer.json").is_file():
+    if (folder / "tokenizer.json").exists():
         text = read_text(folder / "tokenizer.json")
         model_config = _optional_object(folder / "config.json")
         kind, reason = _kind(folder, config, model_config, byte_level='"ByteLevel"' in text)
@@ -128,7 +128,7 @@ def _kind(
         case "qwen2" | "qwen3" if whole or name in ("", "Qwen2Tokenizer"):
             return "qwen", ""
         case model_type:
-            return None, f"its tokenizer is a {name or 'tokenizer'} of a {model_type!r:.80} model"
+            return None, f"it is a {printable(name, 80) or 'tokenizer'} of a {model_type!r:.80} model"
 
 
 def _is_qwen(tokenizer: Tokenizer, decoder: Mapping[int, AddedToken]) -> bool:
@@ -199,7 +199,7 @@ def _fast_backend(text: str, config: Mapping[str, Any], templates: Templates, *,
     tokenizer = Tokenizer.from_str(text)
     present = tokenizer.get_added_tokens_decoder()
     given = config.get("added_tokens_decoder")
-    decoder = present if given is None else {int(number): AddedToken(**token) for number, token in given.items()}
+    decoder = present if given is None else {int(number): _added(token) for number, token in given.items()}
     if qwen and (config.get("add_prefix_space") or not _is_qwen(tokenizer, decoder)):
         return None
     named, extra = _special_tokens((_QWEN_TOKENS if qwen else {}) | dict(config), tokenizer.padding, decoder)
@@ -239,8 +239,13 @@ def _special_tokens(
 def _token(value: Any) -> Token | None:
     """A token as tokenizer_config.json writes it; None for something else, such as the flag add_bos_token."""
     if isinstance(value, dict) and value.get("__type") == "AddedToken":
-        return AddedToken(**{key: part for key, part in value.items() if key != "__type"})
+        return _added(value)
     return value if isinstance(value, str) else None
+
+
+def _added(value: Mapping[str, Any]) -> AddedToken:
+    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(**{name: value[name] for name in names if name in value})  # it would print any other name
 
 
 def _expect_token(name: str, token: Token | None) -> Token:
@@ -322,7 +327,7 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> Templates:
     """The chat templates of a checkpoint: files of their own come before what tokenizer_config.json holds."""
     texts = {"default": folder / "chat_template.jinja"}
     texts |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    found = {name: read_text(path, largest=2**20) for name, path in texts.items() if path.is_file()}
+    found = {name: read_text(path, largest=2**20) for name, path in texts.items() if path.exists()}
     if found:
         return found["default"] if list(found) == ["default"] else found
     given = config.get("chat_template")
