@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -15,14 +15,14 @@ from phases.errors import RequestError
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
 from phases.printable import printable
-from phases.recorded import request_of
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, Snapshot, SnapshotError, Status, Step
+from statemachine import IllegalMove, Machine, Run, SnapshotError, Status, Step
 from statemachine.definition.machine import Interpreter
-from statemachine.record.snapshot import load as load_snapshot
-from statemachine.record.snapshot import restore
+
+if TYPE_CHECKING:  # what records is imported by those who record: a first token need not wait for it
+    from statemachine import Journal, JournalWriter, Snapshot
 
 DEMO = "the bundled demo model"
 DEMO_MODEL = Path(__file__).parent / "demo_model"
@@ -206,7 +206,7 @@ class Generator:
         x: Any,
         params: Params = None,
         *,
-        journal: str | PathLike[str] | JournalWriter | None = None,
+        journal: "str | PathLike[str] | JournalWriter | None" = None,
         digest_every: int = 0,
         keep: bool = False,
         interpreter: Interpreter = "compiled",
@@ -241,15 +241,22 @@ class Generator:
         )
 
     def _run(
-        self, request: GenerationRequest, *, journal: str | PathLike[str] | JournalWriter | None = None, **options: Any
+        self,
+        request: GenerationRequest,
+        *,
+        journal: "str | PathLike[str] | JournalWriter | None" = None,
+        **options: Any,
     ) -> Run[Generation]:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
         context = self._resources.lend(request)
         try:
-            writer = JournalWriter(journal) if isinstance(journal, str | PathLike) else journal
+            if isinstance(journal, str | PathLike):
+                from statemachine import JournalWriter
+
+                journal = JournalWriter(journal)
             return Run(
-                self.machine, context, resources=self._resources, request=request, journal=writer, **options
+                self.machine, context, resources=self._resources, request=request, journal=journal, **options
             )  # fmt: skip
         except BaseException:  # whoever keeps the error keeps the context: its rows must not wait for that
             self._resources.release(context)
@@ -257,9 +264,9 @@ class Generator:
 
     def resume(
         self,
-        path: str | PathLike[str] | Snapshot,
+        path: "str | PathLike[str] | Snapshot",
         *,
-        journal: str | PathLike[str] | JournalWriter | None = None,
+        journal: "str | PathLike[str] | JournalWriter | None" = None,
         keep: bool = False,
     ) -> Run[Generation]:
         """A paused run that goes on where `run.snapshot(path)` left off, on rows of this generator.
@@ -271,7 +278,9 @@ class Generator:
         NoFreeRows
             When the engine has not as many free rows.
         """
-        snapshot = path if isinstance(path, Snapshot) else load_snapshot(path)
+        from statemachine.record.snapshot import load, restore
+
+        snapshot = load(path) if isinstance(path, str | PathLike) else path
         request = self._request_of(snapshot.journal)
         run = self._run(request, keep=keep, journal=journal)
         run.resumed = {"file": snapshot.path.name, **snapshot.options}
@@ -288,8 +297,10 @@ class Generator:
             raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         return run
 
-    def _request_of(self, journal: Journal) -> GenerationRequest:
+    def _request_of(self, journal: "Journal") -> GenerationRequest:
         """The request of a record that must have been made with this model and machine."""
+        from phases.recorded import request_of
+
         mine, its = self.environment(), journal.header.environment
         wrong = [
             f"{name} {its.get(name)} -> {mine[name]}" for name in ("model", "tokenizer") if its.get(name) != mine[name]

@@ -70,7 +70,6 @@ def run(
     phasewalk run "Hello" --journal hello.jsonl; phasewalk replay hello.jsonl
     """
     from phases.generator import Generator
-    from statemachine import JournalWriter
 
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
@@ -81,11 +80,11 @@ def run(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(model, engine, max_batch=1, capacity=capacity, progress=progress)
     with generator:
-        writer = (
-            JournalWriter(journal, sync=journal_sync, on_full="drop" if journal_optional else "fail")
-            if journal
-            else None
-        )
+        writer = None
+        if journal:
+            from statemachine import JournalWriter
+
+            writer = JournalWriter(journal, sync=journal_sync, on_full="drop" if journal_optional else "fail")
         run = generator.start(x, params, journal=writer, digest_every=digest_every)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
 
