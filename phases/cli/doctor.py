@@ -11,7 +11,8 @@ import typer
 from phases.cli.screen import stdout
 
 OURS = ("statemachine", "phases", "gpu")
-LIBRARIES = ("numpy", "safetensors", "tokenizers", "transformers", "huggingface-hub", "transitions", "structlog")
+LIBRARIES = ("numpy", "safetensors", "tokenizers", "huggingface-hub", "transitions", "structlog")
+OPTIONAL = {"transformers": "phasewalk[transformers]"}  # for tokenizers that tokenizer.json does not describe whole
 GOOD, MISSING, BAD = "[green]ok[/]", "[yellow]--[/]", "[red]!![/]"
 
 
@@ -81,11 +82,12 @@ def _tools() -> Iterator[tuple[str, str, str]]:
 def _libraries() -> Iterator[tuple[str, str, str]]:
     from importlib.metadata import PackageNotFoundError, version
 
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *OPTIONAL):
         try:
             yield GOOD, name, version(name)
         except PackageNotFoundError:
-            yield BAD, name, f"missing; pip install {name}"
+            optional = name in OPTIONAL
+            yield MISSING if optional else BAD, name, f"missing; pip install '{OPTIONAL.get(name, name)}'"
 
 
 def _import_names() -> Iterator[tuple[str, str, str]]:

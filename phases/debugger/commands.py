@@ -39,7 +39,7 @@ def execute(session: GenerationSession, line: str) -> Lines:
         return [complaint(error)]
 
 
-def attempt(session: Session, line: str) -> Lines:
+def attempt(session: GenerationSession, line: str) -> Lines:
     """As `execute`, but what is wrong is raised, as one of MENDABLE."""
     word, _, rest = line.strip().partition(" ")
     if not word or word.startswith("#"):
