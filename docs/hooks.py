@@ -1,4 +1,4 @@
-"""What `mkdocs build` adds to the pages: text that would go stale if it were written down, and files that stand elsewhere.
+"""What `mkdocs build` adds to the pages: text that would go stale if it were written down, files from elsewhere.
 
 A line `<!-- command line -->` becomes the help of every command, `<!-- house -->` the contracts of pyproject.toml.
 """
