@@ -61,7 +61,7 @@ def command_line() -> str:
 
 def _help(command: str) -> str:
     words = ["phasewalk", *([command] if command else []), "--help"]
-    environment = {**os.environ, "COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     program = [sys.executable, "-c", "from phases.cli import main; main()", *words[1:]]
     done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
     lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]

@@ -2,7 +2,7 @@
 
 | block | what is done with it |
 |---|---|
-| `python` | executed; the blocks of a page share their names; with `title="x.py"` it is also saved under that name |
+| `python` | executed; the blocks of a page share their names; with `title="x.py"` it can be imported, too |
 | `text title="prints"` | what the Python block before it printed |
 | `console` | runs each `$ command`, which succeeds unless `# exit status N` ends its line; its output follows |
 | `sh` | installs or builds something: each of its commands is one that CI runs |
@@ -19,7 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from types import ModuleType
 
@@ -38,9 +38,10 @@ CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
 class Blocks:
-    """Finds the code blocks of one page and runs them in order."""
+    """Finds the code blocks of one page and runs them in order; `saved` is told under what name one was saved."""
 
-    def __init__(self) -> None:
+    def __init__(self, saved: Callable[[str], None] = lambda module: None) -> None:
+        self.saved = saved
         self.printed: str | None = None  # by the Python block just before
         self.lexer = RawFencedCodeBlockLexer(INFO)
         self.python = PythonEvaluator()
@@ -76,6 +77,8 @@ class Blocks:
         with contextlib.redirect_stdout(io.StringIO()) as output:
             self.python(block)
         self.printed = output.getvalue()
+        if title.endswith(".py"):
+            self.saved(PurePath(title).stem)
 
 
 def not_run(region: Region) -> bool:
@@ -94,7 +97,7 @@ def _command(command: str, expected: str) -> str | None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     done = subprocess.run(
         ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
@@ -145,7 +148,7 @@ def test_code_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     names = ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, names.__name__, names)  # where dataclasses look up their types
-    document = Document.parse(str(page), Blocks())
+    document = Document.parse(str(page), Blocks(lambda module: monkeypatch.setitem(sys.modules, module, names)))
     document.namespace = vars(names)
     for block in document.examples():
         block.evaluate()
