@@ -13,6 +13,7 @@ title begins with "not run" is skipped, in sight of the reader.
 """
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -112,7 +113,7 @@ def _command(command: str, expected: str) -> str | None:
 
 def _differs(expected: str, found: str) -> str | None:
     """What is wrong with some output; lines may end in spaces, and `VARIES` says what need not be the same."""
-    wanted, came = (("\n".join(line.rstrip() for line in text.strip().splitlines())) for text in (expected, found))
+    wanted, came = (("\n".join(line.rstrip() for line in text.strip("\n").splitlines())) for text in (expected, found))
     pattern, end = "", 0
     for match in VARIES.finditer(wanted):
         pattern += re.escape(wanted[end : match.start()]) + (".*" if match[0] == "..." else NUMBER)
@@ -158,6 +159,15 @@ def test_blocks_that_are_not_run_are_rare() -> None:
     regions = [region for page in PAGES for _, region in Document.parse(str(page), Blocks()).regions]
     skipped = [region for region in regions if not_run(region)]
     assert len(skipped) <= len(regions) // 10
+
+
+@pytest.mark.parametrize(
+    ("module", "page"),
+    [("statemachine", "statemachine"), ("statemachine.testing", "testing"), ("phases", "phases"), ("gpu", "gpu")],
+)
+def test_the_reference_has_every_public_name(module: str, page: str) -> None:
+    described = set(re.findall(r"^::: ([\w.]+)", (ROOT / f"docs/reference/{page}.md").read_text("utf-8"), re.MULTILINE))
+    assert {f"{module}.{name}" for name in importlib.import_module(module).__all__} <= described
 
 
 @pytest.mark.parametrize(
