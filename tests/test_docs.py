@@ -25,9 +25,12 @@ from pathlib import Path, PurePath
 from types import ModuleType
 
 import pytest
+from command_line import Command, phasewalk
 from sybil import Document, Example, Region
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
+
+__all__ = ["phasewalk"]  # a fixture
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -39,10 +42,14 @@ CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
 class Blocks:
-    """Finds the code blocks of one page and runs them in order; `saved` is told under what name one was saved."""
+    """Finds the code blocks of one page and runs them in order.
 
-    def __init__(self, saved: Callable[[str], None] = lambda module: None) -> None:
+    `saved` is told under what name one was saved; `phasewalk` runs that command here, where it need not start anew.
+    """
+
+    def __init__(self, saved: Callable[[str], None] = lambda module: None, phasewalk: Command | None = None) -> None:
         self.saved = saved
+        self.phasewalk = phasewalk
         self.printed: str | None = None  # by the Python block just before
         self.lexer = RawFencedCodeBlockLexer(INFO)
         self.python = PythonEvaluator()
@@ -63,7 +70,7 @@ class Blocks:
             case "python":
                 return self._run(block, title)
             case "console":
-                return "\n".join(filter(None, (_command(*part) for part in _commands(block.parsed)))) or None
+                return "\n".join(filter(None, (self._command(*part) for part in _commands(block.parsed)))) or None
             case "sh":
                 return "\n".join(f"CI does not run: {line}" for line in _lines(block.parsed) if not _in_ci(line))
             case "text" if title == "prints":
@@ -81,6 +88,17 @@ class Blocks:
         if title.endswith(".py"):
             self.saved(PurePath(title).stem)
 
+    def _command(self, command: str, expected: str) -> str | None:
+        stated = re.search(r"# exit status (\d+)$", command)
+        if self.phasewalk and command.startswith("phasewalk ") and not re.search(r"[|;&<>$]", command):
+            status, *output = self.phasewalk(*shlex.split(command, comments=True)[1:])
+            found = "".join(output)
+        else:
+            status, found = _in_shell(command)
+        if status != (int(stated[1]) if stated else 0):
+            return f"$ {command}\nexit status {status}:\n{found}"
+        return _differs(expected, found) if expected else None
+
 
 def not_run(region: Region) -> bool:
     return (region.lexemes["title"] or "").startswith("not run")
@@ -94,21 +112,13 @@ def _commands(source: str) -> Iterator[tuple[str, str]]:
         yield command, output
 
 
-def _command(command: str, expected: str) -> str | None:
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+def _in_shell(command: str) -> tuple[int, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-        env=environment, timeout=120,
+        env={**os.environ, "PATH": path}, timeout=120,
     )  # fmt: skip
-    stated = re.search(r"# exit status (\d+)$", command)
-    status = int(stated[1]) if stated else 0
-    if done.returncode != status:
-        return f"$ {command}\nexit status {done.returncode}, not {status}:\n{done.stdout}"
-    return _differs(expected, done.stdout) if expected else None
+    return done.returncode, done.stdout
 
 
 def _differs(expected: str, found: str) -> str | None:
@@ -145,11 +155,14 @@ def _words(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phasewalk: Command) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, value in {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
     names = ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, names.__name__, names)  # where dataclasses look up their types
-    document = Document.parse(str(page), Blocks(lambda module: monkeypatch.setitem(sys.modules, module, names)))
+    blocks = Blocks(lambda module: monkeypatch.setitem(sys.modules, module, names), phasewalk)
+    document = Document.parse(str(page), blocks)
     document.namespace = vars(names)
     for block in document.examples():
         block.evaluate()
