@@ -62,8 +62,8 @@ def command_line() -> str:
 def _help(command: str) -> str:
     words = ["phasewalk", *([command] if command else []), "--help"]
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
-    program = [sys.executable, "-c", "from phases.cli import main; main()", *words[1:]]
-    done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    program = [sys.executable, "-c", "import sys; sys.argv[0] = 'phasewalk'; from phases.cli import main; main()"]
+    done = subprocess.run([*program, *words[1:]], capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
     lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
     title = f"## phasewalk {command}".rstrip()
     return "\n".join([f"{title}\n", "```text", f"$ {' '.join(words)}", *lines, "```\n"])
@@ -82,11 +82,13 @@ def _contract(contract: dict[str, Any]) -> Iterator[str]:
             for container in contract.get("containers", [""]):
                 yield _layers(container, contract["layers"])
         case "forbidden":
-            yield f"{_names(contract['source_modules'])} never import {_names(contract['forbidden_modules'])}.\n"
+            sources, forbidden = contract["source_modules"], contract["forbidden_modules"]
+            verb = "import" if len(sources) > 1 else "imports"
+            yield f"{_names(sources)} never {verb} {_names(forbidden)}.\n"
         case "independence":
             yield f"{_names(contract['modules'])} never import each other.\n"
         case "acyclic_siblings":
-            yield f"No circles among the modules of any package in {_names(contract.get('ancestors', ()))}.\n"
+            yield f"No circles among the modules of any package in {_names(contract.get('ancestors', []))}.\n"
         case kind:
             log.warning("docs/hooks.py does not know how to show a contract of type %r", kind)
 
@@ -95,7 +97,7 @@ def _layers(container: str, layers: list[str]) -> str:
     """Layers from top to bottom: `|` parts modules that do not know each other, `:` modules that may."""
     rows = []
     for layer in layers:
-        parts = [part.strip() for part in re.split(r"[|:]", layer)]
+        parts = [part.strip(" ()") for part in re.split(r"[|:]", layer)]
         rows.append("".join(f"<span><code>{escape(part)}</code></span>" for part in parts))
     caption = (
         f"<figcaption>{f'in <code>{escape(container)}</code>, ' if container else ''}higher imports lower</figcaption>"
@@ -103,5 +105,6 @@ def _layers(container: str, layers: list[str]) -> str:
     return f'<figure class="layers">{"".join(f"<div>{row}</div>" for row in rows)}{caption}</figure>\n'
 
 
-def _names(modules: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(f"`{module}`" for module in modules)
+def _names(modules: list[str]) -> str:
+    *first, last = [f"`{module}`" for module in modules]
+    return f"{', '.join(first)} and {last}" if first else last
