@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +28,13 @@ from phases.debugger.generation import GenerationSession
 from phases.debugger.panels import bar_of, fitted, percent
 from phases.debugger.plain import converse
 from phases.debugger.screen import Asked, DebuggerApp, Pages, picture
-from phases.debugger.view import View
+from phases.debugger.view import View, glance
 from statemachine import Phase, PhaseError
 
 JOURNALS = Path(__file__).parents[1] / "journals"
 PARAMS = SamplingParams(temperature=1.1, top_k=20, top_p=0.9, min_p=0.02, seed=5, max_new_tokens=8, stop_token_ids=())
 PROMPT = "the quick fox"
+PATIENCE = 60  # seconds after which a test that hangs fails
 
 
 @pytest.fixture
@@ -205,20 +208,42 @@ def test_step_and_next_stop_at_breakpoints(session: GenerationSession) -> None:
     assert session.run.step_count == 6
 
 
-def test_pause_from_another_thread(generator: Generator) -> None:
-    params = SamplingParams(temperature=1, seed=1, max_new_tokens=100, stop_token_ids=())
-    session = GenerationSession.live(generator, generator.start("x", params, keep=True))
-    reasons: list[str] = []
-    session.step(5)
-    driver = threading.Thread(target=lambda: reasons.append(session.run_on()))
-    driver.start()
-    while session.progress()[1] < 10 and driver.is_alive():
-        pass
-    session.pause()
-    driver.join()
-    assert reasons == ["paused"] or session.run.status.ended
+class Gate:
+    """Holds an engine's decode until it may go on, so that a run is surely under way."""
+
+    def __init__(self, generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self._open = threading.Semaphore(0), threading.Semaphore(0)
+        decode = generator.engine.decode
+
+        def held(rows: Sequence[int]) -> None:
+            self.reached.release()
+            assert self._open.acquire(timeout=PATIENCE)
+            decode(rows)
+
+        monkeypatch.setattr(generator.engine, "decode", held)
+
+    def wait(self) -> None:
+        """Until a decode has begun."""
+        assert self.reached.acquire(timeout=PATIENCE)
+
+    def open(self, decodes: int) -> None:
+        """Let so many of them go on."""
+        self._open.release(decodes)
+
+
+def test_pause_from_another_thread(
+    session: GenerationSession, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(generator, monkeypatch)
+    with ThreadPoolExecutor() as pool:
+        driven = pool.submit(session.run_on)
+        gate.wait()
+        assert session.progress() == ("decode", 3, 0)
+        session.pause()
+        gate.open(100)
+        assert driven.result(PATIENCE) == "paused"
+    assert (session.run.phase.name, session.run.step_count) == ("check_stop", 4)
     assert session.run_on() == "done"
-    session.close()
 
 
 def test_what_is_shown_is_what_is_drawn_from(session: GenerationSession) -> None:
@@ -692,30 +717,29 @@ def test_save_and_load_by_keys(session: GenerationSession, tmp_path: Path, monke
     on_screen(session, script)
 
 
-def test_running_does_not_block_and_p_pauses(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine waits at each decode until the screen has been looked at, so that the run is surely under way."""
-    params = SamplingParams(temperature=1, seed=1, max_new_tokens=60, stop_token_ids=())
-    session = GenerationSession.live(generator, generator.start("x", params, keep=True))
-    decode, may_go, waiting = generator.engine.decode, threading.Semaphore(0), threading.Event()
+def test_running_does_not_block_and_p_pauses(
+    session: GenerationSession, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, glanced = Gate(generator, monkeypatch), asyncio.Event()
 
-    def slow(rows: object) -> None:
-        waiting.set()
-        may_go.acquire()
-        decode(rows)
+    def noted(*arguments: Any) -> View:
+        glanced.set()
+        return glance(*arguments)
 
-    monkeypatch.setattr(generator.engine, "decode", slow)
+    monkeypatch.setattr("phases.debugger.screen.glance", noted)
 
     async def play() -> None:
         app = DebuggerApp(session)
         async with app.run_test(size=(100, 30)) as pilot:
             await app.settled()
             await pilot.press("r")
-            while not waiting.is_set():
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.3)
+            await asyncio.to_thread(gate.wait)
+            glanced.clear()
+            await glanced.wait()
+            await pilot.pause()
             assert "running at decode" in " ".join(seen(app).split())
             await pilot.press("p")
-            may_go.release(200)
+            gate.open(100)
             await app.settled()
             await pilot.pause()
             assert session.run.status == "paused"
@@ -726,17 +750,21 @@ def test_running_does_not_block_and_p_pauses(generator: Generator, monkeypatch: 
             assert session.run.status == "done"
 
     asyncio.run(play())
-    session.close()
 
 
-def test_quitting_while_it_runs(generator: Generator) -> None:
-    params = SamplingParams(temperature=1, seed=1, max_new_tokens=100, stop_token_ids=())
-    session = GenerationSession.live(generator, generator.start("x", params, keep=True))
+def test_quitting_while_it_runs(
+    session: GenerationSession, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(generator, monkeypatch)
 
     async def play() -> None:
         app = DebuggerApp(session)
         async with app.run_test() as pilot:
-            await pilot.press("r", "q")
+            await app.settled()
+            await pilot.press("r")
+            await asyncio.to_thread(gate.wait)
+            await pilot.press("q")
+            gate.open(100)
 
     asyncio.run(play())
     session.close()
