@@ -5,9 +5,8 @@ import io
 import os
 import subprocess
 import sys
-import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gate import PATIENCE, Gate
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,6 @@ from statemachine import Phase, PhaseError
 JOURNALS = Path(__file__).parents[1] / "journals"
 PARAMS = SamplingParams(temperature=1.1, top_k=20, top_p=0.9, min_p=0.02, seed=5, max_new_tokens=8, stop_token_ids=())
 PROMPT = "the quick fox"
-PATIENCE = 60  # seconds after which a test that hangs fails
 
 
 @pytest.fixture
@@ -206,29 +205,6 @@ def test_step_and_next_stop_at_breakpoints(session: GenerationSession) -> None:
     assert session.run.step_count == 3
     assert session.next_token(5) == "breakpoint 1 (phase decode)"
     assert session.run.step_count == 6
-
-
-class Gate:
-    """Holds an engine's decode until it may go on, so that a run is surely under way."""
-
-    def __init__(self, generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reached, self._open = threading.Semaphore(0), threading.Semaphore(0)
-        decode = generator.engine.decode
-
-        def held(rows: Sequence[int]) -> None:
-            self.reached.release()
-            assert self._open.acquire(timeout=PATIENCE)
-            decode(rows)
-
-        monkeypatch.setattr(generator.engine, "decode", held)
-
-    def wait(self) -> None:
-        """Until a decode has begun."""
-        assert self.reached.acquire(timeout=PATIENCE)
-
-    def open(self, decodes: int) -> None:
-        """Let so many of them go on."""
-        self._open.release(decodes)
 
 
 def test_pause_from_another_thread(
