@@ -4,10 +4,12 @@ import asyncio
 import gc
 import json
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from chat_checkpoint import write_chat_checkpoint
+from gate import Gate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,33 +162,60 @@ def test_streaming_gives_the_same_text_and_closing_it_frees_the_row(generator: G
     assert free(generator) == 4
 
 
+async def consume(stream: AsyncIterator[object]) -> None:
+    async for _ in stream:
+        pass
+
+
 def test_asyncio(generator: Generator) -> None:
     async def all_ways() -> None:
         whole = generator.generate(PROMPTS[0], GREEDY)
         results = await asyncio.gather(*(generator.agenerate(PROMPTS[0], GREEDY) for _ in range(4)))
         assert [result.output_ids for result in results] == [whole.output_ids] * 4
         assert "".join([piece async for piece in generator.astream(PROMPTS[0], GREEDY)]) == whole.text
-        endless = SamplingParams(temperature=0, max_new_tokens=10**6, stop_token_ids=())
-        for make in (
-            lambda: generator.agenerate(PROMPTS, endless),
-            lambda: consume(generator.astream(PROMPTS, endless)),
-        ):
-            task = asyncio.create_task(make())
-            while free(generator) == 4:
-                await asyncio.sleep(0.001)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert free(generator) == 4
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(generator.agenerate(PROMPTS[0], endless), 0.01)
-        assert free(generator) == 4
-
-    async def consume(stream: object) -> None:
-        async for _ in stream:  # type: ignore[attr-defined]
-            pass
 
     asyncio.run(all_ways())
+
+
+ENDLESS = SamplingParams(temperature=0, max_new_tokens=10**6, stop_token_ids=())
+
+
+@pytest.mark.parametrize("way", ["generate", "stream"])
+def test_a_cancelled_task_gives_its_rows_back(generator: Generator, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    gate = Gate(generator, monkeypatch)
+
+    async def cancel_while_decoding() -> None:
+        work = (
+            generator.agenerate(PROMPTS, ENDLESS) if way == "generate" else consume(generator.astream(PROMPTS, ENDLESS))
+        )
+        task = asyncio.create_task(work)
+        await asyncio.to_thread(gate.wait)
+        assert free(generator) == 0
+        task.cancel()
+        gate.open(1000)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert free(generator) == 4
+
+    asyncio.run(cancel_while_decoding())
+
+
+def test_a_timeout_gives_the_row_back(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(generator, monkeypatch)
+
+    async def bounded() -> None:
+        loop = asyncio.get_running_loop()
+
+        async with asyncio.timeout(None) as limit:
+            generating = asyncio.create_task(generator.agenerate(PROMPTS[0], ENDLESS))
+            await asyncio.to_thread(gate.wait)
+            limit.reschedule(loop.time())
+            loop.call_soon(gate.open, 1000)  # after the timeout, which is called sooner
+            await generating
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(bounded())
+    assert free(generator) == 4
 
 
 def test_a_users_phase_joins_by_insertion(chat_folder: Path) -> None:
