@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phases.cli.files import is_stdout, output_file, readable_file
-from phases.cli.process import DIVERGED
+from phases.cli.process import DIVERGED, INCOMPLETE
 from phases.cli.recorded_model import model_of
-from phases.cli.screen import loading_bar, stderr
+from phases.cli.screen import loading_bar, stderr, warn
 
 if TYPE_CHECKING:
-    from statemachine import Divergence, Journal
+    from statemachine import Journal, Verdict
 
 
 def report(
@@ -37,24 +37,27 @@ def report(
 
     phasewalk report fox.jsonl -o fox.html
 
-    Exit status: 3 if --verify found a divergence; the page is written all the same.
+    Exit status with --verify: 3 if it diverged, 4 if the record is incomplete; the page is written all the same.
     """
     from phases.views.report import report_of
     from statemachine import Journal
 
     journal = Journal.open(path)
-    divergence = _verified(journal, model) if verify else None
+    verdict = _verified(journal, model) if verify else None
     with output_file(output, unlike=path) as file:
-        page = report_of(journal, divergence=divergence, verified=verify, model=model)
+        page = report_of(journal, verdict=verdict, model=model)
         file.write(page.encode(errors="replace"))
     if not is_stdout(output):
         stderr().print(f"{output}: open it in any browser", markup=False, soft_wrap=True)
-    if divergence:
-        stderr().print(f"it diverged at step {divergence.step}, see the page", style="yellow")
+    if verdict and verdict.divergence:
+        warn(f"it diverged at step {verdict.divergence.step}, see the page")
         raise typer.Exit(DIVERGED)
+    if verdict and not verdict.complete:
+        warn(f"the record is incomplete: it ends at step {verdict.ends_at}")
+        raise typer.Exit(INCOMPLETE)
 
 
-def _verified(journal: "Journal", model: str | None) -> "Divergence | None":
+def _verified(journal: "Journal", model: str | None) -> "Verdict | None":
     from phases.replay import load_generator, replay
 
     model = model_of(journal, model)
@@ -62,4 +65,4 @@ def _verified(journal: "Journal", model: str | None) -> "Divergence | None":
         loading_bar(model or "the demo model") as progress,
         load_generator(journal, model=model, progress=progress) as generator,
     ):
-        return replay(journal, generator=generator).divergence
+        return replay(journal, generator=generator).verdict

@@ -12,7 +12,7 @@ import msgspec
 
 from phases.views.recorded_rows import RecordedRows, Token
 from phases.views.token_text import TokenText, outcome_words
-from statemachine import Divergence, GraphvizMissing, Journal, JournalError, to_mermaid, to_svg
+from statemachine import Divergence, GraphvizMissing, Journal, JournalError, Verdict, to_mermaid, to_svg
 from statemachine.record.divergence import plain_text
 from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 from statemachine.views.chart import Chart
@@ -32,15 +32,13 @@ def write_report(journal: Journal, output: Path, **options: Any) -> None:
     output.write_text(report_of(journal, **options), encoding="utf-8", errors="replace")
 
 
-def report_of(
-    journal: Journal, *, divergence: Divergence | None = None, verified: bool = False, model: str | None = None
-) -> str:
+def report_of(journal: Journal, *, verdict: Verdict | None = None, model: str | None = None) -> str:
     """The report of a journal as HTML.
 
     Parameters
     ----------
-    divergence, verified
-        What a replay found: where it diverged; or that it was run again and did not.
+    verdict
+        What running it again came to, if it was.
     model
         The folder of the checkpoint whose tokenizer turns ids into text; unless given, the one that the journal names.
 
@@ -50,8 +48,8 @@ def report_of(
         When the journal is damaged.
     """
     page = _Page.of(journal, model)
-    found = _divergence(divergence, page) if divergence else None
-    return str(_template().render(page=page, divergence=found, verified=verified))
+    found = _divergence(verdict.divergence, page) if verdict and verdict.divergence else None
+    return str(_template().render(page=page, divergence=found, verdict=verdict))
 
 
 def _template() -> Any:

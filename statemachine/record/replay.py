@@ -45,6 +45,8 @@ class Verdict:
         The phase at which a run that has not ended rests, if the record says that it does.
     passed_over
         How many recorded steps the run went back from: they do not count in the end, and were not compared.
+    first
+        The number of the first step: 0, unless the run was restored without its past.
     differences
         What differs between the record's header and that of this replay, and can change a bit.
     """
@@ -55,6 +57,12 @@ class Verdict:
     paused_at: str | None = None
     passed_over: int = 0
     differences: tuple[str, ...] = ()
+    first: int = 0
+
+    @property
+    def ends_at(self) -> int:
+        """The step before which the record ends, as far as it was followed."""
+        return self.first + self.steps
 
     @property
     def complete(self) -> bool:
@@ -110,7 +118,7 @@ def verify(journal: Journal, run: Run[Any], *, watch: Watch | None = None) -> Ve
     divergence = walk.walk()
     return Verdict(
         divergence, walk.steps, walk.ended, walk.paused_at if walk.ended is None else None, _passed_over(journal),
-        differences(journal.header, walk.header),
+        differences(journal.header, walk.header), journal.header.first,
     )  # fmt: skip
 
 
