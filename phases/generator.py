@@ -58,14 +58,18 @@ class Generator:
 
     Parameters
     ----------
-    engine, tokenizer
-        What computes, and what turns text into token ids.
+    engine
+        What computes.
+    tokenizer
+        What turns text into token ids.
     defaults
         Sampling parameters for whatever a request leaves unset.
     machine
         The machine that every run follows: the built-in one, or one made of it with `machine.insert(...)`.
-    source, folder
-        What the model is called, for records, and where its files are.
+    source
+        What the model is called, for records.
+    folder
+        Where its files are.
     """
 
     def __init__(
@@ -144,8 +148,10 @@ class Generator:
 
         Raises
         ------
-        RequestError, NoFreeRows
-            Before anything has run: no such request can be made, or not enough rows are free.
+        RequestError
+            Before anything has run: no such request can be made.
+        NoFreeRows
+            Before anything has run: not enough rows are free.
         PhaseError
             When a phase fails; `__cause__` says why (a prompt that is empty or too long is a RequestError).
         """

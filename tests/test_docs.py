@@ -179,8 +179,10 @@ def test_blocks_that_are_not_run_are_rare() -> None:
     [("statemachine", "statemachine"), ("statemachine.testing", "testing"), ("phases", "phases"), ("gpu", "gpu")],
 )
 def test_the_reference_has_every_public_name(module: str, page: str) -> None:
-    described = set(re.findall(r"^::: ([\w.]+)", (ROOT / f"docs/reference/{page}.md").read_text("utf-8"), re.MULTILINE))
-    assert {f"{module}.{name}" for name in importlib.import_module(module).__all__} <= described
+    described = set(
+        re.findall(r"^::: [\w.]+\.(\w+)", (ROOT / f"docs/reference/{page}.md").read_text("utf-8"), re.MULTILINE)
+    )
+    assert set(importlib.import_module(module).__all__) <= described
 
 
 @pytest.mark.parametrize(
