@@ -21,7 +21,7 @@ def as_process(command: Callable[[], None]) -> NoReturn:
     _mend_streams()
     with _interrupts() as interrupted, _warnings_in_one_line():
         try:
-            status = _status_of(command)
+            status = _status_of(command, interrupted)
         except BaseException:  # what Ctrl-C breaks off may end as any error: NumPy's import makes an ImportError of it
             if not interrupted():
                 raise
@@ -33,7 +33,7 @@ def as_process(command: Callable[[], None]) -> NoReturn:
         sys.exit(_flushed(status))
 
 
-def _status_of(command: Callable[[], None]) -> int:
+def _status_of(command: Callable[[], None], interrupted: Callable[[], bool]) -> int:
     try:
         command()
     except SystemExit as exited:
@@ -41,6 +41,8 @@ def _status_of(command: Callable[[], None]) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         return FAILED
     except Exception as error:
+        if interrupted():
+            raise
         from phases.cli.screen import complain
 
         complain(error)

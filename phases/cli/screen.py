@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _STEERING = re.compile(r"[\x7f-\x9f]")  # the control characters that JSON does not escape
-NARROWEST = 40  # columns
+NARROWEST = 72  # columns
 LARGE_CHECKPOINT = 64 * 2**20  # bytes; anything smaller is there before a bar could be seen
 
 
