@@ -96,8 +96,7 @@ def phasewalk_run(engine: gpu.Engine, prompt: np.ndarray, new_tokens: int) -> tu
     """Decode greedily; give the tokens, tokens/s of the decode steps, and the bytes/s that they read."""
     rows = engine.kv_cache.acquire(1)
     [row] = rows
-    engine.buffers.input_ids[row, : len(prompt)] = prompt
-    engine.buffers.input_lengths[row] = len(prompt)
+    engine.write_prompt(row, prompt)
     engine.prefill(rows)
     engine.sample(rows)
     tokens = list(engine.sampled(rows))

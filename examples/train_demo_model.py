@@ -5,8 +5,8 @@
     python examples/train_demo_model.py --evaluate phases/demo_model    # scores of a stored model
     python examples/train_demo_model.py --evaluate phases/demo_model --golden golden.json
 
-The text comes from the grammar in `demo_text.py`; no data set is read. The result is a folder in Hugging Face format: a
-small Llama (tied embeddings, grouped-query attention) in float16, a byte-level BPE tokenizer whose digits are single
+The text comes from the grammar in `demo_text.toml`; no data set is read. The result is a folder in Hugging Face format:
+a small Llama (tied embeddings, grouped-query attention) in float16, a byte-level BPE tokenizer whose digits are single
 tokens, a chat template. The loss counts the assistant's tokens only, and plain stories in full. All scores are measured
 on the stored model, after the rounding to float16, on prompts that `demo_text.is_held_out` keeps out of training.
 It takes a few minutes on a GPU and about 80 minutes on two CPU cores.

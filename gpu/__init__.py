@@ -7,12 +7,14 @@ from gpu.checkpoint.fingerprint import model_fingerprint, tokenizer_fingerprint
 from gpu.checkpoint.hub import resolve_checkpoint
 from gpu.checkpoint.index import Checkpoint, expected_tensors
 from gpu.engine import Engine
-from gpu.errors import CapacityError, CheckpointError, LogitsError, NoFreeRows, SelfCheckError
+from gpu.errors import CapacityError, CheckpointError, ForkedError, LogitsError, NoFreeRows, SelfCheckError
+from gpu.host_engine import HostEngine
 from gpu.kv_cache import LinearKVCache
 from gpu.load import engines, load_engine
 from gpu.numpy.engine import NumpyEngine
 from gpu.rope import RopeConfig
-from gpu.sampling import Candidates, candidates, sample
+from gpu.rows import RowKeeper
+from gpu.sampling import Candidates, candidates, check_sampling, sample
 from gpu.self_check import self_check
 
 __all__ = [
@@ -23,14 +25,18 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Engine",
+    "ForkedError",
+    "HostEngine",
     "LinearKVCache",
     "LogitsError",
     "ModelConfig",
     "NoFreeRows",
     "NumpyEngine",
     "RopeConfig",
+    "RowKeeper",
     "SelfCheckError",
     "candidates",
+    "check_sampling",
     "engines",
     "expected_tensors",
     "load_engine",
@@ -41,3 +47,7 @@ __all__ = [
     "self_check",
     "tokenizer_fingerprint",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,18 +1,31 @@
-"""The contract of an engine: what it holds and the six things it does."""
+"""The contract of an engine: what it holds, what it computes, and the verbs by which values go in and come out.
+
+`RowKeeper` has what every engine checks and counts on the host, `HostEngine` all but prefill and decode for one whose
+memory is the host's. An engine keeps the contract when `tests/gpu/conformance` passes.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gpu.buffers import Buffers
+import numpy as np
+import numpy.typing as npt
+
+from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
 
 
 class Engine(Protocol):
-    """Runs one model on rows of pre-bound buffers.
+    """Runs one model on rows of memory that was bound once, and that nobody but the engine indexes.
 
-    A row is one sequence's place in every buffer and in the cache. All methods may be called from several threads;
-    calls on different rows do not disturb one another, and a row's tokens do not depend on who shares its batch.
+    A row is one sequence's place: a prompt, how it is sampled, a next token, logits, *kept* logits (those that
+    `keep_logits` put aside) and a stretch of the KV cache. All methods may be called from several threads; calls on
+    different rows do not disturb one another, and a row's tokens do not depend on who shares its batch.
+
+    Work and values take effect in the order of the calls. An asynchronous engine may return from any of them before
+    the work is done, and raise what went wrong with it from a later call that waits. These wait: `sampled`,
+    `read_logits`, `export_kv`, `peek`. No other one does, and what is passed in may be changed as soon as a call
+    returns.
 
     Attributes
     ----------
@@ -22,46 +35,77 @@ class Engine(Protocol):
         True if `sample` leaves the token known to the host at once, so that waiting for it costs nothing.
     model : ModelConfig
         The model that it runs.
-    buffers : Buffers
-        Where callers put tokens and find logits; bound once, their addresses never change.
     kv_cache : LinearKVCache
-        Keys and values of every row; it counts which rows are free.
+        Which rows are free, and how many tokens each holds. Its books are the host's: reading them waits for nothing.
     """
 
     name: str
     synchronous: bool
     model: ModelConfig
-    buffers: Buffers
     kv_cache: LinearKVCache
 
-    def prefill(self, rows: Sequence[int]) -> None:
-        """Feed `buffers.input_ids[row, :input_lengths[row]]` after the tokens that the cache already holds.
+    # --- what goes in -------------------------------------------------------------------------------------------
 
-        Leaves the logits of the last token in `buffers.logits[row]` and commits the lengths after the work succeeded.
+    def write_prompt(self, row: int, ids: Sequence[int]) -> None:
+        """Set the tokens that the next prefill of this row feeds.
+
+        Raises
+        ------
+        ValueError
+            If there are none or more than the capacity, or an id is out of range.
+        """
+        ...
+
+    def set_sampling(self, row: int, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> None:
+        """Say how this row is sampled from now on; see `gpu.sampling` for what the parameters mean.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range.
+        """
+        ...
+
+    def write_token(self, row: int, token: int) -> None:
+        """Set the row's next token: what `decode` feeds and `sampled` gives.
+
+        Raises
+        ------
+        ValueError
+            If the token is out of range.
+        """
+        ...
+
+    # --- what is computed ---------------------------------------------------------------------------------------
+
+    def prefill(self, rows: Sequence[int]) -> None:
+        """Feed each row's prompt after the tokens that its cache already holds.
+
+        Leaves the logits of the last token, and commits the lengths after the work succeeded, or was launched.
 
         Raises
         ------
         CapacityError
             If the tokens do not fit behind those already cached; nothing was computed then.
         ValueError
-            If a length or a token id is out of range, or rows repeat.
+            If a row has no prompt, or rows repeat.
         """
         ...
 
     def decode(self, rows: Sequence[int]) -> None:
-        """Feed `buffers.next_token[row]`, one token a row; leaves logits in `buffers.logits[row]`, commits one each.
+        """Feed each row's next token; leaves logits and commits one position each, as `prefill` does.
 
         Raises
         ------
         CapacityError
             If a row is full; nothing was computed then.
         ValueError
-            If a token id is out of range, or rows repeat.
+            If rows repeat.
         """
         ...
 
     def sample(self, rows: Sequence[int]) -> None:
-        """Draw `buffers.next_token[row]` from `buffers.logits[row]`; its absolute position is `kv_cache.lengths[row]`.
+        """Draw each row's next token from its logits; its absolute position is `kv_cache.length(row)`.
 
         Raises
         ------
@@ -71,7 +115,64 @@ class Engine(Protocol):
         ...
 
     def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
-        """Wait until the drawn tokens have reached the host and give them: the only wait of an engine."""
+        """Wait until the next token of each row has reached the host, and give them: the one wait of a decode step."""
+        ...
+
+    # --- logits -------------------------------------------------------------------------------------------------
+
+    def read_logits(self, row: int, *, kept: bool = False) -> npt.NDArray[np.float32]:
+        """Wait for the row's logits, or its kept ones, and give a copy: [vocab] float32."""
+        ...
+
+    def write_logits(self, row: int, logits: npt.NDArray[np.float32], *, kept: bool = False) -> None:
+        """Replace the row's logits, or its kept ones; raises ValueError unless they are [vocab] float32."""
+        ...
+
+    def keep_logits(self, row: int) -> None:
+        """Put a copy of the row's logits aside, instead of those kept before."""
+        ...
+
+    def restore_logits(self, row: int) -> None:
+        """Make the kept logits the row's logits again."""
+        ...
+
+    # --- the cache ----------------------------------------------------------------------------------------------
+
+    def export_kv(self, row: int, first: int, last: int) -> npt.NDArray[Any]:
+        """Wait for the keys and values at positions `first` to `last` - 1, and give a copy.
+
+        Returns
+        -------
+        ndarray, [layers, 2 (keys, values), kv_heads, last - first, head_dim]
+            In the dtype of the engine's cache.
+        """
+        ...
+
+    def import_kv(self, row: int, first: int, array: npt.NDArray[Any]) -> None:
+        """Write keys and values at positions from `first` on, as `export_kv` gave them; lengths stay as they are.
+
+        Raises
+        ------
+        ValueError
+            If shape or dtype are not those of this engine, or the positions lie outside the row.
+        """
+        ...
+
+    def copy_row(self, source: int, target: int, *, length: int | None = None) -> None:
+        """Make `target` hold what `source` holds: cache, logits, kept logits and next token.
+
+        Copies the used positions of the cache, or the first `length` ones, and makes that the target's length.
+        """
+        ...
+
+    # --- what there is to see -----------------------------------------------------------------------------------
+
+    def memory(self) -> tuple[BufferInfo, ...]:
+        """Tell where everything lies that was bound once."""
+        ...
+
+    def peek(self, row: int) -> dict[str, int | float]:
+        """Wait, and give the value that each buffer with one number a row holds for this one."""
         ...
 
     def bytes_per_token(self, rows: Sequence[int]) -> int:

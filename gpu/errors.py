@@ -19,3 +19,7 @@ class LogitsError(ValueError):
 
 class SelfCheckError(RuntimeError):
     """An engine failed its check at load: decode does not continue what prefill began."""
+
+
+class ForkedError(RuntimeError):
+    """An engine was used in a child of os.fork; it belongs to the process that loaded it."""

@@ -45,7 +45,7 @@ def load_engine(
     capacity : int, optional
         Tokens a row can hold, prompt included; the smaller of 4096 and the model's positions if not given.
     threads : int, optional
-        Threads of a decode step; the engine's own choice if not given (numpy: 1, see `gpu.linear.Linear`).
+        Threads of a decode step; the engine's own choice if not given (numpy: 1, see `gpu.numpy.linear.Linear`).
     self_check : bool
         Run the engine's check of itself, which costs about eight decode steps.
     progress : callable, optional
@@ -54,9 +54,9 @@ def load_engine(
     Raises
     ------
     CheckpointError
-        If the checkpoint cannot be found, is damaged or not supported.
+        If the checkpoint cannot be found, is damaged or not supported, or its weights do not fit into memory.
     CapacityError
-        If the capacity exceeds the model's positions.
+        If the capacity exceeds the model's positions, or what was asked for does not fit into memory.
     SelfCheckError
         If the engine computes wrongly.
     ValueError

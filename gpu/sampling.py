@@ -34,7 +34,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpu.buffers import check_sampling
 from gpu.errors import LogitsError
 
 Float32Array = npt.NDArray[np.float32]
@@ -124,6 +123,20 @@ def candidates(logits: Float32Array, *, temperature: float, top_k: int, top_p: f
     if min_p > 0:
         token_ids, weights = _keep(token_ids, weights, weights >= np.uint64(math.ceil(min_p * 2**WEIGHT_BITS)))
     return Candidates(token_ids, weights)
+
+
+def check_sampling(*, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> None:
+    """Raise a ValueError that names the first sampling parameter out of its range."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature is {temperature}, expected a finite number of at least 0 (0 is greedy)")
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}, expected at least 0 (0 turns it off)")
+    if not 0 <= top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, expected a number from 0 to 1 (1 turns it off)")
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p is {min_p}, expected a number from 0 to 1 (0 turns it off)")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**64 - 1")
 
 
 def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -12,38 +12,34 @@ _TOLERANCE = 1e-3  # of the largest logit, far above rounding and far below any 
 def self_check(engine: Engine) -> None:
     """Compare prefill of a few tokens with as many decode steps, over a cache whose unused part is NaN.
 
-    Takes one free row and leaves it as it was found: empty and zero.
+    Takes one free row and leaves its cache as it was found.
 
     Raises
     ------
     SelfCheckError
         If the logits differ, or something that was never written has been read.
     """
-    buffers, cache = engine.buffers, engine.kv_cache
+    cache, model = engine.kv_cache, engine.model
     count = min(_TOKENS, cache.capacity)
-    tokens = np.arange(1, count + 1) * 7919 % engine.model.vocab
+    tokens = [token * 7919 % model.vocab for token in range(1, count + 1)]
     [row] = cache.acquire(1)
-    touched = cache.data[:, :, row, :, : 2 * count]
+    touched = engine.export_kv(row, 0, min(2 * count, cache.capacity))
     try:
-        touched[...] = np.nan
-        buffers.input_ids[row, :count] = tokens
-        buffers.input_lengths[row] = count
+        engine.import_kv(row, 0, np.full_like(touched, np.nan))
+        engine.write_prompt(row, tokens)
         engine.prefill([row])
-        at_once = buffers.logits[row].copy()
+        at_once = engine.read_logits(row)
 
         cache.truncate(row, 0)
-        touched[...] = np.nan
-        buffers.input_lengths[row] = 1
+        engine.import_kv(row, 0, np.full_like(touched, np.nan))
+        engine.write_prompt(row, tokens[:1])
         engine.prefill([row])
         for token in tokens[1:]:
-            buffers.next_token[row] = token
+            engine.write_token(row, token)
             engine.decode([row])
-        one_by_one = buffers.logits[row].copy()
+        one_by_one = engine.read_logits(row)
     finally:
-        touched[...] = 0
-        buffers.input_ids[row, :count] = 0
-        buffers.input_lengths[row] = buffers.next_token[row] = 0
-        buffers.logits[row] = 0
+        engine.import_kv(row, 0, touched)
         cache.release([row])
     difference = float(np.max(np.abs(at_once - one_by_one)))
     allowed = _TOLERANCE * max(1.0, float(np.max(np.abs(at_once))))

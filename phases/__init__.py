@@ -1,12 +1,20 @@
-"""Text generation as six phases of a state machine: the `Generator` to embed, and what it takes and gives."""
+"""Text generation as six phases of a state machine: the `Generator` to embed, what it takes and gives, and errors."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from phases.namesake import refuse_namesake
+
 if TYPE_CHECKING:
+    from gpu.errors import CapacityError as CapacityError
+    from gpu.errors import CheckpointError as CheckpointError
+    from gpu.errors import LogitsError as LogitsError
+    from gpu.errors import NoFreeRows as NoFreeRows
+    from gpu.errors import SelfCheckError as SelfCheckError
     from phases.context import Generation as Generation
     from phases.errors import RequestError as RequestError
     from phases.generation import machine as machine
+    from phases.generator import Candidate as Candidate
     from phases.generator import Generator as Generator
     from phases.generator import TextPiece as TextPiece
     from phases.request import Content as Content
@@ -16,26 +24,46 @@ if TYPE_CHECKING:
     from phases.request import Message as Message
     from phases.request import RowRequest as RowRequest
     from phases.request import SamplingParams as SamplingParams
+    from statemachine.errors import IllegalMove as IllegalMove
+    from statemachine.errors import JournalError as JournalError
+    from statemachine.errors import PhaseError as PhaseError
+    from statemachine.errors import SnapshotError as SnapshotError
 
 _HOMES = {
-    "Content": "request",
-    "FinishReason": "request",
-    "Generation": "context",
-    "GenerationRequest": "request",
-    "GenerationResult": "request",
-    "Generator": "generator",
-    "Message": "request",
-    "RequestError": "errors",
-    "RowRequest": "request",
-    "SamplingParams": "request",
-    "TextPiece": "generator",
-    "machine": "generation",
+    "Candidate": "phases.generator",
+    "CapacityError": "gpu.errors",
+    "CheckpointError": "gpu.errors",
+    "Content": "phases.request",
+    "FinishReason": "phases.request",
+    "Generation": "phases.context",
+    "GenerationRequest": "phases.request",
+    "GenerationResult": "phases.request",
+    "Generator": "phases.generator",
+    "IllegalMove": "statemachine.errors",
+    "JournalError": "statemachine.errors",
+    "LogitsError": "gpu.errors",
+    "Message": "phases.request",
+    "NoFreeRows": "gpu.errors",
+    "PhaseError": "statemachine.errors",
+    "RequestError": "phases.errors",
+    "RowRequest": "phases.request",
+    "SamplingParams": "phases.request",
+    "SelfCheckError": "gpu.errors",
+    "SnapshotError": "statemachine.errors",
+    "TextPiece": "phases.generator",
+    "machine": "phases.generation",
 }
 __all__ = list(_HOMES)
+
+refuse_namesake()
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for, so that `phasewalk --help` need not import NumPy."""
     if name not in _HOMES:
         raise AttributeError(f"module 'phases' has no attribute {name!r}; it has {', '.join(_HOMES)}")
-    return getattr(importlib.import_module(f"phases.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

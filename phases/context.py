@@ -1,4 +1,4 @@
-"""The context that the six phases share: host fields, and the engine whose buffers were bound once."""
+"""The context that the six phases share: host fields, and the engine whose memory was bound once."""
 
 import weakref
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Generation:
-    """The state of one generation. A *row* is a sequence of this request, a *slot* its place in the engine's buffers.
+    """The state of one generation. A *row* is a sequence of this request, a *slot* its place in the engine.
 
     Invariants: `len(output_ids[row]) <= budgets[row]`; `row in live` just while `finish_reasons[row] is None`;
     between CheckStop and Sample the cache of a live row holds its prompt and all of its output.
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "prompt_logits", "stale",
+        "slots", "engine", "tokenizer", "lease", "filled", "stale",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -33,8 +33,7 @@ class Generation:
     # Pinned, as they say what is in the engine rather than where the generation stands:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
-    prompt_logits: dict[int, Any] = field(default_factory=dict, repr=False)  # [rows][vocab], as Prefill left them
-    stale: bool = field(default=False, repr=False)  # the logits in the buffers are not those of this place
+    stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
 
     prompt_ids: list[tuple[int, ...]] = field(default_factory=list)  # [rows][tokens], by Tokenize
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
@@ -43,7 +42,7 @@ class Generation:
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
     live: tuple[int, ...] = ()  # rows that are not finished, by CheckStop
     cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
-    drawn: bool = False  # from Sample to CheckStop: the next token of each live row is settled
+    drawn_by: GenerationRequest | None = None  # from Sample to CheckStop: by whose parameters the token was drawn
     forced: list[dict[int, int]] = field(default_factory=list)  # [rows], tokens by their place in the output, by edits
     output_texts: list[str] = field(default_factory=list)  # [rows], by Detokenize
 
@@ -79,61 +78,107 @@ class Generation:
         return [*self.prompt_ids[row], *self.output_ids[row], *sampled]
 
     def bind_prompts(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Write each row's prompt and how it is sampled to the engine's buffers."""
-        buffers = self.bound_engine.buffers
-        for slot, ids, request in zip(self.slots, prompts, self.request.requests, strict=True):
-            buffers.input_ids[slot, : len(ids)] = ids
-            buffers.input_lengths[slot] = len(ids)
-            params = request.params
-            buffers.set_sampling(
+        """Tell the engine each row's prompt and how it is sampled."""
+        for slot, ids in zip(self.slots, prompts, strict=True):
+            self.bound_engine.write_prompt(slot, ids)
+        self.bind_sampling(self.request)
+
+    def bind_sampling(self, request: GenerationRequest) -> None:
+        """Tell the engine how this request wants each row to be sampled."""
+        for slot, row in zip(self.slots, request.requests, strict=True):
+            params = row.params
+            self.bound_engine.set_sampling(
                 slot, temperature=params.temperature or 0.0, top_k=params.top_k or 0, top_p=params.top_p or 1.0,
                 min_p=params.min_p or 0.0, seed=params.seed or 0,
             )  # fmt: skip
 
     def bind(self) -> None:
-        """Write what the host fields say to the engine's buffers: prompts, sampling, and the tokens just sampled."""
+        """Tell the engine what the host fields say: prompts, sampling, and the tokens just sampled."""
         if self.prompt_ids:
             self.bind_prompts(self.prompt_ids)
         for row, token in zip(self.live, self.sampled or (), strict=False):
-            self.bound_engine.buffers.next_token[self.slots[row]] = token
+            self.bound_engine.write_token(self.slots[row], token)
+
+    def draw(self) -> None:
+        """Draw the next token of each live row, or take the one that an edit forces."""
+        engine = self.bound_engine
+        engine.sample([self.slots[row] for row in self.live])
+        for row in self.live:
+            if self.forced[row]:
+                forced = self.forced[row].get(len(self.output_ids[row]))
+                if forced is not None:
+                    engine.write_token(self.slots[row], forced)
 
     def fresh_logits(self) -> None:
-        """Make the logits in the buffers those of this place again, after the generation went back in time.
+        """Make the engine's logits those of this place again, after the generation went back in time.
 
         A phase of yours that edits logits calls this first. It costs one decode step for rows that have an output,
-        whose last token is computed again; nothing for the others, as the logits of prompts are kept.
+        whose last token is computed again; nothing for the others, as the engine keeps the logits of prompts. A token
+        that was drawn, but that only an asynchronous engine knew, is drawn again: its position and seed are the same.
         """
         if not self.stale:
             return
-        engine = self.bound_engine
-        again = []
+        engine, again = self.bound_engine, []
         for row in self.live:
-            slot, length = self.slots[row], self.cached[row]
-            if length == len(self.prompt_ids[row]) and row in self.prompt_logits:
-                engine.buffers.logits[slot] = self.prompt_logits[row]
+            slot, length = self.slots[row], self._known(row)
+            if length == len(self.prompt_ids[row]):
+                engine.kv_cache.truncate(slot, length)
+                engine.restore_logits(slot)
             elif length:
                 engine.kv_cache.truncate(slot, length - 1)
-                engine.buffers.next_token[slot] = self.tokens(row)[length - 1]
+                engine.write_token(slot, self.tokens(row)[length - 1])
                 again.append(slot)
         if again:
             engine.decode(again)
-        self.bind()
+        self._draw_again()
         self.stale = False
 
     def recompute(self) -> None:
-        """Fill the cache, and the logits, by a prefill of all tokens that it should hold."""
+        """Fill the cache and the logits anew: each prompt by a prefill, as before, and what followed by another."""
         engine = self.bound_engine
         held = [row for row in range(len(self.slots)) if self.cached[row]]
         for row in held:
-            ids = self.tokens(row)[: self.cached[row]]
             engine.kv_cache.truncate(self.slots[row], 0)
-            engine.buffers.input_ids[self.slots[row], : len(ids)] = ids
-            engine.buffers.input_lengths[self.slots[row]] = len(ids)
+            engine.write_prompt(self.slots[row], self.prompt_ids[row])
         if held:
             engine.prefill([self.slots[row] for row in held])
+        longer = []
+        for row in held:
+            engine.keep_logits(self.slots[row])
+            if rest := self.tokens(row)[len(self.prompt_ids[row]) : self.cached[row]]:
+                engine.write_prompt(self.slots[row], rest)
+                longer.append(self.slots[row])
+        if longer:
+            engine.prefill(longer)
         self.filled = list(self.cached)
+        self._draw_again()
         self.stale = False
+
+    @property
+    def drawn(self) -> bool:
+        """From Sample to CheckStop: the next token of each live row is settled."""
+        return self.drawn_by is not None
+
+    @property
+    def token_unknown(self) -> bool:
+        """Whether that token is known to the engine alone."""
+        return self.drawn_by is not None and self.sampled is None
+
+    def _known(self, row: int) -> int:
+        """How many tokens of a row the cache holds, without one that the host does not know."""
+        return min(self.cached[row], len(self.prompt_ids[row]) + len(self.output_ids[row]) + (self.sampled is not None))
+
+    def _draw_again(self) -> None:
+        """Over fresh logits, bring the next token back, and behind it the logits of a Decode that was done already."""
         self.bind()
+        if not self.token_unknown:
+            return
+        assert self.drawn_by is not None
+        self.bind_sampling(self.drawn_by)
+        self.draw()
+        self.bind_sampling(self.request)
+        if ahead := [self.slots[row] for row in self.live if self.cached[row] > self._known(row)]:
+            self.bound_engine.decode(ahead)
 
     def finish_reason(self, row: int, token: int | None) -> FinishReason | None:
         """Why `row` ends if `token` is its next one, or would end whatever its next one is (None)."""

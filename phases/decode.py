@@ -4,9 +4,10 @@ from typing import Any
 
 from phases import logits_digest
 from phases.context import Generation
+from phases.token_ids import Length
 from statemachine import Phase
 
-Lengths = tuple[int, ...]
+Lengths = tuple[Length, ...]
 
 
 class Decode(Phase[Generation, Lengths]):
@@ -19,9 +20,11 @@ class Decode(Phase[Generation, Lengths]):
         engine = context.bound_engine
         rows = context.unfinished()
         slots = [context.slots[row] for row in rows]
+        if context.token_unknown:
+            context.fresh_logits()
         engine.decode(slots)
         context.stale = False
-        lengths = tuple(int(engine.kv_cache.lengths[slot]) for slot in slots)
+        lengths = tuple(engine.kv_cache.length(slot) for slot in slots)
         for row, length in zip(rows, lengths, strict=True):
             context.filled[row] = length
         return lengths

@@ -1,26 +1,28 @@
 """The door for applications: a model that generates text, whole, as a stream or step by step."""
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import numpy as np
 
 from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
+from gpu.checkpoint.files import read_object
 from phases.context import Generation
+from phases.errors import RequestError
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
-from phases.recorded import capacity_of, request_of
+from phases.printable import one_line
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import IllegalMove, Journal, JournalWriter, Machine, Run, Snapshot, SnapshotError, Step
+from statemachine import IllegalMove, Machine, Run, SnapshotError, Status, Step
 from statemachine.definition.machine import Interpreter
-from statemachine.record.snapshot import load as load_snapshot
-from statemachine.record.snapshot import restore
+
+if TYPE_CHECKING:  # what records is imported by those who record: a first token need not wait for it
+    from statemachine import Journal, JournalWriter, Snapshot
 
 DEMO = "the bundled demo model"
 DEMO_MODEL = Path(__file__).parent / "demo_model"
@@ -40,6 +42,14 @@ class TextPiece(str):
         return piece
 
 
+class Candidate(NamedTuple):
+    """A token that could come next."""
+
+    token_id: int
+    text: str
+    probability: float  # as the model gives it, before temperature and all cuts
+
+
 class Generator:
     """A loaded model and the machine that runs it. A context manager; use it from as many threads as you like.
 
@@ -48,14 +58,18 @@ class Generator:
 
     Parameters
     ----------
-    engine, tokenizer
-        What computes, and what turns text into token ids.
+    engine
+        What computes.
+    tokenizer
+        What turns text into token ids.
     defaults
         Sampling parameters for whatever a request leaves unset.
     machine
         The machine that every run follows: the built-in one, or one made of it with `machine.insert(...)`.
-    source, folder
-        What the model is called, for records, and where its files are.
+    source
+        What the model is called, for records.
+    folder
+        Where its files are.
     """
 
     def __init__(
@@ -111,9 +125,7 @@ class Generator:
         Raises
         ------
         CheckpointError
-            When there is no such checkpoint, it is damaged, or no engine here can run it.
-        RequestError
-            When its tokenizer or generation_config.json cannot be used.
+            When there is no such checkpoint, a file of it is damaged, or no engine here can run it.
         """
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         loaded = load_engine(
@@ -136,8 +148,10 @@ class Generator:
 
         Raises
         ------
-        RequestError, NoFreeRows
-            Before anything has run: no such request can be made, or not enough rows are free.
+        RequestError
+            Before anything has run: no such request can be made.
+        NoFreeRows
+            Before anything has run: not enough rows are free.
         PhaseError
             When a phase fails; `__cause__` says why (a prompt that is empty or too long is a RequestError).
         """
@@ -198,7 +212,7 @@ class Generator:
         x: Any,
         params: Params = None,
         *,
-        journal: str | PathLike[str] | JournalWriter | None = None,
+        journal: "str | PathLike[str] | JournalWriter | None" = None,
         digest_every: int = 0,
         keep: bool = False,
         capacity: int | None = None,
@@ -240,23 +254,30 @@ class Generator:
         self,
         request: GenerationRequest,
         *,
-        journal: str | PathLike[str] | JournalWriter | None = None,
+        journal: "str | PathLike[str] | JournalWriter | None" = None,
         capacity: int | None = None,
         **options: Any,
     ) -> Run[Generation]:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
         context = self._resources.lend(request, capacity)
-        writer = JournalWriter(journal) if isinstance(journal, str | PathLike) else journal
-        return Run(
-            self.machine, context, resources=self._resources, request=request, journal=writer, **options
-        )  # fmt: skip
+        try:
+            if isinstance(journal, str | PathLike):
+                from statemachine import JournalWriter
+
+                journal = JournalWriter(journal)
+            return Run(
+                self.machine, context, resources=self._resources, request=request, journal=journal, **options
+            )  # fmt: skip
+        except BaseException:  # whoever keeps the error keeps the context: its rows must not wait for that
+            self._resources.release(context)
+            raise
 
     def resume(
         self,
-        path: str | PathLike[str] | Snapshot,
+        path: "str | PathLike[str] | Snapshot",
         *,
-        journal: str | PathLike[str] | JournalWriter | None = None,
+        journal: "str | PathLike[str] | JournalWriter | None" = None,
         keep: bool = False,
     ) -> Run[Generation]:
         """A paused run that goes on where `run.snapshot(path)` left off, on rows of this generator.
@@ -268,37 +289,81 @@ class Generator:
         NoFreeRows
             When the engine has not as many free rows.
         """
-        snapshot = path if isinstance(path, Snapshot) else load_snapshot(path)
-        request = self._request_of(snapshot.journal)
+        from phases.recorded import capacity_of
+        from statemachine.record.snapshot import load, restore
+
+        snapshot = load(path) if isinstance(path, str | PathLike) else path
+        request = self._request_of(snapshot.journal, SnapshotError)
         run = self._run(request, keep=keep, journal=journal, capacity=capacity_of(snapshot.journal))
         run.resumed = {"file": snapshot.path.name, **snapshot.options}
         try:
             divergence = restore(snapshot, run)
-        except ValueError as error:
-            run.close()
-            raise SnapshotError(f"{snapshot.path} does not fit this generator: {error}") from error
+            if divergence:
+                raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         except BaseException:
             run.close()
             raise
-        if divergence:
-            run.close()
-            raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         return run
 
-    def _request_of(self, journal: Journal) -> GenerationRequest:
-        """The request of a record that must have been made with this model and machine."""
+    def recover(
+        self,
+        path: str | PathLike[str],
+        *,
+        every: Literal["50 ms", "step"] = "50 ms",
+        sync: bool = False,
+        keep: bool = False,
+    ) -> Run[Generation]:
+        """A run that goes on where a journal ends whose process was killed, recorded in the same file.
+
+        No token is drawn again; the cache is filled by a prefill of all that there are.
+
+        Parameters
+        ----------
+        path
+            The journal, to which no process writes any more.
+        every
+            When it is written, as `JournalWriter` has it.
+        sync
+            Whether each write is waited for, as `JournalWriter` has it.
+        keep
+            Keep the rows when the run ends, until `run.close()`.
+
+        Raises
+        ------
+        JournalError
+            When it is damaged, is still being written, or belongs to another model, tokenizer or machine.
+        NoFreeRows
+            When the engine has not as many free rows.
+        """
+        from phases.recorded import capacity_of
+        from statemachine import Journal, JournalError, recover
+
+        journal = Journal.open(path)
+        run = self._run(self._request_of(journal, JournalError), keep=keep, capacity=capacity_of(journal))
+        try:
+            if divergence := recover(path, run, every=every, sync=sync):
+                raise JournalError(f"{path} cannot be gone on with: {divergence.report()}")
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def _request_of(self, journal: "Journal", refusal: type[Exception]) -> GenerationRequest:
+        """The request of a record that must have been made with this model; whether the machine fits, play decides."""
+        from phases.recorded import request_of
+
         mine, its = self.environment(), journal.header.environment
         wrong = [
             f"{name} {its.get(name)} -> {mine[name]}" for name in ("model", "tokenizer") if its.get(name) != mine[name]
         ]
-        if journal.header.machine.fingerprint != self.machine.fingerprint:
-            wrong.append(f"machine {journal.header.machine.name!r}, whose table differs")
         if wrong:
-            raise SnapshotError(f"{journal.path} belongs to another {', another '.join(wrong)}")
+            raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
         return request_of(journal)
 
     def environment(self) -> dict[str, Any]:
         """Everything besides the request and the machine that can change a bit: engine, model, versions, threads."""
+        from importlib.metadata import version  # takes 30 ms, and only records ask
+
         if self._environment is None:
             self._environment = {
                 **self.engine.environment(),
@@ -324,6 +389,31 @@ class Generator:
             time_per_token=per_token,
         )
 
+    @property
+    def free_rows(self) -> int:
+        """How many rows can be started now; runs that have not ended hold the others."""
+        return self.engine.kv_cache.free
+
+    def candidates(self, run: Run[Generation], row: int = 0, *, count: int = 10) -> list[Candidate]:
+        """The likeliest next tokens of a run at rest: what its next Sample, or its last one, draws from.
+
+        They belong to the logits that are there: those of the next token from Prefill or Decode to Sample, those of
+        the token just drawn from Sample to Decode.
+
+        Raises
+        ------
+        RequestError
+            When there are no logits: before Prefill, after the row has ended, while the run is under way.
+        """
+        logits = _logits(run, row)
+        powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+        probabilities = powers / powers.sum()
+        likeliest = np.lexsort((np.arange(len(logits)), -logits))[:count]  # of equals the lower id, as Sample has it
+        return [
+            Candidate(token, self.tokenizer.decode_token(token), float(probabilities[token]))
+            for token in likeliest.tolist()
+        ]
+
     def close(self) -> None:
         """Give the engine's memory back."""
         if not self._closed:
@@ -335,6 +425,19 @@ class Generator:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _logits(run: Run[Generation], row: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """The logits of a row, made anew if the run went back; raises RequestError where there are none."""
+    context = run.context
+    if not 0 <= row < len(context.slots):
+        raise RequestError(f"the run has rows 0 to {len(context.slots) - 1}, but row {row} was asked for")
+    if run.status in (Status.RUNNING, Status.FAILED, Status.CANCELLED) or row not in context.live:
+        raise RequestError(f"row {row} has no next token: the run is {run.status}, or the row has ended")
+    if not context.cached[row]:
+        raise RequestError(f"row {row} has no logits yet: Prefill makes the first (run.until(sample) goes there)")
+    context.fresh_logits()
+    return context.bound_engine.read_logits(context.slots[row])
 
 
 def _fresh(context: Generation, streams: list[TextStream]) -> Iterator[TextPiece]:
@@ -371,6 +474,8 @@ def _cancel(run: Run[Generation]) -> None:
 
 async def _in_thread(run: Run[Generation], work: Callable[[], Any]) -> Any:
     """Do work that drives a run in a thread; when the task is cancelled, cancel the run and wait for the thread."""
+    import asyncio  # takes 40 ms, which only those who use it need wait for
+
     future = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(future)
@@ -384,10 +489,10 @@ async def _in_thread(run: Run[Generation], work: Callable[[], Any]) -> Any:
 def _defaults(folder: Path) -> SamplingParams:
     """What the checkpoint's generation_config.json asks for, if it has one."""
     path = folder / "generation_config.json"
-    if not path.is_file():
+    if not path.exists():
         return SamplingParams()
+    config = read_object(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         return SamplingParams.from_generation_config(config)
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}; correct it or take it out") from error
+    except RequestError as error:
+        raise CheckpointError(f"{one_line(path)} cannot be used: {error}; correct it or take it out") from error

@@ -4,20 +4,22 @@ from typing import Any
 
 from phases import logits_digest
 from phases.context import Generation
+from phases.token_ids import Length
 from statemachine import Phase
 
-Lengths = tuple[int, ...]
+Lengths = tuple[Length, ...]
 
 
 class Prefill(Phase[Generation, Lengths]):
-    """Leaves the logits of each row's last prompt token in `buffers.logits`; its outcome is the cache's lengths."""
+    """Leaves the logits of each row's last prompt token, and has them kept; its outcome is the cache's lengths."""
 
     def run(self, context: Generation) -> Lengths:
         engine = context.bound_engine
         engine.prefill(context.slots)
         context.stale = False
-        context.prompt_logits = {row: engine.buffers.logits[slot].copy() for row, slot in enumerate(context.slots)}
-        context.filled = [int(engine.kv_cache.lengths[slot]) for slot in context.slots]
+        for slot in context.slots:
+            engine.keep_logits(slot)
+        context.filled = [engine.kv_cache.length(slot) for slot in context.slots]
         return tuple(context.filled)
 
     def apply(self, context: Generation, outcome: Lengths) -> None:

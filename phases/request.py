@@ -28,8 +28,10 @@ class Message:
 
     def __init__(self, role: str, contents: str | Iterable[Content]) -> None:
         if not isinstance(role, str) or not role:
-            raise RequestError(f"a message's role is a word such as 'user' or 'system', not {role!r}")
+            raise RequestError(f"a message's role is a word such as 'user' or 'system', not {role!r:.200}")
         pieces = (Content("text", contents),) if isinstance(contents, str) else tuple(contents)
+        for text in (role, *(piece.content for piece in pieces)):
+            _check_text(text)
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "contents", pieces)
 
@@ -37,12 +39,12 @@ class Message:
     def from_json(cls, value: Any) -> Self:
         """Read a message from the usual JSON: `{"role": ..., "content": text | [{"type": "text", "text": ...}]}`."""
         if not isinstance(value, Mapping) or not {"role"} < set(value):
-            raise RequestError(f'a message is {{"role": "user", "content": "..."}}, not {value!r}')
+            raise RequestError(f'a message is {{"role": "user", "content": "..."}}, not {value!r:.200}')
         content = value.get("content", value.get("contents"))
         if isinstance(content, str):
             return cls(value["role"], content)
         if not isinstance(content, Sequence):
-            raise RequestError(f"a message's content is a string or a list of parts, not {content!r}")
+            raise RequestError(f"a message's content is a string or a list of parts, not {content!r:.200}")
         return cls(value["role"], [_content_from_json(part) for part in content])
 
     @property
@@ -66,7 +68,7 @@ def _content_from_json(part: Any) -> Content:
                 return Content("text", text)
             case "image" | "image_url" as kind:
                 return Content("image", str(part.get("content", part.get("image", part.get(kind, "")))))
-    raise RequestError(f'a part of a message is {{"type": "text", "text": "..."}} or an image, not {part!r}')
+    raise RequestError(f'a part of a message is {{"type": "text", "text": "..."}} or an image, not {part!r:.200}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,7 @@ class SamplingParams:
         except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
-            raise RequestError(f"{name} is {expected}, not {value!r}")
+            raise RequestError(f"{name} is {expected}, not {value!r:.200}")
         object.__setattr__(self, name, number)
 
     def over(self, defaults: Self) -> Self:
@@ -134,12 +136,16 @@ class SamplingParams:
 
     @classmethod
     def from_generation_config(cls, config: Mapping[str, Any]) -> Self:
-        """What a checkpoint's generation_config.json says; `do_sample: false` means greedy."""
-        known = {name: config.get(name) for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")}
+        """What a checkpoint's generation_config.json says; `do_sample: false` means greedy. Raises RequestError."""
+        known: dict[str, Any] = {
+            name: config.get(name) for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")
+        }
         if config.get("do_sample") is False:
             known["temperature"] = 0
         stop = config.get("eos_token_id")
-        stops = (stop,) if isinstance(stop, int) else stop
+        if stop is not None and not isinstance(stop, int | list):
+            raise RequestError(f"eos_token_id is a token id or a list of them, not {stop!r:.200}")
+        stops = (stop,) if isinstance(stop, int) else None if stop is None else tuple(stop)
         return cls(**known, stop_token_ids=stops)
 
 
@@ -166,6 +172,8 @@ class RowRequest:
             raise RequestError(
                 f"a row is messages, a prompt or token_ids, exactly one of them; given: {given or 'none'}"
             )
+        if self.prompt is not None:
+            _check_text(self.prompt)
         if self.messages is not None:
             messages = tuple(m if isinstance(m, Message) else Message.from_json(m) for m in self.messages)
             object.__setattr__(self, "messages", messages)
@@ -218,6 +226,19 @@ class GenerationRequest:
             fresh = SamplingParams(seed=secrets.randbits(64), stop_token_ids=())
             rows.append(replace(row, params=params.over(fresh)))
         return type(self)(tuple(rows))
+
+
+def _check_text(text: object) -> None:
+    """Refuse what is no text, or text that no encoding can hold: bytes of a command line that are no UTF-8, say."""
+    if not isinstance(text, str):
+        raise RequestError(f"text is expected, not {text!r:.200}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"character {error.start + 1} of a text is {text[error.start]!r}, half a character: was it read from bytes "
+            f"that are not UTF-8? (text: {text[:80]!r})"
+        ) from None
 
 
 def _is_row(x: Any) -> bool:

@@ -1,10 +1,9 @@
-"""What a generation holds of its engine: rows of the buffers and of the KV cache, and what is in them."""
+"""What a generation holds of its engine: rows, and what is in them."""
 
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
-
-import numpy as np
 
 from gpu import CapacityError, Engine
 from phases.context import Generation
@@ -49,7 +48,7 @@ class EngineResources(Resources[Generation]):
             context.lease()
 
     def sync(self, context: Generation) -> None:
-        """Set lengths, input ids, sampling parameters and next tokens to what the host fields say."""
+        """Set lengths, prompts, sampling parameters and next tokens to what the host fields say."""
         cache = context.bound_engine.kv_cache
         for row, slot in enumerate(context.slots):
             if context.cached[row] > context.filled[row]:
@@ -62,16 +61,14 @@ class EngineResources(Resources[Generation]):
         context.stale = any(context.cached)
 
     def rebuild(self, context: Generation) -> None:
-        """Fill the cache by a prefill of all tokens that it should hold."""
+        """The host fields came from a record alone: compute what the engine should hold for them."""
         context.recompute()
 
     def fork(self, context: Generation) -> Generation:
         fork = self.lend(context.request, context.capacity)
-        cache = self._engine.kv_cache
         for source, target, filled in zip(context.slots, fork.slots, context.filled, strict=True):
-            cache.copy_row(source, target, length=filled)
+            self._engine.copy_row(source, target, length=filled)
         fork.filled = list(context.filled)
-        fork.prompt_logits = context.prompt_logits
         return fork
 
     def save(self, context: Generation, *, kv: str = "copy", **unknown: Any) -> Arrays:
@@ -86,51 +83,58 @@ class EngineResources(Resources[Generation]):
         arrays: dict[str, Any] = {}
         if kv == "recompute":
             return arrays
+        # A token that only this engine knows is drawn again when the snapshot is resumed, over logits made anew.
+        fresh = not context.stale and not context.token_unknown
         for row, slot in enumerate(context.slots):
-            for page, positions in _pages(context.cached[row]):
-                arrays[f"kv.{row}.{page}"] = engine.kv_cache.data[:, :, slot, :, positions]
-            if any(context.cached) and not context.stale:
-                arrays[f"logits.{row}"] = engine.buffers.logits[slot]
-            if context.cached[row] and row in context.prompt_logits:
-                arrays[f"prompt_logits.{row}"] = context.prompt_logits[row]
+            if not context.cached[row]:
+                continue
+            for page, first, last in _pages(context.cached[row]):
+                arrays[f"kv.{row}.{page}"] = engine.export_kv(slot, first, last)
+            arrays[f"prompt_logits.{row}"] = engine.read_logits(slot, kept=True)
+            if fresh:
+                arrays[f"logits.{row}"] = engine.read_logits(slot)
         return arrays
 
     def load(self, context: Generation, arrays: Arrays, *, kv: str = "copy", **unknown: Any) -> None:
         """Take back what `save` gave, into the rows that this context has now, or compute it again."""
-        engine = context.bound_engine
         if kv == "recompute":
             context.recompute()
             return
+        engine = context.bound_engine
+        fresh = any(name.startswith("logits.") for name in arrays)
         for row, slot in enumerate(context.slots):
-            layers, sides, kv_heads, _, head_dim = engine.kv_cache.data[:, :, slot].shape
-            for page, positions in _pages(context.cached[row]):
-                shape = (layers, sides, kv_heads, positions.stop - positions.start, head_dim)
-                saved = _expect(arrays, f"kv.{row}.{page}", shape, engine.kv_cache.data.dtype)
-                engine.kv_cache.data[:, :, slot, :, positions] = saved
-            context.filled[row] = context.cached[row]
-        fresh = [name for name in arrays if name.startswith("logits.")]
-        self.sync(context)
-        vocab, dtype = (engine.model.vocab,), engine.buffers.logits.dtype
-        for row, slot in enumerate(context.slots):
-            if f"prompt_logits.{row}" in arrays:
-                context.prompt_logits[row] = _expect(arrays, f"prompt_logits.{row}", vocab, dtype)
+            if not context.cached[row]:
+                continue
+            for page, first, last in _pages(context.cached[row]):
+                with _named(arrays, f"kv.{row}.{page}") as stretch:
+                    if stretch.ndim != 5 or stretch.shape[3] != last - first:
+                        raise ValueError(f"it is {list(stretch.shape)}, expected {last - first} positions")
+                    engine.import_kv(slot, first, stretch)
+            with _named(arrays, f"prompt_logits.{row}") as logits:
+                engine.write_logits(slot, logits, kept=True)
             if fresh:
-                engine.buffers.logits[slot] = _expect(arrays, f"logits.{row}", vocab, dtype)
-                context.stale = False
+                with _named(arrays, f"logits.{row}") as logits:
+                    engine.write_logits(slot, logits)
+            context.filled[row] = context.cached[row]
+        self.sync(context)
+        context.stale = context.stale and not fresh
 
     def environment(self) -> dict[str, Any]:
         return self._environment()
 
 
-def _pages(length: int) -> Iterator[tuple[int, slice]]:
+def _pages(length: int) -> Iterator[tuple[int, int, int]]:
     """Numbered stretches of positions: a full one never changes, so that a later snapshot need not hold it again."""
-    for page, start in enumerate(range(0, length, PAGE)):
-        yield page, slice(start, min(start + PAGE, length))
+    for page, first in enumerate(range(0, length, PAGE)):
+        yield page, first, min(first + PAGE, length)
 
 
-def _expect(arrays: Arrays, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:
-    array = arrays.get(name)
-    if array is None or array.shape != shape or array.dtype != dtype:
-        found = "is missing" if array is None else f"is {array.dtype} {list(array.shape)}"
-        raise ValueError(f"array {name!r} {found}, but {dtype} {list(shape)} was expected")
-    return array
+@contextmanager
+def _named(arrays: Arrays, name: str) -> Iterator[Any]:
+    """An array of a snapshot; what is wrong with it is said with its name."""
+    if name not in arrays:
+        raise ValueError(f"array {name!r} is missing")
+    try:
+        yield arrays[name]
+    except ValueError as error:
+        raise ValueError(f"array {name!r}: {error}") from error

@@ -1,20 +1,26 @@
 """Tokenize: messages, prompts or ids become the input ids of each row."""
 
+from typing import TYPE_CHECKING
+
 from phases.context import Generation
-from phases.errors import RequestError
+from phases.errors import PromptTooLong, RequestError
+from phases.token_ids import TokenId
 from statemachine import Phase
 
-Prompts = tuple[tuple[int, ...], ...]
+if TYPE_CHECKING:
+    from gpu import ModelConfig
+
+Prompts = tuple[tuple[TokenId, ...], ...]
 
 
 class Tokenize(Phase[Generation, Prompts]):
-    """Writes each row's ids to `buffers.input_ids`, and how it is sampled beside them."""
+    """Tells the engine each row's ids, and how it is sampled."""
 
     def run(self, context: Generation) -> Prompts:
         engine = context.bound_engine
         prompts = tuple(context.bound_tokenizer.encode(row) for row in context.request.requests)
         for row, ids in enumerate(prompts):
-            self._check(row, ids, capacity=context.capacity, vocab=engine.model.vocab)
+            self._check(row, ids, context.capacity, engine.model)
         context.bind_prompts(prompts)
         return prompts
 
@@ -23,13 +29,12 @@ class Tokenize(Phase[Generation, Prompts]):
         context.budgets = [context.budget(row) for row in range(len(outcome))]
 
     @staticmethod
-    def _check(row: int, ids: tuple[int, ...], *, capacity: int, vocab: int) -> None:
+    def _check(row: int, ids: tuple[int, ...], capacity: int, model: "ModelConfig") -> None:
         if not ids:
             raise RequestError(f"row {row} is empty: a prompt has at least 1 token; give it some text")
         if len(ids) >= capacity:
+            raise PromptTooLong(row, tokens=len(ids), capacity=capacity, positions=model.max_positions)
+        if max(ids) >= model.vocab:
             raise RequestError(
-                f"row {row} has {len(ids)} prompt tokens, but the capacity is {capacity} tokens, prompt and output "
-                f"together; shorten the prompt by {len(ids) - capacity + 1} tokens or raise capacity="
+                f"row {row} holds token id {max(ids)}, but the model's vocabulary ends at {model.vocab - 1}"
             )
-        if max(ids) >= vocab:
-            raise RequestError(f"row {row} holds token id {max(ids)}, but the model's vocabulary ends at {vocab - 1}")

@@ -1,50 +1,38 @@
 """Text to token ids through the checkpoint's own template and tokenizer, and back again, whole or as it streams."""
 
-import json
-import os
-import sys
+import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from phases.errors import RequestError
+from phases.printable import one_line
 from phases.request import Message, RowRequest
+
+if TYPE_CHECKING:
+    from phases.chat_template import ChatTemplate
+    from phases.tokenizer_files import Backend
 
 REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are no whole character (yet)
 
 
 class Tokenizer:
-    """The tokenizer of a checkpoint in Hugging Face format.
+    """The tokenizer of a checkpoint in Hugging Face format."""
 
-    Raises
-    ------
-    RequestError
-        From `from_pretrained`, when the folder holds no tokenizer that transformers can load.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.has_chat_template = bool(getattr(tokenizer, "chat_template", None))
+    def __init__(self, backend: "Backend") -> None:
+        self._backend = backend
+        self.has_chat_template = bool(backend.templates)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would warn that torch is not installed
-        from transformers import AutoTokenizer
+        """Load it from a folder; raises CheckpointError when it has none that can be used."""
+        from phases.tokenizer_files import load_backend
 
-        try:
-            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            loaded.model_max_length = sys.maxsize  # it would warn of long prompts, which Tokenize refuses by numbers
-            return cls(loaded)
-        except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-            reason = " ".join(str(error).split())
-            names = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
-            raise RequestError(
-                f"no tokenizer can be loaded from {folder}: {reason}; expected tokenizer.json and "
-                f"tokenizer_config.json among its files ({names})"
-            ) from error
+        return cls(load_backend(folder))
 
     @property
     def vocab_size(self) -> int:
-        return len(self._tokenizer)
+        return self._backend.vocab_size
 
     def encode(self, row: RowRequest) -> tuple[int, ...]:
         """The token ids that a row's messages, prompt or ids stand for.
@@ -53,36 +41,53 @@ class Tokenizer:
         ------
         RequestError
             For an image, a message the template refuses, or messages where there is no template.
+        CheckpointError
+            When the tokenizer itself fails.
         """
         if row.token_ids is not None:
             return row.token_ids
         if row.prompt is not None and (row.raw or not self.has_chat_template):
-            return tuple(self._tokenizer(row.prompt)["input_ids"]) if row.prompt else ()
+            return tuple(self._backend.encode(row.prompt, special_tokens=True)) if row.prompt else ()
         messages = row.messages if row.messages is not None else (Message("user", row.prompt or ""),)
         if not any(message.text.strip() for message in messages):
             return ()  # a template would make tokens of nothing
-        text = self._render(messages)
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.encode_continuation(self._render(messages))
 
     def encode_continuation(self, text: str) -> tuple[int, ...]:
         """The token ids of text in the middle of a row: no template, no special tokens."""
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self._backend.encode(text, special_tokens=False))
 
     def _render(self, messages: tuple[Message, ...]) -> str:
         if not self.has_chat_template:
             raise RequestError("this checkpoint has no chat template: give a prompt or token ids instead of messages")
         chat = [{"role": message.role, "content": message.text} for message in messages]
         try:
-            return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+            return self._template.render(chat, self._backend.special_tokens)
         except Exception as error:  # templates are programs of the checkpoint's; they raise what they like
-            roles = [message.role for message in messages]
+            roles = one_line([message.role for message in messages])
+            reason = one_line(error) or type(error).__name__
             raise RequestError(
-                f"the checkpoint's chat template refuses these messages (roles {roles}): {error}"
+                f"the checkpoint's chat template refuses these messages (roles {roles}): {reason}"
             ) from error
 
-    def decode(self, ids: list[int] | tuple[int, ...]) -> str:
+    @functools.cached_property
+    def _template(self) -> "ChatTemplate":
+        from phases.chat_template import ChatTemplate
+
+        templates = self._backend.templates
+        if isinstance(templates, dict):
+            if "default" not in templates:
+                raise RequestError(f"it has several ({one_line(', '.join(templates))}) and none named default")
+            templates = templates["default"]
+        return ChatTemplate(templates or "")
+
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens and without any clean-up of spaces."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self._backend.decode(ids)
+
+    def decode_token(self, token: int) -> str:
+        """The text of one token alone, special or not."""
+        return self._backend.decode_token(token)
 
 
 class TextStream:

@@ -22,7 +22,7 @@ from statemachine.errors import (
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
 from statemachine.execution.timeline import Step
-from statemachine.views.diagram import GraphvizMissing, to_dot, to_mermaid, to_png, to_svg
+from statemachine.views.diagram import GraphvizMissing, to_dot, to_mermaid, to_pdf, to_png, to_svg
 
 if TYPE_CHECKING:
     from statemachine.record.divergence import Divergence as Divergence
@@ -82,6 +82,7 @@ __all__ = [
     "restore",
     "to_dot",
     "to_mermaid",
+    "to_pdf",
     "to_png",
     "to_svg",
     "verify",
@@ -95,7 +96,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)
 
 
 def _save(run: Run[Any], *arguments: Any, **options: Any) -> None:

@@ -1,7 +1,8 @@
-"""Runs the command line in this process, as `main` would be run by the shell; a fixture for conftest files."""
+"""Runs the command line in this process (a fixture for conftest files), or in one of its own."""
 
 import io
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,3 +42,23 @@ def phasewalk(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixtur
         return Answer(int(exited.value.code or 0), captured.out.decode(), captured.err.decode())
 
     return command
+
+
+MAIN = "from phases.cli import main; main()"
+
+
+def spawn(*arguments: str, **options: object) -> subprocess.Popen:
+    """Start the command in a process of its own, its streams piped unless told otherwise."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", MAIN, *arguments], text=True, **(streams | options))
+
+
+def finish(*arguments: str, timeout: float = 60, **options: object) -> Answer:
+    """Run the command in a process of its own to its end."""
+    with spawn(*arguments, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return Answer(process.returncode, out or "", err or "")

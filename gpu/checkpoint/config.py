@@ -1,12 +1,13 @@
 """What a checkpoint's config.json says about the model, checked field by field."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu.checkpoint.files import read_object
 from gpu.errors import CheckpointError
+from gpu.printable import printable
 from gpu.rope import RopeConfig
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -63,6 +64,11 @@ class ModelConfig:
         """How many query heads share one key and value head."""
         return self.heads // self.kv_heads
 
+    @property
+    def kv_numbers(self) -> int:
+        """How many numbers the KV cache holds for one position of one row, all layers together."""
+        return self.layers * 2 * self.kv_heads * self.head_dim
+
     @classmethod
     def from_folder(cls, folder: Path) -> "ModelConfig":
         """Read `config.json` of a checkpoint folder.
@@ -73,15 +79,12 @@ class ModelConfig:
             If there is none, it is no JSON object, or it describes what `from_json` refuses.
         """
         path = folder / "config.json"
+        if not path.exists():
+            raise CheckpointError(f"{printable(folder)} has no config.json: is it the folder of a model?")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{folder} has no config.json: is it the folder of a model?") from None
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path} holds a {type(values).__name__}, expected a JSON object")
-        return cls.from_json(values)
+            return cls.from_json(read_object(path))
+        except RecursionError:
+            raise CheckpointError(f"{printable(path)} is nested too deeply") from None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ModelConfig":

@@ -1,6 +1,6 @@
 """Finds the tensors of a checkpoint folder and checks them against what the model needs."""
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.files import read_object
 from gpu.checkpoint.safetensors import TensorEntry, read_header
 from gpu.errors import CheckpointError
+from gpu.printable import printable
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
@@ -18,6 +20,7 @@ _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _READABLE = ("F32", "F16", "BF16")
+_LISTED = 8  # differences that an error names
 
 
 def expected_tensors(model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -79,7 +82,7 @@ class Checkpoint:
         ------
         CheckpointError
             If the folder holds no safetensors, a file is damaged, or tensors are missing, unexpected, of a wrong
-            shape or of a dtype that cannot be read; the error lists all of them.
+            shape or of a dtype that cannot be read; the error counts them and names the first.
         """
         found: dict[str, TensorEntry] = {}
         for name, only in _files(folder).items():
@@ -90,17 +93,25 @@ class Checkpoint:
         for name, entry in found.items():
             if name not in expected:
                 if not _harmless(name, model):
-                    problems.append(f"unexpected: {name[:200]} {list(entry.shape)}")
+                    problems.append(f"unexpected: {printable(name)} {_shape(entry.shape)}")
             elif entry.shape != expected[name]:
-                problems.append(f"wrong shape: {name} is {list(entry.shape)}, expected {list(expected[name])}")
+                problems.append(f"wrong shape: {name} is {_shape(entry.shape)}, expected {list(expected[name])}")
             elif entry.dtype not in _READABLE:
-                problems.append(f"wrong dtype: {name} is {entry.dtype}, expected one of {', '.join(_READABLE)}")
+                problems.append(
+                    f"wrong dtype: {name} is {printable(entry.dtype, 20)}, expected one of {', '.join(_READABLE)}"
+                )
         if problems:
+            more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
             raise CheckpointError(
-                f"the weights in {folder} are not those of a {model.architecture} with this config.json "
-                f"({len(problems)} tensors differ):\n  " + "\n  ".join(problems)
+                f"the weights in {printable(folder)} are not those of a {model.architecture} with this config.json "
+                f"({len(problems)} tensors differ): {'; '.join(problems[:_LISTED])}{more}"
             )
         return cls({name: found[name] for name in expected}, progress)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers all tensors hold together."""
+        return sum(math.prod(entry.shape) for entry in self.entries.values())
 
     def read_into(self, name: str, target: npt.NDArray[np.float32]) -> None:
         """Copy one tensor into a contiguous float32 array of as many elements, and report the progress."""
@@ -113,7 +124,14 @@ class Checkpoint:
     def read(self, *names: str) -> npt.NDArray[np.float32]:
         """Read tensors into a new array, one below the other."""
         shapes = [self.entries[name].shape for name in names]
-        joined = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
+        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        try:
+            joined = np.empty(shape, np.float32)
+        except MemoryError:
+            raise CheckpointError(
+                f"{names[0]} needs {math.prod(shape) * 4 / 2**30:.1f} GiB in float32, more memory than there is: use a "
+                f"smaller model or a larger machine"
+            ) from None
         start = 0
         for name, shape in zip(names, shapes, strict=True):
             self.read_into(name, joined[start : start + shape[0]])
@@ -130,29 +148,34 @@ def _files(folder: Path) -> Mapping[str, list[str] | None]:
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
-            f"{folder} holds pickled weights only ({', '.join(pickled)[:200]}), which can run code when opened and are "
-            f"never read: convert the checkpoint to safetensors"
+            f"{printable(folder)} holds pickled weights only ({printable(', '.join(pickled))}), which can run code "
+            f"when opened and are never read: convert the checkpoint to safetensors"
         )
-    raise CheckpointError(f"{folder} holds neither {_SINGLE} nor {_INDEX}")
+    raise CheckpointError(f"{printable(folder)} holds neither {_SINGLE} nor {_INDEX}")
 
 
 def _read_index(path: Path) -> dict[str, list[str]]:
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no index of safetensors files: {error!r:.200}") from None
+    weight_map = read_object(path).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{path}: weight_map is a {type(weight_map).__name__}, expected a JSON object")
+        raise CheckpointError(f"{printable(path)}: weight_map is a {type(weight_map).__name__}, expected a JSON object")
     files: dict[str, list[str]] = {}
     for tensor, name in weight_map.items():
         # Only a file of this very folder: no "..", no separator of any system, nothing hidden.
         plain = isinstance(name, str) and name.endswith(".safetensors") and not set(name) & set("/\\:\0")
         if not plain or name.startswith("."):
-            raise CheckpointError(f"{path} places {tensor!r:.80} in {name!r:.80}: expected a plain *.safetensors name")
+            raise CheckpointError(
+                f"{printable(path)} places {tensor!r:.80} in {name!r:.80}: expected a plain *.safetensors name"
+            )
         if name not in files and not (path.parent / name).is_file():
-            raise CheckpointError(f"{path} names {name!r:.80}, which is not in the folder: fetch the checkpoint again")
+            raise CheckpointError(
+                f"{printable(path)} names {name!r:.80}, which is not in the folder: fetch the checkpoint again"
+            )
         files.setdefault(name, []).append(tensor)
     return files
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return printable(list(shape), 80)
 
 
 def _harmless(name: str, model: ModelConfig) -> bool:

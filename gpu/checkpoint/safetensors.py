@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu.errors import CheckpointError
+from gpu.printable import printable
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -64,28 +65,35 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     CheckpointError
         If the file is cut short, the header is no valid one, or tensors overlap or lie outside the file.
     """
-    length = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        header_size = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or header_size > min(length - 8, _MAX_HEADER):
-            raise CheckpointError(
-                f"{path.name} is no safetensors file or is cut short: its header claims {header_size} bytes, "
-                f"the file has {length}"
-            )
-        try:
-            header = json.loads(file.read(header_size))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path.name}: the header is not JSON: {error}") from None
+    shown = printable(path.name)
+    if not path.is_file():
+        raise CheckpointError(f"{shown} is no regular file: expected safetensors")
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            header_size = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or header_size > min(length - 8, _MAX_HEADER):
+                raise CheckpointError(
+                    f"{shown} is no safetensors file or is cut short: its header claims {header_size} bytes, "
+                    f"the file has {length}"
+                )
+            text = file.read(header_size)
+    except OSError as error:
+        raise CheckpointError(f"{shown} cannot be read: {printable(error)}") from None
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise CheckpointError(f"{shown}: the header is not JSON: {printable(error) or 'too large'}") from None
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path.name}: the header is a {type(header).__name__}, expected a JSON object")
+        raise CheckpointError(f"{shown}: the header is a {type(header).__name__}, expected a JSON object")
     header.pop("__metadata__", None)
     entries = {name: _entry(path, name, value, 8 + header_size) for name, value in header.items()}
     end = 8 + header_size
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)):
         if entry.start < end or entry.start + entry.size > length:
             raise CheckpointError(
-                f"{path.name}: the tensor {name!r:.200} lies at bytes {entry.start} to {entry.start + entry.size}, "
+                f"{shown}: the tensor {name!r:.200} lies at bytes {entry.start} to {entry.start + entry.size}, "
                 f"over another tensor or outside the file of {length} bytes: fetch the file again"
             )
         end = entry.start + entry.size
@@ -99,7 +107,7 @@ def _entry(path: Path, name: str, value: object, data_start: int) -> TensorEntry
             start, stop = offsets
             if dtype not in _ITEM_BYTES or math.prod(shape) * _ITEM_BYTES[dtype] == stop - start:
                 return TensorEntry(path, dtype, tuple(shape), data_start + start, max(0, stop - start))
-    raise CheckpointError(f"{path.name}: the header entry of {name!r:.200} makes no sense: {value!r:.200}")
+    raise CheckpointError(f"{printable(path.name)}: the header entry of {name!r:.200} makes no sense: {value!r:.200}")
 
 
 def _naturals(value: object) -> TypeGuard[list[int]]:

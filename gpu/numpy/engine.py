@@ -1,30 +1,28 @@
 """The NumPy engine: float32 on the CPU, the default where there is no GPU and the reference for every other engine."""
 
-import os
 import platform
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
-from gpu.buffers import Buffers
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
-from gpu.kv_cache import LinearKVCache
+from gpu.errors import CheckpointError
+from gpu.host_engine import HostEngine
+from gpu.memory import check_capacity, check_weights, size, too_large
+from gpu.numpy.blas import Blas
 from gpu.numpy.layers import Attention, rms_norm, rotate, swiglu
 from gpu.numpy.linear import Linear
 from gpu.numpy.weights import Weights
 from gpu.numpy.workspace import Workspace
-from gpu.sampling import sample
 
 _CHUNK = 256  # tokens of a prompt that go through the layers together
 _WORTH_THREADS = 1e9  # floating-point operations: a smaller product is done before threads have paid for their start
 
 
-class NumpyEngine:
+class NumpyEngine(HostEngine):
     """Runs a model of the Llama family in NumPy.
 
     A decode step reads each weight once, by one dot product an output element (`np.vecdot`): it keeps up with the
@@ -47,51 +45,65 @@ class NumpyEngine:
     """
 
     name = "numpy"
-    synchronous = True
 
     def __init__(
         self, model: ModelConfig, checkpoint: Checkpoint, *, rows: int, capacity: int, threads: int | None = None
     ) -> None:
         chunk = min(_CHUNK, capacity)
-        self.model = model
-        self.buffers = Buffers.allocate(rows=rows, capacity=capacity, vocab=model.vocab)
-        self.kv_cache = LinearKVCache.allocate(model, rows, capacity)
-        self._lock = threading.Lock()
-        self._weights: Weights | None = Weights.read(model, checkpoint)
+
+        def needs(rows: int, capacity: int) -> Mapping[str, int]:
+            attention = capacity * (2 * model.heads + model.query_group * chunk + 4 * model.head_dim)
+            return {
+                "KV cache": 4 * rows * capacity * model.kv_numbers,
+                "buffers": 4 * rows * (capacity + 2 * model.vocab),
+                "working memory": 4 * (Workspace.numbers(model) * (rows + chunk) + attention),
+            }
+
+        weights = 4 * checkpoint.numbers
+        check_weights(weights)
+        check_capacity(rows, capacity, needs, weights=weights)
+        try:
+            super().__init__(model, rows=rows, capacity=capacity)
+            self._rope = model.rope.table(model.head_dim, capacity)  # [2 (cosine, signed sine), capacity, head_dim]
+            self._attention = Attention(
+                heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim, capacity=capacity, chunk=chunk
+            )
+            self._chunk = Workspace.allocate(model, chunk)
+            self._step = Workspace.allocate(model, rows)
+        except MemoryError:
+            raise too_large(rows, capacity, needs, weights=weights) from None
+        try:
+            self._weights: Weights | None = Weights.read(model, checkpoint)
+        except MemoryError:
+            raise CheckpointError(f"the system refused the {size(weights)} that the weights take") from None
         self._weight_bytes = self._weights.bytes_per_step
-        self._rope = model.rope.table(model.head_dim, capacity)  # [2 (cosine, signed sine), capacity, head_dim] float32
         self._threads = threads or 1
-        self._blas = ThreadpoolController().select(user_api="blas")
+        self._blas = Blas()
         self._linear = Linear(self._threads)
-        self._attention = Attention(
-            heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim, capacity=capacity, chunk=chunk
-        )
-        self._chunk = Workspace.allocate(model, chunk)
-        workspace = Workspace.allocate(model, rows)
-        self._workspaces = [workspace.first(count) for count in range(rows + 1)]  # by the number of rows in a step
+        self._steps: dict[int, Workspace] = {}  # by the number of rows in a step
 
     def decode(self, rows: Sequence[int]) -> None:
         """Feed one token a row, see `Engine.decode`."""
-        with self._lock, np.errstate(over="ignore"):
+        self._home.check()
+        with self._lock, self._decode_threads(), np.errstate(over="ignore"):
             model, weights, cache = self.model, self._opened(), self.kv_cache
             linear, attend, eps = self._linear, self._attention.attend_one, model.rms_norm_eps
             self._check_rows(rows)
             for row in rows:
                 cache.check_room(row, 1)
-                self._check_token(row, int(self.buffers.next_token[row]))
 
-            step = self._workspaces[len(rows)]
+            step = self._workspace(len(rows))
             queries, turned = model.heads, model.heads + model.kv_heads
             qkv, qk = step.qkv.reshape(len(rows), -1), step.qkv[:, :turned]
             q, k, v = step.qkv[:, :queries], step.qkv[:, queries:turned], step.qkv[:, turned:]
             gate, up = step.gate_up[:, : model.intermediate], step.gate_up[:, model.intermediate :]
             attended = step.attended.reshape(len(rows), -1)
-            positions = [int(cache.lengths[row]) for row in rows]
+            positions = [cache.length(row) for row in rows]
             for index, (row, position) in enumerate(zip(rows, positions, strict=True)):
                 step.x[index] = weights.embedding[self.buffers.next_token[row]]
                 step.cosine[index], step.sine[index] = self._rope[0, position], self._rope[1, position]
 
-            for layer, (keys, values) in zip(weights.layers, cache.data, strict=True):
+            for layer, (keys, values) in zip(weights.layers, self.buffers.kv_cache, strict=True):
                 rms_norm(step.x, step.normed, step.norms, eps=eps)
                 linear(layer.qkv, step.normed, qkv, step.columns)
                 if layer.qkv_bias is not None:
@@ -125,37 +137,44 @@ class NumpyEngine:
 
     def prefill(self, rows: Sequence[int]) -> None:
         """Feed the prompts, row by row and chunk by chunk, see `Engine.prefill`."""
+        self._home.check()
         with self._lock, np.errstate(over="ignore"):
             buffers, cache = self.buffers, self.kv_cache
             weights = self._opened()
             self._check_rows(rows)
-            for row in rows:
-                count = int(buffers.input_lengths[row])
-                if not 1 <= count <= cache.capacity:
-                    raise ValueError(f"input_lengths[{row}] is {count}, expected 1 to {cache.capacity} tokens")
+            counts = [int(buffers.input_lengths[row]) for row in rows]
+            for row, count in zip(rows, counts, strict=True):
+                if not count:
+                    raise ValueError(f"row {row} has no prompt to feed: write one first")
                 cache.check_room(row, count)
-                ids = buffers.input_ids[row, :count]
-                self._check_token(row, int(ids.min()))
-                self._check_token(row, int(ids.max()))
-            for row in rows:
-                ids = buffers.input_ids[row, : int(buffers.input_lengths[row])]
-                start = int(cache.lengths[row])
-                for first in range(0, len(ids), len(self._chunk.x)):
+            for row, count in zip(rows, counts, strict=True):
+                ids, start = buffers.input_ids[row, :count], cache.length(row)
+                for first in range(0, count, len(self._chunk.x)):
                     chunk = ids[first : first + len(self._chunk.x)]
                     space = self._chunk.first(len(chunk))
                     np.take(weights.embedding, chunk, axis=0, out=space.x, mode="clip")
-                    with self._blas_threads(len(chunk)):
+                    with self._prefill_threads(len(chunk)):
                         self._prefill_chunk(row, start + first, space, weights)
-                step = self._workspaces[1]
+                step = self._workspace(1)
                 step.x[0] = space.x[-1]
-                self._project([row], step, weights)
-            for row in rows:
-                cache.commit(row, int(buffers.input_lengths[row]))
+                with self._decode_threads():
+                    self._project([row], step, weights)
+            for row, count in zip(rows, counts, strict=True):
+                cache.commit(row, count)
 
-    def _blas_threads(self, tokens: int) -> AbstractContextManager[Any]:
+    def _prefill_threads(self, tokens: int) -> AbstractContextManager[Any]:
         """Let the BLAS have its threads, or only one, for the products of a chunk of so many tokens."""
         largest = 2 * tokens * self.model.hidden * 2 * self.model.intermediate
-        return nullcontext() if largest >= _WORTH_THREADS else self._blas.limit(limits=1)
+        return self._blas.at_work(one_thread=largest < _WORTH_THREADS)
+
+    def _decode_threads(self) -> AbstractContextManager[Any]:
+        """Let the BLAS have its threads if decode uses them."""
+        return self._blas.at_work(one_thread=False) if self._threads > 1 else nullcontext()
+
+    def _workspace(self, rows: int) -> Workspace:
+        if rows not in self._steps:
+            self._steps[rows] = self._step.first(rows)
+        return self._steps[rows]
 
     def _prefill_chunk(self, row: int, start: int, space: Workspace, weights: Weights) -> None:
         """Take the embedded tokens of a chunk, at positions from `start` on, through all layers."""
@@ -167,7 +186,7 @@ class NumpyEngine:
         gate, up = space.gate_up[:, : model.intermediate], space.gate_up[:, model.intermediate :]
         cosine, sine = self._rope[:, start:end, None]
 
-        for layer, (keys, values) in zip(weights.layers, self.kv_cache.data, strict=True):
+        for layer, (keys, values) in zip(weights.layers, self.buffers.kv_cache, strict=True):
             rms_norm(space.x, space.normed, space.norms, eps=eps)
             np.matmul(space.normed, layer.qkv.T, out=qkv)
             if layer.qkv_bias is not None:
@@ -193,44 +212,23 @@ class NumpyEngine:
                 space.delta += layer.down_bias
             space.x += space.delta
 
-    def sample(self, rows: Sequence[int]) -> None:
-        """Draw the next token of each row, see `Engine.sample` and `gpu.sampling`."""
-        with self._lock:
-            self._check_rows(rows)
-            buffers = self.buffers
-            for row in rows:
-                buffers.next_token[row] = sample(
-                    buffers.logits[row],
-                    temperature=float(buffers.temperature[row]),
-                    top_k=int(buffers.top_k[row]),
-                    top_p=float(buffers.top_p[row]),
-                    min_p=float(buffers.min_p[row]),
-                    seed=int(buffers.seed[row]),
-                    position=int(self.kv_cache.lengths[row]),
-                )
-
-    def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
-        """Give the drawn tokens; here they are on the host already."""
-        return tuple(int(self.buffers.next_token[row]) for row in rows)
-
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         """Count the bytes that one decode step of these rows reads."""
         embedding_row = self.model.hidden * 4
-        used = sum(int(self.kv_cache.lengths[row]) for row in rows)
+        used = sum(self.kv_cache.length(row) for row in rows)
         return self._weight_bytes + len(rows) * embedding_row + used * self.kv_cache.bytes_per_position
 
     def environment(self) -> dict[str, Any]:
         """Tell what can change a bit, see `Engine.environment`: the BLAS and the processor do, in prefill."""
         config: Any = np.show_config(mode="dicts")
-        blas = config["Build Dependencies"]["blas"]
         return {
             "engine": self.name,
             "dtype": "float32",
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
-            "blas": f"{blas.get('name')} {blas.get('version')}",
-            "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count(),
+            "decode_threads": self._blas.threads if self._threads > 1 else 1,
+            **self._blas.environment(),
             "numpy": np.__version__,
             "processor": platform.machine(),
             "simd": sorted(config["SIMD Extensions"].get("found", [])),
@@ -238,14 +236,10 @@ class NumpyEngine:
 
     def close(self) -> None:
         """Give the weights back; prefill and decode are refused from now on."""
+        if self._home.left:  # the lock may be held for ever, and nobody here can compute
+            return
         with self._lock:
             self._weights = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _project(self, rows: Sequence[int], step: Workspace, weights: Weights) -> None:
         """Turn the residual stream of these rows into their logits."""
@@ -258,11 +252,3 @@ class NumpyEngine:
         if self._weights is None:
             raise RuntimeError("the engine is closed: load it again")
         return self._weights
-
-    def _check_rows(self, rows: Sequence[int]) -> None:
-        if len(set(rows)) != len(rows) or not all(0 <= row < self.buffers.rows for row in rows):
-            raise ValueError(f"rows are {list(rows)}, expected different ones from 0 to {self.buffers.rows - 1}")
-
-    def _check_token(self, row: int, token: int) -> None:
-        if not 0 <= token < self.model.vocab:
-            raise ValueError(f"row {row} feeds token {token}, the model knows tokens 0 to {self.model.vocab - 1}")

@@ -1,5 +1,6 @@
 """The memory in which the NumPy engine works: allocated once, sliced to the tokens at hand."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -32,28 +33,34 @@ class Workspace:
     @classmethod
     def allocate(cls, model: ModelConfig, tokens: int) -> Self:
         """Reserve room for `tokens` tokens; the system commits it as it is used."""
-        turned = model.heads + model.kv_heads
-        widest = max(model.vocab, 2 * model.intermediate, (turned + model.kv_heads) * model.head_dim, model.hidden)
+        return cls(**{name: np.empty((tokens, *shape), np.float32) for name, shape in _shapes(model).items()})
 
-        def empty(*shape: int) -> Float32Array:
-            return np.empty((tokens, *shape), np.float32)
-
-        return cls(
-            x=empty(model.hidden),
-            normed=empty(model.hidden),
-            delta=empty(model.hidden),
-            norms=empty(1),
-            cosine=empty(1, model.head_dim),
-            sine=empty(1, model.head_dim),
-            qkv=empty(turned + model.kv_heads, model.head_dim),
-            swapped=empty(turned, model.head_dim),
-            head_norms=empty(turned, 1),
-            attended=empty(model.heads, model.head_dim),
-            gate_up=empty(2 * model.intermediate),
-            sigmoid=empty(model.intermediate),
-            columns=empty(widest),
-        )
+    @classmethod
+    def numbers(cls, model: ModelConfig) -> int:
+        """How many numbers a token takes."""
+        return sum(math.prod(shape) for shape in _shapes(model).values())
 
     def first(self, tokens: int) -> Self:
         """Give a view of the first `tokens` tokens."""
         return type(self)(*(getattr(self, field.name)[:tokens] for field in fields(self)))
+
+
+def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each field for one token."""
+    turned = model.heads + model.kv_heads
+    widest = max(model.vocab, 2 * model.intermediate, (turned + model.kv_heads) * model.head_dim, model.hidden)
+    return {
+        "x": (model.hidden,),
+        "normed": (model.hidden,),
+        "delta": (model.hidden,),
+        "norms": (1,),
+        "cosine": (1, model.head_dim),
+        "sine": (1, model.head_dim),
+        "qkv": (turned + model.kv_heads, model.head_dim),
+        "swapped": (turned, model.head_dim),
+        "head_norms": (turned, 1),
+        "attended": (model.heads, model.head_dim),
+        "gate_up": (2 * model.intermediate,),
+        "sigmoid": (model.intermediate,),
+        "columns": (widest,),
+    }

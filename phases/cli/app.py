@@ -1,7 +1,5 @@
-"""Joins the subcommands, and turns errors that a user can mend into one line and an exit status."""
+"""Joins the subcommands."""
 
-import os
-import sys
 from typing import Annotated
 
 import typer
@@ -14,12 +12,12 @@ from phases.cli.replay import replay
 from phases.cli.report import report
 from phases.cli.resume import resume
 from phases.cli.run import run
-from phases.cli.screen import fail
 from phases.cli.step import step
 from phases.cli.trace import trace
 
 EPILOG = """
-Exit status: 0 it worked, 1 it failed, 2 the command line was wrong.
+Exit status: 0 it worked, 1 it failed, 2 the command line was wrong, 3 a replay diverged, 4 a record is incomplete,
+130 it was interrupted (Ctrl-C).
 
 Try: phasewalk run "What does Prefill do?" --phases
 """
@@ -47,7 +45,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(f"phasewalk {version('phasewalk')}")
+        print(f"phasewalk {version('phasewalk')}")
         raise typer.Exit
 
 
@@ -62,14 +60,3 @@ def phasewalk(
     Tokenize, Prefill, Sample, Decode, CheckStop and Detokenize, joined by guarded transitions: run them, watch them
     pass, check and draw the machine. Without --model, a small demo model that comes with the package answers.
     """
-
-
-def main() -> None:
-    """Run the command line; never shows a traceback for what the user can mend."""
-    try:
-        app()
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        fail(error)

@@ -2,6 +2,7 @@
 
 import typer
 
+from phases.cli.screen import shown, stdout
 from phases.cli.target import BUILT_IN, MachineArgument, find_machine
 
 
@@ -11,33 +12,33 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
     For every phase and every combination of its guards' values exactly one transition must be enabled, every phase
     must be reachable, and from each there must be a way to an end. Exit status 1 if anything is wrong.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from statemachine import InvalidMachine
+    from statemachine.definition.table import name_of
 
     try:
         found = find_machine(machine)
     except InvalidMachine as invalid:
-        console = Console(highlight=False)
+        console = stdout()
         console.print(f"{len(invalid.findings)} finding(s):", style="red")
         for finding in invalid.findings:
-            console.print(f"  {finding}", markup=False)
+            console.print(f"  {shown(str(finding))}")
         raise typer.Exit(1) from None
     program = found.program()
     table = Table("phase", "goes to", "when", "guards", "cases")
     for phase, atoms in zip(program.phases, program.atoms, strict=True):
         ways = [way for way in found.transitions if way.source in (phase, phase.name)]
         table.add_row(
-            phase.name,
-            "\n".join(way.target if isinstance(way.target, str) else way.target.name for way in ways) or "(end)",
-            "\n".join(way.when.name if way.when else "always" for way in ways),
+            shown(phase.name),
+            shown("\n".join(name_of(way.target) for way in ways) or "(end)"),
+            shown("\n".join(way.when.name if way.when else "always" for way in ways)),
             str(len(atoms)),
             str(2 ** len(atoms)) if ways else "",
         )
-    console = Console(highlight=False)
+    console = stdout()
     console.print(table)
     for signal in found.signals:
-        target = signal.to if isinstance(signal.to, str) else signal.to.name
-        console.print(f"signal {signal.name}: to {target} from {'some phases' if signal.sources else 'any phase'}")
-    console.print(f"[green]{found.name} is sound:[/] no run of it can get stuck or has two ways to go.")
+        sources = "some phases" if signal.sources else "any phase"
+        console.print(f"signal {shown(signal.name)}: to {shown(name_of(signal.to))} from {sources}")
+    console.print(f"[green]{shown(found.name)} is sound:[/] no run of it can get stuck or has two ways to go.")

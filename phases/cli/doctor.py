@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import typer
 
+from phases.cli.screen import stdout
+
 OURS = ("statemachine", "phases", "gpu")
-LIBRARIES = ("numpy", "safetensors", "tokenizers", "transformers", "huggingface-hub", "transitions", "structlog")
+LIBRARIES = ("numpy", "safetensors", "tokenizers", "huggingface-hub", "transitions", "structlog")
+OPTIONAL = {"transformers": "phasewalk[transformers]"}  # for tokenizers that tokenizer.json does not describe whole
 GOOD, MISSING, BAD = "[green]ok[/]", "[yellow]--[/]", "[red]!![/]"
 
 
@@ -18,7 +21,6 @@ def doctor() -> None:
 
     Exit status 1 if something is broken; what is merely not installed is no failure.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from gpu import engines
@@ -28,7 +30,7 @@ def doctor() -> None:
     for state, what, here in (*_machine(), *_engines(engines()), *_tools(), *_libraries(), *_import_names()):
         table.add_row(state, what, here)
         broken |= state == BAD
-    Console(highlight=False).print(table)
+    stdout().print(table)
     if broken:
         raise typer.Exit(1)
 
@@ -80,11 +82,12 @@ def _tools() -> Iterator[tuple[str, str, str]]:
 def _libraries() -> Iterator[tuple[str, str, str]]:
     from importlib.metadata import PackageNotFoundError, version
 
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *OPTIONAL):
         try:
             yield GOOD, name, version(name)
         except PackageNotFoundError:
-            yield BAD, name, f"missing; pip install {name}"
+            optional = name in OPTIONAL
+            yield MISSING if optional else BAD, name, f"missing; pip install '{OPTIONAL.get(name, name)}'"
 
 
 def _import_names() -> Iterator[tuple[str, str, str]]:

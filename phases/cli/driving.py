@@ -1,15 +1,17 @@
 """Drives a run for somebody at a terminal: prints its text or phases, heeds Ctrl-C, and tells the figures."""
 
-import json
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phases.cli.screen import stderr
+from phases.cli.process import INTERRUPTED
+from phases.cli.screen import print_json, stderr
+from phases.printable import printable
 
 if TYPE_CHECKING:
     from phases.context import Generation
@@ -27,29 +29,30 @@ def drive(
     phases: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Drive a run to its end and print what was asked for; exits with status 1 if Ctrl-C ended it early."""
+    """Drive a run to its end and print what was asked for; exits with status 130 if Ctrl-C cancelled it."""
     _heed_interrupt(run, pause=snapshot is not None)
     _show(generator, run, quiet=as_json, phases=phases)
     result = generator.result(run)
     if as_json:
-        typer.echo(json.dumps(_as_json(generator, run, result, stats=stats), ensure_ascii=False))
+        print_json(_as_json(generator, run, result, stats=stats))
     elif stats:
         _print_stats(_stats(generator, result))
     if run.status == "paused" and snapshot is not None:
         run.snapshot(snapshot)
         command = f"phasewalk resume {shlex.quote(str(snapshot))}"
         stderr().print(f"paused and saved; go on with:  {command}", style="yellow", markup=False, soft_wrap=True)
-        raise typer.Exit(1)
     if run.status == "cancelled":
         stderr().print("cancelled", style="yellow")
-        raise typer.Exit(1)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
     """Ctrl-C cancels or pauses the run at the next boundary; a second one kills the program as usual."""
 
+    usual = signal.getsignal(signal.SIGINT)
+
     def heed(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, usual if callable(usual) else signal.default_int_handler)
         if run.status.ended:
             return
         if pause:
@@ -61,18 +64,28 @@ def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
 
 
 def _show(generator: "Generator", run: "Run[Generation]", *, quiet: bool, phases: bool) -> None:
-    """Drive the run and print its text as it comes, or its phases and then its text."""
+    """Drive the run and print its text as it comes, or its phases and then its text; to a pipe exactly as it is."""
+    shown = printable if sys.stdout.isatty() else str
+    streams = not quiet and not phases and len(run.context.slots) == 1  # the rows of a batch would mingle
     on_step = None
     if phases:
         from phases.cli.passing import PassingPhases
 
         on_step = PassingPhases(generator, stderr()).show
     for piece in generator.pieces(run, on_step=on_step, whole=True):
-        if not quiet and not phases:
-            sys.stdout.write(piece)
+        if streams:
+            sys.stdout.write(shown(piece))
             sys.stdout.flush()
-    if not quiet:
-        typer.echo(generator.result(run).text if phases else "")
+    if streams:
+        print()
+    elif not quiet:
+        for text in by_row(generator.result(run).output_texts):
+            print(shown(text))
+
+
+def by_row(texts: Sequence[str]) -> list[str]:
+    """What to print of the texts of all rows: which is whose is only told where there are several."""
+    return list(texts) if len(texts) == 1 else [f"[row {row}] {text}" for row, text in enumerate(texts)]
 
 
 def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, float]:
@@ -107,15 +120,22 @@ def _print_stats(stats: dict[str, float]) -> None:
 def _as_json(
     generator: "Generator", run: "Run[Generation]", result: "GenerationResult", *, stats: bool
 ) -> dict[str, Any]:
+    """What was generated; of a batch, a list of that."""
+    rows = [
+        {
+            "text": text,
+            "output_ids": result.output_ids[row],
+            "finish_reason": result.finish_reasons[row],
+            "prompt_tokens": result.prompt_tokens[row],
+            "output_tokens": result.output_tokens[row],
+            "seed": run.context.request.requests[row].params.seed,
+        }
+        for row, text in enumerate(result.output_texts)
+    ]
     value: dict[str, Any] = {
-        "text": result.text,
-        "output_ids": result.output_ids[0],
-        "finish_reason": result.finish_reasons[0],
-        "prompt_tokens": result.prompt_tokens[0],
-        "output_tokens": result.output_tokens[0],
+        **(rows[0] if len(rows) == 1 else {"rows": rows}),
         "time_to_first_token_s": result.time_to_first_token,
         "time_per_token_s": result.time_per_token,
-        "seed": run.context.request.requests[0].params.seed,
         "engine": generator.engine.name,
     }
     return value | {"stats": _stats(generator, result)} if stats else value

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phases.cli.files import readable_file
+
 if TYPE_CHECKING:
     from phases.request import RowRequest, SamplingParams
 
@@ -13,7 +15,7 @@ SAMPLING, MODEL = "Sampling (what is not given comes from the checkpoint)", "Mod
 Messages = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help='A chat as JSON: [{"role": "user", "content": "..."}, ...].', exists=True,
-                 dir_okay=False),
+                 dir_okay=False, callback=readable_file),
 ]  # fmt: skip
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as it stands, untemplated.")]
 Model = Annotated[
@@ -80,7 +82,7 @@ def chat_of(messages: Path) -> "RowRequest":
 
     try:
         value = json.loads(messages.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{messages} is not JSON: {error}", param_hint="--messages") from error
     if not isinstance(value, list) or not value:
         raise typer.BadParameter(

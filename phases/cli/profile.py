@@ -1,12 +1,11 @@
 """phasewalk profile: where the time of a decode step goes on this machine."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phases.cli.screen import loading_bar, stderr
+from phases.cli.screen import loading_bar, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from phases.views.profile import Profile
@@ -63,18 +62,17 @@ def profile(
     if measured.steps < tokens - 1:
         stderr().print(f"the capacity ended the generations after {measured.steps + 1} tokens", style="yellow")
     if as_json:
-        typer.echo(json.dumps({"engine": name, **asdict(measured)}, ensure_ascii=False))
+        print_json({"engine": name, **asdict(measured)})
     else:
         _print(measured, name)
 
 
 def _print(measured: "Profile", engine: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from statemachine.views.tally import duration
 
-    console = Console(highlight=False)
+    console = stdout()
     parts = Table("decode step", title=f"{measured.steps} decode steps, engine {engine}", title_justify="left")
     for column in ("median", "p95", "share"):
         parts.add_column(column, justify="right")

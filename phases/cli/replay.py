@@ -1,19 +1,21 @@
 """phasewalk replay: run a journal again and compare, play it without a model, or go on from a step of it."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phases.cli.screen import check_new, loading_bar, stderr, step_counter
+from phases.cli.files import check_new, readable_file, readable_file_or_folder
+from phases.cli.process import DIVERGED, FAILED, INCOMPLETE
+from phases.cli.recorded_model import model_of
+from phases.cli.screen import loading_bar, print_json, shown, stderr, stdout, step_counter, told, warn
+from phases.printable import printable
 
 if TYPE_CHECKING:
     from phases.generator import Generator
     from phases.replay import Replay
-
-DIVERGED = 3
+    from statemachine import Journal, Verdict
 
 
 class Mode(StrEnum):
@@ -25,7 +27,8 @@ class Mode(StrEnum):
 def replay(
     path: Annotated[
         Path,
-        typer.Argument(metavar="FILE|DIR", help="A journal, or a folder of journals (*.jsonl) to verify.", exists=True),
+        typer.Argument(metavar="FILE|DIR", help="A journal, or a folder of journals (*.jsonl) to verify.", exists=True,
+                       callback=readable_file_or_folder),
     ],
     mode: Annotated[
         Mode,
@@ -40,11 +43,18 @@ def replay(
         str | None, typer.Option(help="Where the checkpoint is now.", show_default="where it was when recorded")
     ] = None,
     journal: Annotated[Path | None, typer.Option(metavar="FILE", help="fork: record the new run here.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="verify: what differs in the header counts as a divergence.")
+    ] = False,
+    edited: Annotated[
+        bool, typer.Option("--edited", help="Pass over the checksums of a journal that was edited by hand.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object (a line for each journal).")] = False,
 ) -> None:  # fmt: skip
     """Replay a recorded run.
 
-    Exit status: 0 the same, 3 it diverged, 1 the journal or the model cannot be used. For git bisect run.
+    Exit status: 0 verified to its end, 3 it diverged, 4 it is the same as far as it goes, but incomplete (the run was
+    paused or killed), 1 the journal or the model cannot be used. For git bisect run.
 
     phasewalk run "Count from 3 to 9" --journal count.jsonl
 
@@ -55,15 +65,20 @@ def replay(
     if path.is_dir():
         if mode is not Mode.VERIFY:
             raise typer.BadParameter("a folder of journals can only be verified", param_hint="--mode")
-        _verify_all(path, model, as_json=as_json)
+        _verify_all(path, model, as_json=as_json, strict=strict, chained=not edited)
         return
     if mode is Mode.VERIFY and at is not None:
         raise typer.BadParameter("verify goes to the end; --at is for play and fork", param_hint="--at")
     if mode is not Mode.FORK and journal is not None:
         raise typer.BadParameter("only a fork makes a new run that could be recorded", param_hint="--journal")
+    if strict and mode is not Mode.VERIFY:
+        raise typer.BadParameter("only verify compares headers", param_hint="--strict")
     check_new(journal, "--journal")
-    generator = None if mode is Mode.PLAY else _load(path, model)
-    done = _replay(path, mode, generator, at=at, new_journal=journal)
+    opened = _open(path, chained=not edited)
+    if at is not None:
+        _check_step(opened, at)
+    generator = None if mode is Mode.PLAY else _load(opened, model)
+    done = _replay(opened, mode, generator, at=at, new_journal=journal)
     if mode is Mode.FORK and done.divergence is None:
         from phases.cli.driving import drive
 
@@ -71,49 +86,114 @@ def replay(
         drive(generator, done.run, as_json=as_json)
         return
     if as_json:
-        typer.echo(json.dumps(_as_json(path, done, generator), ensure_ascii=False))
+        print_json(_as_json(path, done, generator))
     else:
         _print(path, mode, done, generator)
-    if done.divergence:
-        raise typer.Exit(DIVERGED)
+    if status := _status(done, strict=strict):
+        raise typer.Exit(status)
 
 
-def _load(path: Path, model: str | None) -> "Generator":
-    from phases.replay import load_generator
+def _status(done: "Replay", *, strict: bool) -> int:
+    """The exit status that a replay comes to."""
+    if done.divergence or (strict and done.verdict and done.verdict.differences):
+        return DIVERGED
+    return INCOMPLETE if done.verdict and not done.verdict.complete else 0
+
+
+def _open(path: Path, *, chained: bool) -> "Journal":
     from statemachine import Journal
 
-    opened = Journal.open(path)
-    with loading_bar(model or str(opened.header.environment.get("source"))) as progress:
-        return load_generator(opened, model=model, progress=progress)
+    return Journal.open(path, chained=chained)
 
 
-def _replay(path: Path, mode: Mode, generator: "Generator | None", **options: Any) -> "Replay":
+def _check_step(journal: "Journal", at: int) -> None:
+    """Refuse a step that the record does not reach."""
+    from statemachine.record.records import StepRecord
+
+    first, count = journal.header.first, 0
+    count = first + sum(isinstance(record, StepRecord) for record in journal.timeline())
+    if not first <= at <= count:
+        raise typer.BadParameter(
+            f"{journal.path} has steps up to {count}, so STEP is from {first} to {count}", param_hint="--at"
+        )
+
+
+def _load(journal: "Journal", model: str | None) -> "Generator":
+    from phases.replay import load_generator
+
+    model = model_of(journal, model)
+    with loading_bar(model or "the demo model") as progress:
+        return load_generator(journal, model=model, progress=progress)
+
+
+def _replay(journal: "Journal", mode: Mode, generator: "Generator | None", **options: Any) -> "Replay":
     from phases.replay import replay as replayed
 
-    with step_counter(str(path)) as watch:
-        return replayed(path, mode.value, generator=generator, watch=watch, **options)
+    with step_counter(str(journal.path)) as watch:
+        return replayed(journal, mode.value, generator=generator, watch=watch, **options)
 
 
 def _print(path: Path, mode: Mode, done: "Replay", generator: "Generator | None") -> None:
     if done.divergence:
-        typer.echo(done.divergence.report(lambda phase, outcome: _words(generator, phase, outcome)))
+        print(printable(done.divergence.report(lambda phase, outcome: _words(generator, phase, outcome))))
         return
     run = done.run
-    for row, text in enumerate(run.context.output_texts):
-        if mode is Mode.PLAY:
-            typer.echo(text if len(run.context.slots) == 1 else f"[row {row}] {text}")
+    if mode is Mode.PLAY:
+        from phases.cli.driving import by_row
+
+        for text in by_row(_texts(done)):
+            print(printable(text))
     seconds = sum(step.elapsed_ns for step in run.steps()) / 1e9
-    verb = "verified" if mode is Mode.VERIFY else "played"
-    stderr().print(f"{path}: {verb}, {run.step_count} steps, {run.status} ({seconds:.2f} s of work)", markup=False)
+    words = f"played, {run.step_count} steps, {run.status if run.status.ended else f'resting at {run.phase.name}'}"
+    if done.verdict:
+        words = _found(done.verdict)
+    stderr().print(f"{path}: {words} ({seconds:.2f} s of work)", markup=False, soft_wrap=True)
+    for note in _notes(done):
+        warn(note)
+
+
+def _found(verdict: "Verdict") -> str:
+    """What came of running a journal again, in words."""
+    if verdict.complete:
+        return f"verified, {verdict.steps} steps, {verdict.ended}"
+    where = f", paused at {verdict.paused_at}" if verdict.paused_at else ""
+    return f"incomplete: ends at step {verdict.ends_at}{where}; {verdict.steps} steps are the same"
+
+
+def _notes(done: "Replay") -> list[str]:
+    """What else should be known of a record and its replay."""
+    notes, verdict = [], done.verdict
+    if verdict and verdict.passed_over:
+        notes.append(f"{verdict.passed_over} steps that the run went back from do not count, and were not compared")
+    if verdict and verdict.differences and not verdict.divergence:
+        notes.append(f"the header differs, though every step agrees: {'; '.join(verdict.differences)}")
     if done.journal.torn:
-        stderr().print(f"its last line was never finished ({done.journal.torn} bytes, not read)", style="yellow")
+        notes.append(f"its last line was never finished ({done.journal.torn} bytes, not read)")
+    if not done.journal.chained:
+        notes.append("its checksums were passed over")
+    elif done.journal.header.schema == 1:
+        notes.append("it has no checksums, as it was recorded by an early version")
+    return notes
+
+
+def _texts(done: "Replay") -> list[str]:
+    """The text of each row, as far as it goes; token ids where no tokenizer is at hand."""
+    context = done.run.context
+    if context.output_texts:
+        return context.output_texts
+    from phases.views.token_text import TokenText
+
+    text = TokenText.of(done.journal)
+    if text.note:
+        warn(text.note)
+    return [text.of_ids(ids) for ids in context.output_ids]
 
 
 def _words(generator: "Generator | None", phase: str, outcome: Any) -> str:
     """What tokens say, where the outcome is tokens."""
-    if generator is None or phase not in ("sample", "check_stop") or not isinstance(outcome, list):
-        return ""
-    return " ".join(repr(generator.tokenizer.decode([token])) for token in outcome)
+    from phases.views.token_text import outcome_words
+
+    return outcome_words(generator.tokenizer if generator else None, phase, outcome)
 
 
 def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -> dict[str, Any]:
@@ -125,6 +205,9 @@ def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -
         "journal": str(path),
         "diverged": done.divergence is not None,
         "divergence": divergence,
+        "complete": done.verdict.complete if done.verdict else None,
+        "passed_over": done.verdict.passed_over if done.verdict else None,
+        "differences": done.verdict.differences if done.verdict else None,
         "steps": done.run.step_count,
         "status": str(done.run.status),
         "output_ids": done.run.context.output_ids,
@@ -133,41 +216,48 @@ def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -
     }
 
 
-def _verify_all(folder: Path, model: str | None, *, as_json: bool) -> None:
+def _verify_all(folder: Path, model: str | None, *, as_json: bool, strict: bool, chained: bool) -> None:
     """Verify every journal of a folder; one model is loaded for all journals that were recorded alike."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from phases.replay import loaded_as
-    from statemachine import Journal, JournalError
 
     paths = sorted(folder.rglob("*.jsonl"))
     if not paths:
         raise typer.BadParameter(f"{folder} holds no journal (*.jsonl)", param_hint="FILE|DIR")
-    table = Table("journal", "steps", "result", "where")
+    table = Table(Column("journal", overflow="fold"), "steps", "result", "where")
     generators: dict[str, Generator] = {}
-    worst = 0
+    statuses = {0}
     for path in paths:
         try:
-            key = loaded_as(Journal.open(path), model)
+            readable_file(path)
+            journal = _open(path, chained=chained)
+            key = loaded_as(journal, model)
             if key not in generators:
-                generators[key] = _load(path, model)
-            done = _replay(path, Mode.VERIFY, generators[key])
+                generators[key] = _load(journal, model)
+            done = _replay(journal, Mode.VERIFY, generators[key])
             done.run.close()
-        except (JournalError, ValueError, OSError) as error:
-            worst = worst or 1
-            table.add_row(str(path), "", "[red]unusable[/]", str(error))
+        except Exception as error:  # a record can hold anything, and break anything; the others are still verified
+            statuses.add(FAILED)
+            table.add_row(shown(str(path)), "", "[red]unusable[/]", shown(told(error)))
             if as_json:
-                typer.echo(json.dumps({"journal": str(path), "error": str(error)}))
+                print_json({"journal": str(path), "error": told(error)})
             continue
         if as_json:
-            typer.echo(json.dumps(_as_json(path, done, generators[key]), ensure_ascii=False))
-        where = ""
-        if done.divergence:
-            worst = DIVERGED
-            where = f"step {done.divergence.step}, {done.divergence.phase}: {done.divergence.field}"
-        table.add_row(str(path), str(done.run.step_count), "[red]diverged[/]" if where else "[green]the same[/]", where)
+            print_json(_as_json(path, done, generators[key]))
+        status = _status(done, strict=strict)
+        statuses.add(status)
+        result = {DIVERGED: "[red]diverged[/]", INCOMPLETE: "[yellow]incomplete[/]"}.get(status, "[green]verified[/]")
+        table.add_row(shown(str(path)), str(done.run.step_count), result, shown("; ".join(_where(done))))
     if not as_json:
-        Console(highlight=False).print(table)
-    if worst:
+        stdout().print(table)
+    if worst := next((status for status in (DIVERGED, FAILED, INCOMPLETE) if status in statuses), 0):
         raise typer.Exit(worst)
+
+
+def _where(done: "Replay") -> list[str]:
+    """What a row of the table says beside its result."""
+    if done.divergence:
+        return [f"step {done.divergence.step}, {done.divergence.phase}: {done.divergence.field}"]
+    incomplete = [_found(done.verdict)] if done.verdict and not done.verdict.complete else []
+    return [*incomplete, *_notes(done)]

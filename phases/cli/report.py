@@ -5,24 +5,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phases.cli.screen import loading_bar, stderr
+from phases.cli.files import is_stdout, output_file, readable_file
+from phases.cli.process import DIVERGED, INCOMPLETE
+from phases.cli.recorded_model import model_of
+from phases.cli.screen import loading_bar, stderr, warn
 
 if TYPE_CHECKING:
-    from statemachine import Divergence, Journal
-
-DIVERGED = 3  # as phasewalk replay
+    from statemachine import Journal, Verdict
 
 
 def report(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A journal.", exists=True, dir_okay=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A journal.", exists=True, dir_okay=False, callback=readable_file),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the page.", dir_okay=False)
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write the page; - is stdout.", dir_okay=False),
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Run it again, and show where it diverges.")] = False,
     model: Annotated[
         str | None, typer.Option(help="Where the checkpoint is now.", show_default="where it was when recorded")
     ] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a recorded run as one HTML page that needs no network.
 
     It shows the machine with its counts and times, the text with each token's surprise (and its candidates, if the run
@@ -32,25 +37,32 @@ def report(
 
     phasewalk report fox.jsonl -o fox.html
 
-    Exit status: 3 if --verify found a divergence; the page is written all the same.
+    Exit status with --verify: 3 if it diverged, 4 if the record is incomplete; the page is written all the same.
     """
-    from phases.views.report import write_report
+    from phases.views.report import report_of
     from statemachine import Journal
 
     journal = Journal.open(path)
-    divergence = _verified(journal, model) if verify else None
-    write_report(journal, output, divergence=divergence, verified=verify, model=model)
-    stderr().print(f"{output}: open it in any browser", markup=False, soft_wrap=True)
-    if divergence:
-        stderr().print(f"it diverged at step {divergence.step}, see the page", style="yellow")
+    verdict = _verified(journal, model) if verify else None
+    with output_file(output, unlike=path) as file:
+        page = report_of(journal, verdict=verdict, model=model)
+        file.write(page.encode(errors="replace"))
+    if not is_stdout(output):
+        stderr().print(f"{output}: open it in any browser", markup=False, soft_wrap=True)
+    if verdict and verdict.divergence:
+        warn(f"it diverged at step {verdict.divergence.step}, see the page")
         raise typer.Exit(DIVERGED)
+    if verdict and not verdict.complete:
+        warn(f"the record is incomplete: it ends at step {verdict.ends_at}")
+        raise typer.Exit(INCOMPLETE)
 
 
-def _verified(journal: "Journal", model: str | None) -> "Divergence | None":
+def _verified(journal: "Journal", model: str | None) -> "Verdict | None":
     from phases.replay import load_generator, replay
 
+    model = model_of(journal, model)
     with (
-        loading_bar(model or str(journal.header.environment.get("source"))) as progress,
+        loading_bar(model or "the demo model") as progress,
         load_generator(journal, model=model, progress=progress) as generator,
     ):
-        return replay(journal, generator=generator).divergence
+        return replay(journal, generator=generator).verdict

@@ -8,10 +8,12 @@ import typer
 
 from phases.cli import options
 from phases.cli.driving import drive
-from phases.cli.screen import check_new, loading_bar
+from phases.cli.files import check_new, check_snapshot
+from phases.cli.screen import loading_bar, warn
 
 if TYPE_CHECKING:
     from phases.request import RowRequest
+    from statemachine import JournalWriter
 
 OUTPUT, RECORD = "Output", "Record"
 
@@ -44,8 +46,8 @@ def run(
     ] = False,
     journal_optional: Annotated[
         bool,
-        typer.Option("--journal-optional", help="If the journal cannot be written (a full disk, say), go on without.",
-                     rich_help_panel=RECORD),
+        typer.Option("--journal-optional", rich_help_panel=RECORD,
+                     help="If the journal cannot be made or written (a full disk, say), go on without."),
     ] = False,
     digest_every: Annotated[
         int,
@@ -57,6 +59,9 @@ def run(
         typer.Option(metavar="FILE", help="Ctrl-C pauses and saves the run here, for phasewalk resume.",
                      rich_help_panel=RECORD),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let --snapshot replace a file that exists.", rich_help_panel=RECORD)
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
 ) -> None:  # fmt: skip
     """Generate text and stream it.
@@ -70,24 +75,33 @@ def run(
     phasewalk run "Hello" --journal hello.jsonl; phasewalk replay hello.jsonl
     """
     from phases.generator import Generator
-    from statemachine import JournalWriter
 
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
     )
-    check_new(journal, "--journal")
+    check_new(journal, "--journal", writable=not journal_optional)
+    check_snapshot(snapshot, force=force, journal=journal)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(model, engine, max_batch=1, capacity=capacity, progress=progress)
     with generator:
-        writer = (
-            JournalWriter(journal, sync=journal_sync, on_full="drop" if journal_optional else "fail")
-            if journal
-            else None
-        )
+        writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None
         run = generator.start(x, params, journal=writer, digest_every=digest_every)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
+
+
+def _writer(path: Path, *, sync: bool, optional: bool) -> "JournalWriter | None":
+    """The journal; None with a warning if it is optional and cannot be made."""
+    from statemachine import JournalError, JournalWriter
+
+    try:
+        return JournalWriter(path, sync=sync, on_full="drop" if optional else "fail")
+    except JournalError as error:
+        if not optional:
+            raise
+        warn(f"{error}; the run goes on without it")
+        return None
 
 
 def _input(prompt: str | None, messages: Path | None, *, raw: bool) -> "RowRequest":
@@ -99,7 +113,10 @@ def _input(prompt: str | None, messages: Path | None, *, raw: bool) -> "RowReque
             raise typer.BadParameter("--messages stands for the prompt: give no PROMPT and no --raw beside it")
         return options.chat_of(messages)
     if prompt is None:
-        if sys.stdin is None or sys.stdin.isatty():
+        try:
+            prompt = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"what is piped in is no {sys.stdin.encoding} text: {error}") from error
+        if not prompt:
             raise typer.BadParameter('nothing to say: give a prompt, as in phasewalk run "Hello", or pipe one in')
-        prompt = sys.stdin.read().removesuffix("\n")
     return RowRequest(prompt=prompt, raw=raw)

@@ -1,17 +1,29 @@
-"""What the subcommands print besides their answer: progress, and errors a user can mend."""
+"""What the subcommands print: JSON, progress, warnings, and errors a user can mend."""
 
+import json
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
-import typer
+from phases.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_STEERING = re.compile(r"[\x7f-\x9f]")  # the control characters that JSON does not escape
+NARROWEST = 72  # columns
 LARGE_CHECKPOINT = 64 * 2**20  # bytes; anything smaller is there before a bar could be seen
+
+
+def stdout() -> "Console":
+    """A console for an answer that is a table; on a terminal narrower than words it runs over, but can be read."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = max(console.width, NARROWEST)
+    return console
 
 
 def stderr() -> "Console":
@@ -19,6 +31,13 @@ def stderr() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def shown(text: str) -> str:
+    """Text from elsewhere, for rich: neither the terminal nor rich's markup obeys it."""
+    from rich.markup import escape
+
+    return escape(printable(text))
 
 
 @contextmanager
@@ -37,7 +56,7 @@ def loading_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as bar:
-        task = bar.add_task(f"loading {what}", total=None, visible=False)
+        task = bar.add_task(f"loading {shown(what)}", total=None, visible=False)
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=total >= LARGE_CHECKPOINT)
@@ -55,32 +74,50 @@ def step_counter(what: str) -> Iterator[Callable[[int], None] | None]:
 
     columns = (SpinnerColumn(), TextColumn("{task.description}, {task.completed:.0f} steps"), TimeElapsedColumn())
     with Progress(*columns, console=stderr(), transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(shown(what), total=None)
         yield lambda steps: bar.update(task, completed=steps)
 
 
-def check_new(path: Path | None, option: str) -> None:
-    """Refuse a file that exists already, before anything slow is done."""
-    if path is not None and path.exists():
-        raise typer.BadParameter(f"{path} exists already; choose another name or remove it", param_hint=option)
+def print_json(value: Any) -> None:
+    """Print one JSON object, in characters that stdout can hold and no terminal obeys."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=not unicode)
+    print(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
-def fail(error: Exception) -> None:
-    """Print an error that a user can mend in one line and exit with status 1; any other is raised again."""
+def warn(message: str) -> None:
+    """Tell on stderr what went otherwise than asked, without ending."""
+    stderr().print(f"phasewalk: {printable(message)}", style="yellow", markup=False, soft_wrap=True)
+
+
+def complain(error: Exception) -> None:
+    """Print an error that a user can mend in one line; any other is raised again."""
     from gpu import CapacityError, CheckpointError, LogitsError, NoFreeRows, SelfCheckError
+    from phases.cli.target import UserCodeError
     from phases.errors import RequestError
     from statemachine import GraphvizMissing, PhaseError, StateMachineError
 
     mendable = (
         RequestError, CheckpointError, CapacityError, LogitsError, NoFreeRows, SelfCheckError, GraphvizMissing,
-        StateMachineError, OSError,
+        StateMachineError, OSError, MemoryError, UserCodeError,
     )  # fmt: skip
-    shown: BaseException = error
+    found: BaseException = error
     if isinstance(error, PhaseError):
-        shown = error.__cause__ or error
-        if not isinstance(shown, mendable):
-            raise error
-    if not isinstance(shown, mendable):
+        found = error.__cause__ or error
+    if not isinstance(found, mendable):
         raise error
-    stderr().print(f"phasewalk: {shown}", style="red", markup=False, soft_wrap=True)
-    sys.exit(1)
+    with suppress(OSError):  # there may be nowhere left to complain
+        stderr().print(f"phasewalk: {told(found)}", style="red", markup=False, soft_wrap=True)
+
+
+def told(error: BaseException) -> str:
+    """An error in the words of the command line."""
+    from phases.errors import PromptTooLong
+
+    if isinstance(error, PromptTooLong):
+        return error.told("--capacity")
+    if isinstance(error, OSError) and error.strerror:
+        return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    if isinstance(error, MemoryError):
+        return f"not enough memory. {printable(str(error))}".rstrip()
+    return printable(str(error)) or type(error).__name__

@@ -1,13 +1,16 @@
 """phasewalk step: the interactive debugger, on a full screen or in lines."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phases.cli import options
-from phases.cli.screen import check_new, loading_bar
+from phases.cli.files import check_new, readable_file
+from phases.cli.process import FAILED
+from phases.cli.screen import loading_bar
 
 if TYPE_CHECKING:
     from phases.debugger.generation import GenerationSession
@@ -22,7 +25,8 @@ def step(
     raw: options.Raw = False,
     journal: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Open a recorded run instead; needs no model.", exists=True, dir_okay=False),
+        typer.Option(metavar="FILE", help="Open a recorded run instead; needs no model.", exists=True, dir_okay=False,
+                     callback=readable_file),
     ] = None,
     model: options.Model = None,
     engine: options.Engine = "auto",
@@ -46,13 +50,15 @@ def step(
                      rich_help_panel=PICTURE),
     ] = None,
     keys: Annotated[
-        str,
+        str | None,
         typer.Option(metavar='"KEY KEY ..."', help='Keys to press before the picture is made, as in "n n s left".',
                      rich_help_panel=PICTURE),
-    ] = "",
+    ] = None,
     size: Annotated[
-        str, typer.Option(metavar="COLUMNSxLINES", help="Of the screen in the picture.", rich_help_panel=PICTURE)
-    ] = "120x40",
+        str | None,
+        typer.Option(metavar="COLUMNSxLINES", help="Of the screen in the picture.", show_default="120x40",
+                     rich_help_panel=PICTURE),
+    ] = None,
 ) -> None:  # fmt: skip
     """Step through a run: watch, stop, go back, change it, fork it.
 
@@ -64,14 +70,13 @@ def step(
 
     phasewalk step "Hello" --seed 1 --screenshot step.svg --keys "n n n s"
     """
-    columns, lines = _size(size)
-    check_new(screenshot, "--screenshot")
+    picture = _picture(screenshot, keys, size)
     if journal is not None:
         if prompt is not None or messages is not None or raw:
             raise typer.BadParameter("a journal holds its own prompt: give no other beside it", param_hint="--journal")
         from phases.debugger.generation import GenerationSession
 
-        _show(GenerationSession.recorded(journal), plain, light, screenshot, keys, (columns, lines))
+        _show(GenerationSession.recorded(journal), plain=plain, light=light, picture=picture)
         return
     from phases.debugger.generation import GenerationSession
     from phases.generator import Generator
@@ -85,27 +90,59 @@ def step(
         generator = Generator.from_pretrained(model, engine, max_batch=RUNS, capacity=capacity, progress=progress)
     with generator:
         session = GenerationSession.live(generator, generator.start(x, params, keep=True))
-        _show(session, plain, light, screenshot, keys, (columns, lines))
+        _show(session, plain=plain, light=light, picture=picture)
 
 
-def _show(
-    session: "GenerationSession", plain: bool, light: bool, screenshot: Path | None, keys: str, size: tuple[int, int]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is to be drawn: where to, after which keys, on a screen of which size."""
+
+    path: Path
+    keys: tuple[str, ...]
+    size: tuple[int, int]
+
+
+def _show(session: "GenerationSession", *, plain: bool, light: bool, picture: Picture | None) -> None:
     try:
-        if screenshot is not None:
-            from phases.debugger.screen import picture
+        if picture is not None:
+            from phases.debugger.screen import picture as draw
 
-            picture(session, screenshot, keys.split(), size, light=light)
+            draw(session, picture.path, picture.keys, picture.size, light=light)
         elif plain or not _has_terminal():
             from phases.debugger.plain import converse
 
-            converse(session, sys.stdin, sys.stdout)
+            if converse(session, sys.stdin, sys.stdout) and not sys.stdin.isatty():
+                raise typer.Exit(FAILED)
         else:
             from phases.debugger.screen import DebuggerApp
 
             DebuggerApp(session, light=light).run()
     finally:
         session.close()
+
+
+def _picture(path: Path | None, keys: str | None, size: str | None) -> Picture | None:
+    """The picture that the command line asks for."""
+    measured = _size(size or "120x40")
+    if path is None:
+        for option, value in (("--keys", keys), ("--size", size)):
+            if value is not None:
+                raise typer.BadParameter("there is no picture without --screenshot FILE.svg", param_hint=option)
+        return None
+    check_new(path, "--screenshot")
+    if path.suffix.lower() != ".svg":
+        raise typer.BadParameter(
+            f"{path.name!r} is no picture that can be made; endings: .svg", param_hint="--screenshot"
+        )
+    pressed = tuple((keys or "").split())
+    if pressed:
+        from phases.debugger.keys import NAMED, unknown_key
+
+        if (unknown := unknown_key(pressed)) is not None:
+            raise typer.BadParameter(
+                f"there is no key {unknown!r}; keys: any one character, {', '.join(NAMED)}", param_hint="--keys"
+            )
+    return Picture(path, pressed, measured)
 
 
 def _has_terminal() -> bool:

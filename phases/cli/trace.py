@@ -1,11 +1,11 @@
 """phasewalk trace: a recorded run as a trace for Perfetto."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phases.cli.files import is_stdout, output_file, readable_file
 from phases.cli.screen import stderr
 
 if TYPE_CHECKING:
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 
 def trace(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A journal.", exists=True, dir_okay=False)],
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Unless given, stdout.")] = None,
-) -> None:
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A journal.", exists=True, dir_okay=False, callback=readable_file),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Unless given, or if -, stdout.")
+    ] = None,
+) -> None:  # fmt: skip
     """Turn a recorded run into a trace: open it with Perfetto (ui.perfetto.dev) or chrome://tracing.
 
     One track for the machine and one for each row, a slice for each phase, counters for the length of each row's KV
@@ -34,18 +39,10 @@ def trace(
 
     journal = Journal.open(path)
     details = _details(journal)
-    if output is None:
-        write_trace(journal, sys.stdout.buffer, details)
-        sys.stdout.flush()
-        return
-    half = output.with_name(f"{output.name}.part")  # so that a damaged journal leaves no half a trace behind
-    try:
-        with half.open("wb") as file:
-            count = write_trace(journal, file, details)
-        half.replace(output)
-    finally:
-        half.unlink(missing_ok=True)
-    stderr().print(f"{output}: {count} events; open it at ui.perfetto.dev", markup=False, soft_wrap=True)
+    with output_file(output, unlike=path) as file:
+        count = write_trace(journal, file, details)
+    if output is not None and not is_stdout(output):
+        stderr().print(f"{output}: {count} events; open it at ui.perfetto.dev", markup=False, soft_wrap=True)
 
 
 def _details(journal: "Journal") -> "Details | None":

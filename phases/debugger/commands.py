@@ -26,20 +26,30 @@ class Quit(Exception):
 
 
 def execute(session: GenerationSession, line: str) -> Lines:
-    """Do what a line says and give what there is to print.
+    """Do what a line says and give what there is to print, an error included.
 
     Raises
     ------
     Quit
         When it says quit.
     """
+    try:
+        return attempt(session, line)
+    except MENDABLE as error:
+        return [complaint(error)]
+
+
+def attempt(session: GenerationSession, line: str) -> Lines:
+    """As `execute`, but what is wrong is raised, as one of MENDABLE."""
     word, _, rest = line.strip().partition(" ")
     if not word or word.startswith("#"):
         return []
-    try:
-        return _find(word).act(session, rest.strip())
-    except MENDABLE as error:
-        return [f"error: {' '.join(str(error).split())}"]
+    return _find(word).act(session, rest.strip())
+
+
+def complaint(error: Exception) -> str:
+    """An error as a line."""
+    return f"error: {' '.join(str(error).split())}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Distribution:
 
 
 def distribution(context: Generation, row: int) -> Distribution:
-    """The distribution that the logits in the engine's buffers stand for.
+    """The distribution that the engine's logits stand for.
 
     These are the logits behind the last token in the cache, so they belong to the place in the output that follows
     it: the next token before Sample; the token just drawn before Decode; the one after that once Decode has run.
@@ -107,11 +107,8 @@ def _logits(context: Generation, row: int) -> "np.ndarray[Any, np.dtype[np.float
         raise NoDistribution("no logits yet: Prefill makes the first")
     if row not in context.live:
         raise NoDistribution(f"row {row} has ended: nothing more is drawn")
-    if context.stale and (context.engine.synchronous or not context.drawn):
-        context.fresh_logits()  # an engine whose host does not know the token just drawn could not be given it back
-    if context.stale:
-        raise NoDistribution("the token just drawn is on the device only: step on to see its logits")
-    logits = np.asarray(context.engine.buffers.logits[context.slots[row]])
+    context.fresh_logits()
+    logits = context.engine.read_logits(context.slots[row])
     try:
         candidates(logits, temperature=0, top_k=0, top_p=1, min_p=0)
     except LogitsError as error:

@@ -32,14 +32,9 @@ def buffers(context: Generation, row: int) -> tuple[Buffer, ...]:
     """The engine's buffers; none for a record."""
     if context.engine is None:
         return ()
-    slot, engine = context.slots[row], context.engine
-    found = []
-    for info in engine.buffers:
-        value = getattr(engine.buffers, info.name)[slot] if len(info.shape) == 1 else None
-        found.append(Buffer(*info, "" if value is None else f"{value:g}" if info.dtype[0] == "f" else str(value)))
-    data = engine.kv_cache.data
-    found.append(Buffer("kv_cache", tuple(data.shape), str(data.dtype), int(data.ctypes.data)))
-    return tuple(found)
+    values = context.engine.peek(context.slots[row])
+    shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return tuple(Buffer(*info, shown.get(info.name, "")) for info in context.engine.memory())
 
 
 def cache(context: Generation, row: int, owners: Mapping[int, str]) -> tuple[CacheRow, ...]:
@@ -51,6 +46,6 @@ def cache(context: Generation, row: int, owners: Mapping[int, str]) -> tuple[Cac
         )
     held, mine = context.engine.kv_cache, context.slots[row]
     return tuple(
-        CacheRow(slot, owners.get(slot, ""), slot == mine, int(held.lengths[slot]), held.capacity)
+        CacheRow(slot, owners.get(slot, ""), slot == mine, held.length(slot), held.capacity)
         for slot in range(held.rows)
     )

@@ -6,25 +6,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from phases.debugger.commands import Quit, execute, where
+from phases.debugger.commands import MENDABLE, Quit, attempt, complaint, where
 from phases.debugger.generation import GenerationSession
+from phases.printable import printable
+from statemachine import Status
 
 PROMPT = "(phasewalk) "
 
 
-def converse(session: GenerationSession, source: TextIO, answer: TextIO) -> None:
-    """Read commands until the end of input or quit; Ctrl-C pauses what is running."""
+def converse(session: GenerationSession, source: TextIO, answer: TextIO) -> int:
+    """Read commands until the end of input or quit, and give how many failed; Ctrl-C pauses what is running."""
     talking = source.isatty()
+    failed = 0
     print(where(session), file=answer, flush=True)
     with _interrupt_pauses(session):
         for line in _lines(source, answer if talking else None):
+            before = session.run.status
             try:
-                lines = execute(session, line)
+                lines = attempt(session, line)
+                failed += session.run.status is Status.FAILED is not before
             except Quit:
-                return
+                break
+            except MENDABLE as error:
+                lines = [complaint(error)]
+                failed += 1
             for text in lines:
-                print(text, file=answer)
+                print(printable(text), file=answer)
             answer.flush()
+    return failed
 
 
 def _lines(source: TextIO, prompts: TextIO | None) -> Iterator[str]:

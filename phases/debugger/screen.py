@@ -188,6 +188,7 @@ class DebuggerScreen(Screen[None]):
         self.view: View | None = None
         self._queue: deque[Callable[[], Lines]] = deque()
         self.busy = False
+        self.settled = asyncio.Event()  # every move that was asked for has been made and shown
         self._panel = 0
         self._said = ""
 
@@ -211,6 +212,9 @@ class DebuggerScreen(Screen[None]):
         self._make_room()
         self._move(list)
         self.set_interval(GLANCE, self._glance)
+
+    def on_unmount(self) -> None:
+        self.settled.set()
 
     def on_resize(self) -> None:
         self._make_room()
@@ -239,6 +243,7 @@ class DebuggerScreen(Screen[None]):
         if self.busy or not self._queue:
             return
         self.busy = True
+        self.settled.clear()
         self.session.pausing = False
         work = self._queue.popleft()
 
@@ -260,6 +265,8 @@ class DebuggerScreen(Screen[None]):
             self._said = " ".join(next(iter(notable or moved[-1:]), self._said).split())
         self._show(message.view)
         self._start()
+        if not self.busy:
+            self.settled.set()
 
     def _glance(self) -> None:
         if self.busy and self.view and self.session.run.status == "running":
@@ -364,9 +371,8 @@ class DebuggerApp(App[None]):
         self.push_screen(self.debugger)
 
     async def settled(self) -> None:
-        """Wait until every move that was asked for has been made and shown."""
-        while self.is_running and (self.debugger.busy or self.debugger.view is None):
-            await asyncio.sleep(0.01)
+        """Wait until every move that was asked for has been made and shown, or the screen is left."""
+        await self.debugger.settled.wait()
 
 
 def picture(

@@ -3,23 +3,21 @@
 import base64
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from phases.views.recorded_rows import RecordedRows, Token
-from statemachine import Divergence, GraphvizMissing, Journal, JournalError, to_mermaid, to_svg
+from phases.views.token_text import TokenText, outcome_words
+from statemachine import Divergence, GraphvizMissing, Journal, JournalError, Verdict, to_mermaid, to_svg
 from statemachine.record.divergence import plain_text
 from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 from statemachine.views.chart import Chart
 from statemachine.views.tally import Tally, duration
 from statemachine.views.trace import came_back
-
-if TYPE_CHECKING:
-    from phases.tokenizer import Tokenizer
 
 BARS = 600  # columns of the timeline; with more steps, each holds several
 UNIT = 1_000  # ns; heights are logarithmic, as one prefill is a thousand times a check
@@ -29,20 +27,18 @@ LONGEST = 2_000  # characters of any one value
 LEVELS = (0.9, 0.7, 0.5, 0.3)  # probabilities from which on a token is coloured so much: the first not at all
 
 
-def write_report(
-    journal: Journal,
-    output: Path,
-    *,
-    divergence: Divergence | None = None,
-    verified: bool = False,
-    model: str | None = None,
-) -> None:
-    """Write the report of a journal.
+def write_report(journal: Journal, output: Path, **options: Any) -> None:
+    """Write the report of a journal to a file; options as for `report_of`."""
+    output.write_text(report_of(journal, **options), encoding="utf-8", errors="replace")
+
+
+def report_of(journal: Journal, *, verdict: Verdict | None = None, model: str | None = None) -> str:
+    """The report of a journal as HTML.
 
     Parameters
     ----------
-    divergence, verified
-        What a replay found: where it diverged; or that it was run again and did not.
+    verdict
+        What running it again came to, if it was.
     model
         The folder of the checkpoint whose tokenizer turns ids into text; unless given, the one that the journal names.
 
@@ -52,10 +48,8 @@ def write_report(
         When the journal is damaged.
     """
     page = _Page.of(journal, model)
-    html = _template().render(
-        page=page, divergence=_divergence(divergence, page) if divergence else None, verified=verified
-    )
-    output.write_text(html, encoding="utf-8", errors="replace")
+    found = _divergence(verdict.divergence, page) if verdict and verdict.divergence else None
+    return str(_template().render(page=page, divergence=found, verdict=verdict))
 
 
 def _template() -> Any:
@@ -113,7 +107,7 @@ class _Page:
     more_events: int
     rows: list[_Row]
     digests: bool
-    token_note: str
+    text: TokenText
     torn: int
 
     @classmethod
@@ -121,7 +115,7 @@ class _Page:
         header = journal.header
         chart, tally = Chart.of_record(header.machine), Tally.of(journal)
         walk = _Walk(journal, tally)
-        text = _Text.of(journal, model) if walk.rows else _Text(None, "")
+        text = TokenText.of(journal, model) if walk.rows else TokenText(None, "")
         return cls(
             title=f"{header.machine.name}, run {header.run}",
             facts=_facts(journal, tally),
@@ -131,14 +125,14 @@ class _Page:
             mermaid=to_mermaid(chart, tally=tally),
             tally=tally,
             shares=tally.shares(),
-            phases=_phases(tally),
+            phases=_phases(tally, chart.ends),
             bars=walk.bars,
             steps_per_bar=walk.per_bar,
             events=walk.events[:SHOWN_EVENTS],
             more_events=max(0, len(walk.events) - SHOWN_EVENTS),
             rows=_rows(walk, text),
             digests=any(token.candidates for tokens in walk.tokens for token in tokens),
-            token_note=text.note,
+            text=text,
             torn=journal.torn,
         )
 
@@ -171,7 +165,7 @@ def _svg(chart: Chart, tally: Tally) -> str:
     return picture[picture.index("<svg") :]
 
 
-def _phases(tally: Tally) -> list[dict[str, Any]]:
+def _phases(tally: Tally, ends: frozenset[str]) -> list[dict[str, Any]]:
     shares = tally.shares()
     return [
         {
@@ -179,6 +173,7 @@ def _phases(tally: Tally) -> list[dict[str, Any]]:
             "p95": phase.quantile_ns(0.95), "total": phase.total_ns, "share": shares[name],
         }
         for number, (name, phase) in enumerate(tally.phases.items())
+        if name not in ends  # a run rests there; it never runs them
     ]  # fmt: skip
 
 
@@ -239,55 +234,7 @@ class _Walk:
             bar |= {"longest": record.t, "phase": record.p, "number": self._numbers[record.p]}
 
 
-class _Text:
-    """Token ids as text, as far as the tokenizer of the recorded model is at hand."""
-
-    def __init__(self, tokenizer: "Tokenizer | None", note: str) -> None:
-        self.tokenizer = tokenizer
-        self.note = note
-
-    @classmethod
-    def of(cls, journal: Journal, model: str | None) -> "_Text":
-        from gpu import tokenizer_fingerprint
-        from phases.errors import RequestError
-        from phases.generator import DEMO, DEMO_MODEL
-        from phases.tokenizer import Tokenizer
-
-        source = model or str(journal.header.environment.get("source", DEMO))
-        folder = DEMO_MODEL if source == DEMO else Path(source).expanduser()
-        recorded = journal.header.environment.get("tokenizer")
-        hint = "so tokens are shown by their ids; say where the checkpoint is with --model"
-        if not folder.is_dir():
-            return cls(None, f"The model {source!r} is not a folder on this machine, {hint}.")
-        if recorded and tokenizer_fingerprint(folder) != recorded:
-            return cls(None, f"The tokenizer in {str(folder)!r} is another than the one recorded, {hint}.")
-        try:
-            return cls(Tokenizer.from_pretrained(folder), "")
-        except RequestError as error:
-            return cls(None, f"No tokenizer can be loaded ({error}), {hint}.")
-
-    def of_ids(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(tuple(ids)) if self.tokenizer else " ".join(map(str, ids))
-
-    def of_one(self, token: int) -> str:
-        """A token as a candidate is shown: with its spaces; by its number if it is no text of its own."""
-        text = self.tokenizer.decode((token,)) if self.tokenizer else ""
-        return text if text and "\ufffd" not in text else f"token {token}"
-
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        """What each token adds to the text; "" while a character is not whole, and for special tokens."""
-        from phases.tokenizer import TextStream
-
-        if self.tokenizer is None:
-            return [f"{token} " for token in ids]
-        stream = TextStream(self.tokenizer)
-        try:
-            return [stream.push(token) for token in ids]
-        except (OverflowError, ValueError, TypeError):  # ids that no tokenizer knows
-            return [f"{token} " for token in ids]
-
-
-def _rows(walk: _Walk, text: _Text) -> list[_Row]:
+def _rows(walk: _Walk, text: TokenText) -> list[_Row]:
     if walk.rows is None:
         return []
     context, rows = walk.rows.context, []
@@ -314,7 +261,7 @@ def _rows(walk: _Walk, text: _Text) -> list[_Row]:
     return rows
 
 
-def _shown(token: Token, piece: str, text: _Text, words: dict[int, str]) -> dict[str, Any]:
+def _shown(token: Token, piece: str, text: TokenText, words: dict[int, str]) -> dict[str, Any]:
     """A token as the page shows it: its text, its id and step, its candidates, and a level of surprise.
 
     Probabilities are those at temperature 1, before anything was cut off. Without a digest there are none.
@@ -338,10 +285,16 @@ def _shown(token: Token, piece: str, text: _Text, words: dict[int, str]) -> dict
 
 
 def _divergence(divergence: Divergence, page: _Page) -> dict[str, Any]:
+    def told(value: Any) -> str:
+        words = ""
+        if divergence.field == "outcome":
+            words = outcome_words(page.text.tokenizer, divergence.phase, value)
+        return _short(f"{plain_text(value)}  {words}".rstrip())
+
     return {
         "where": f"step {divergence.step}, phase {divergence.phase}: {divergence.field}",
-        "recorded": _short(plain_text(divergence.recorded)),
-        "replayed": _short(plain_text(divergence.replayed)),
+        "recorded": told(divergence.recorded),
+        "replayed": told(divergence.replayed),
         "detail": [(name.replace("_", " "), _short(value)) for name, value in divergence.detail.items()],
         "causes": [_short(cause) for cause in divergence.causes],
         "common": [_short(step) for step in divergence.common],

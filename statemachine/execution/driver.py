@@ -59,7 +59,7 @@ class Driver:
         IllegalMove
             When the run is being moved already, by another thread or from within itself.
         """
-        self._check_process(move)
+        self.check(move)
         mine = _Hold()
         with mine.over, mine.claim:
             with self._mutex:
@@ -72,7 +72,7 @@ class Driver:
         """Block until nobody moves the run, at most so many seconds; whether it rests."""
         until = None if timeout is None else monotonic() + timeout
         while (hold := self._hold).claim.locked():
-            self._check_process("wait for a run")
+            self.check("wait for a run")
             left = 0.1 if until is None else min(0.1, until - monotonic())
             if left <= 0:
                 return False
@@ -80,8 +80,8 @@ class Driver:
                 hold.over.release()
         return True
 
-    def _check_process(self, move: str) -> None:
-        """After a fork, let go of nothing that a thread of the other process holds."""
+    def check(self, move: str) -> None:
+        """Raise IllegalMove if this process was forked from one in which a thread was moving the run."""
         if self._forks == _forks:
             return
         if self._hold.claim.locked():

@@ -36,7 +36,10 @@ class Resources(Generic[Context]):
         """Take back what `save` gave, in another process perhaps; raises ValueError if it does not fit."""
 
     def release(self, context: Context) -> None:
-        """The run has ended; nothing of it will be asked for again. What it raises is told, and changes nothing."""
+        """The run has ended; nothing of it will be asked for again. What it raises is told, and changes nothing.
+
+        Called once, or again if an interrupt may have cut it short.
+        """
 
     def environment(self) -> dict[str, Any]:
         """Everything outside the machine that can change a bit, as plain JSON values."""

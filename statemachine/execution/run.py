@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
-from time import perf_counter_ns
+from time import perf_counter_ns, thread_time_ns
 from typing import Any, ClassVar, Generic, Self, TypeVar
 from uuid import uuid4
 
@@ -106,7 +106,8 @@ class Run(Generic[Context]):
         self._interpreter: Interpreter = interpreter
         self._log_steps = log_steps
         self._keep = keep
-        self._released = False
+        self._released = False  # the resources are not to be touched any more
+        self._given_back = False  # and were given back
         self._status = Status.READY
         self._cursor = loop.Cursor(program.index_of(machine.start.name))
         self._driver = Driver()
@@ -274,6 +275,7 @@ class Run(Generic[Context]):
             When the run has ended, or rests at a phase that does not take it.
         """
         signal = self.machine.signal(name)
+        self._driver.check(f"signal run {self.id}")
         if self._status.ended:
             raise IllegalMove(f"cannot send {name!r} to run {self.id}: it is {self._status}")
         if not wait and not self._driver.held and not self._takes(signal):
@@ -420,7 +422,7 @@ class Run(Generic[Context]):
             if self._status not in allowed:
                 expected = " or ".join(sorted(allowed))
                 raise IllegalMove(f"cannot {verb} run {self.id}: it is {self._status}, not {expected}")
-            if self._released and not self._status.ended:
+            if self._released and not self._status.ended and verb != "close":
                 raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
             return work()
 
@@ -432,6 +434,8 @@ class Run(Generic[Context]):
     def _mend(self) -> None:
         """Finish what an interrupt, and a second one after it, cut short."""
         if not self._torn:
+            if self.phase.final and not self._status.ended:
+                self._rest()
             return
         self._begin()
         self.timeline.mend()
@@ -511,15 +515,15 @@ class Run(Generic[Context]):
         cursor.due = 0 if self.journal and self.journal.every_step else now + 1_000_000
 
     def _keep_frame(self) -> None:
-        began = perf_counter_ns()
+        began = thread_time_ns()
         try:
             fields = host_state.save(self.context)
         except TypeError:  # a field that cannot be copied any more; then all folds begin at the origin
             self._frame_at = 2**63
             return
-        ended = perf_counter_ns()
-        self.timeline.keep(Frame(self.timeline.count, self._cursor.index, fields, ended - began))
-        self._frame_at = ended + FRAMES_PART * (ended - began)
+        cost = thread_time_ns() - began
+        self.timeline.keep(Frame(self.timeline.count, self._cursor.index, fields, cost))
+        self._frame_at = perf_counter_ns() + FRAMES_PART * cost
 
     def _watched(self, stop: Callable[[], bool] | None) -> Callable[[], bool] | None:
         """`stop`, after each step has been logged and digested, where that was asked for."""
@@ -633,7 +637,9 @@ class Run(Generic[Context]):
     def _fail(self, error: BaseException) -> None:
         """Rest, failed, at the phase that raised, with the context as it was before it."""
         timeline = self.timeline
-        if self._status.ended and not isinstance(error, JournalError):  # an interrupt at the very end changes nothing
+        at_end = self._status.ended or (self.phase.final and timeline.whole)
+        if at_end and not isinstance(error, JournalError):  # an interrupt at the very end changes nothing
+            self._torn = False
             self._rest()
             return
         self._torn = True
@@ -665,11 +671,11 @@ class Run(Generic[Context]):
         IllegalMove
             When another thread drives the run: pause it and wait first.
         """
-        if not self._released:
+        if not self._given_back:
             self._move("close", ANY, self._release)
 
     def _release(self) -> None:
-        if self._released:
+        if self._given_back:
             return
         self._released = True
         try:
@@ -684,6 +690,7 @@ class Run(Generic[Context]):
                         self.journal.write(self)
                 finally:
                     self.journal.close()
+        self._given_back = True
 
     def __enter__(self) -> Self:
         return self

@@ -123,6 +123,11 @@ class Timeline(Generic[Context]):
             self.spacing *= 2
 
     @property
+    def whole(self) -> bool:
+        """Whether every step is recorded to its end, and no cut is half done."""
+        return len(self.arcs) == len(self.outcomes) == len(self.elapsed) and self._cutting is None
+
+    @property
     def here(self) -> int:
         """How many steps lie behind the place where the run rests."""
         return self.count if self.rewound is None else self.rewound

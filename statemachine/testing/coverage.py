@@ -24,7 +24,9 @@ class Coverage:
         By their text, in the order of the table.
     rows
         By phase and guard values, e.g. `("draw", "odd & ~far_enough")`. Values that exclude each other are never seen.
-    signals, edits
+    signals
+        By name.
+    edits
         By name.
     """
 

@@ -1,4 +1,4 @@
-"""Draws a machine, at rest or as a run was recorded: Mermaid and DOT as text, SVG and PNG through Graphviz."""
+"""Draws a machine, at rest or as a run was recorded: Mermaid and DOT as text, SVG, PNG and PDF through Graphviz."""
 
 import json
 import re
@@ -23,7 +23,7 @@ Drawable = Machine[Any] | Chart
 
 
 class GraphvizMissing(RuntimeError):
-    """SVG and PNG need the program `dot`, which is not installed."""
+    """Pictures need the program `dot`, which is not installed."""
 
 
 def to_mermaid(
@@ -98,6 +98,17 @@ def to_png(machine: Drawable, *, highlight: Phase[Any, Any] | str | None = None,
         When Graphviz's program `dot` is not installed.
     """
     return _render(machine, highlight, tally, "png")
+
+
+def to_pdf(machine: Drawable, *, highlight: Phase[Any, Any] | str | None = None, tally: "Tally | None" = None) -> bytes:
+    """The machine as a PDF page.
+
+    Raises
+    ------
+    GraphvizMissing
+        When Graphviz's program `dot` is not installed.
+    """
+    return _render(machine, highlight, tally, "pdf")
 
 
 def _render(machine: Drawable, highlight: Phase[Any, Any] | str | None, tally: "Tally | None", format: str) -> bytes:

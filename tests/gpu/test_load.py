@@ -17,8 +17,7 @@ def test_auto_is_numpy(checkpoint: Path) -> None:
     engine = load_engine(checkpoint)
     assert isinstance(engine, NumpyEngine)
     assert (engine.name, engine.synchronous) == ("numpy", True)
-    assert engine.buffers.input_ids.shape == (8, 128)
-    assert engine.kv_cache.capacity == 128
+    assert (engine.kv_cache.rows, engine.kv_cache.capacity) == (8, 128)
 
 
 def test_the_default_capacity_is_bounded(tmp_path: Path) -> None:

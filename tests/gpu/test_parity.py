@@ -102,12 +102,11 @@ def compare(model: Any, folder: Path) -> None:
     engine = load_engine(folder, max_batch=2, capacity=128)
     rows = engine.kv_cache.acquire(2)[1:]
     [row] = rows
-    engine.buffers.input_ids[row, :PROMPT] = ids[0].numpy()
-    engine.buffers.input_lengths[row] = PROMPT
+    engine.write_prompt(row, ids[0].tolist())
     engine.prefill(rows)
     tokens, worst = [], []
     for step, logits in enumerate(reference.logits):
-        worst.append(float(np.abs(engine.buffers.logits[row] - logits[0].numpy()).max()))
+        worst.append(float(np.abs(engine.read_logits(row) - logits[0].numpy()).max()))
         engine.sample(rows)
         tokens += engine.sampled(rows)
         if step < NEW - 1:

@@ -1,14 +1,12 @@
 """The bundled model: its answers to prompts that it never saw, its logits as torch computed them, its tokenizer."""
 
-import importlib.util
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import demo_text  # the examples are on the path of the tests
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,18 +80,6 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(FOLDER)
 
 
-@pytest.fixture(scope="module")
-def demo_text() -> ModuleType:
-    """The grammar that made the training text; it lies in examples/, which is no package."""
-    spec = importlib.util.spec_from_file_location("demo_text", ROOT / "examples" / "demo_text.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_text"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("prompt", ANSWERS)
 def test_a_held_out_prompt_gets_its_answer(demo: Generator, prompt: str) -> None:
     result = demo.generate([{"role": "user", "content": prompt}], GREEDY)
@@ -101,7 +87,7 @@ def test_a_held_out_prompt_gets_its_answer(demo: Generator, prompt: str) -> None
     assert result.finish_reasons == ["stop"]
 
 
-def test_the_answers_are_right_and_not_only_the_same(demo_text: ModuleType) -> None:
+def test_the_answers_are_right_and_not_only_the_same() -> None:
     assert list(ANSWERS) == [turn.user for turn in demo_text.HELD_OUT]
     assert len(ANSWERS) == 20
     for turn in demo_text.HELD_OUT:
@@ -109,7 +95,7 @@ def test_the_answers_are_right_and_not_only_the_same(demo_text: ModuleType) -> N
         assert all(part in answer for part in turn.mentions) if turn.mentions else answer == turn.assistant
 
 
-def test_no_held_out_prompt_is_in_the_training_text(demo_text: ModuleType) -> None:
+def test_no_held_out_prompt_is_in_the_training_text() -> None:
     assert all(demo_text.is_held_out(prompt) for prompt in ANSWERS)
     stream = itertools.islice(demo_text.chats(seed=3), 5000)
     prompts = [turn.user for chat in stream for turn in chat.turns]
@@ -127,13 +113,12 @@ def test_ids_and_logits_are_those_of_torch(demo: Generator, tokenizer: Any, reco
     engine = demo.engine
     (row,) = engine.kv_cache.acquire(1)
     try:
-        engine.buffers.input_ids[row, : len(prompt_ids)] = prompt_ids
-        engine.buffers.input_lengths[row] = len(prompt_ids)
+        engine.write_prompt(row, prompt_ids)
         engine.prefill([row])
         for token, top in zip(record["new_ids"], record["top_logits"], strict=False):
             expected_ids, expected = zip(*top, strict=True)
-            np.testing.assert_allclose(engine.buffers.logits[row, list(expected_ids)], expected, rtol=0, atol=1e-3)
-            engine.buffers.next_token[row] = token
+            np.testing.assert_allclose(engine.read_logits(row)[list(expected_ids)], expected, rtol=0, atol=1e-3)
+            engine.write_token(row, token)
             engine.decode([row])
     finally:
         engine.kv_cache.release([row])

@@ -59,8 +59,7 @@ EDITS = {
 
 
 def addresses(context: Generation) -> dict[str, int]:
-    engine = context.bound_engine
-    return {**engine.buffers.addresses(), "kv_cache": engine.kv_cache.data.ctypes.data}
+    return {buffer.name: buffer.address for buffer in context.bound_engine.memory()}
 
 
 def free(generator: Generator) -> int:

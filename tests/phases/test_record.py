@@ -304,9 +304,11 @@ def test_hostile_snapshots_are_refused_by_name(generator: Generator, snapshot: P
 
     def nothing(arrays: dict, metadata: dict) -> None: ...
 
-    refused(rewritten(snapshot, shape), r"does not fit this generator: array 'kv.0.0' is float32")
+    refused(
+        rewritten(snapshot, shape), r"does not fit this generator: array 'kv.0.0': a stretch of the cache is float32"
+    )
     refused(rewritten(snapshot, missing), r"array 'kv.0.0' is missing")
-    refused(rewritten(snapshot, kind), r"array 'kv.0.0' is float64")
+    refused(rewritten(snapshot, kind), r"array 'kv.0.0': a stretch of the cache is float64")
     refused(rewritten(snapshot, newer), "has schema 3, but this version reads schema 2")
     for name in ("../a.snap", "/etc/passwd", "..", "a/b"):
         refused(rewritten(snapshot, nothing, shared={"kv.0.9": name}), "'kv.0.9' is no shared array")

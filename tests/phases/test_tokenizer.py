@@ -10,6 +10,7 @@ from tokenizers import decoders, models, normalizers
 
 from phases.request import RowRequest
 from phases.tokenizer import REPLACEMENT, TextStream, Tokenizer
+from phases.tokenizer_files import FastBackend
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +21,6 @@ def byte_level(chat_folder: Path) -> Tokenizer:
 @pytest.fixture(scope="module")
 def byte_fallback() -> Tokenizer:
     """A tokenizer of the older Llama kind: pieces with a marked space, every other character as byte tokens."""
-    from transformers import PreTrainedTokenizerFast
-
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁a", "b", "▁cat", "s"]
     model = models.BPE(
         {piece: number for number, piece in enumerate(pieces)}, [], byte_fallback=True, unk_token="<unk>"
@@ -31,7 +30,7 @@ def byte_fallback() -> Tokenizer:
     fast.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=fast))
+    return Tokenizer(FastBackend(fast))
 
 
 def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -188,31 +189,33 @@ def test_pinned_fields_are_never_copied() -> None:
 
 
 def test_another_thread_pauses_at_the_next_boundary_and_signals() -> None:
-    class Slow(Phase[Tally, None]):
-        def run(self, context: Tally) -> None:
-            working.set()
-            time.sleep(0.002)
+    class Held(Phase[Tally, None]):
+        """Waits, each time it runs, until it may go on."""
 
-    working = threading.Event()
-    run = Run(machine.insert(Slow(), between=(add, rest)), Tally(limit=10**9))
-    driver = threading.Thread(target=run.start)
-    driver.start()
-    assert working.wait(10)
-    with pytest.raises(IllegalMove, match="driven by another thread"):
-        run.step()
-    run.pause()
-    assert run.wait(10) is Status.PAUSED
-    driver.join(10)
-    taken = run.step_count
-    assert taken == len(list(run.steps()))
-    driver = threading.Thread(target=run.resume)
-    driver.start()
-    while run.step_count < taken + 3:
-        time.sleep(0.001)
-    run.signal("cancel")
-    driver.join(10)
-    assert run.status is Status.CANCELLED
-    assert run.events == [(run.step_count, "signal", "cancel", None)]
+        def run(self, context: Tally) -> None:
+            reached.release()
+            assert go_on.acquire(timeout=60)
+
+    reached, go_on = threading.Semaphore(0), threading.Semaphore(0)
+    run = Run(machine.insert(Held(), between=(add, rest)), Tally(limit=10**9))
+    with ThreadPoolExecutor() as pool:
+        driven = pool.submit(run.start)
+        assert reached.acquire(timeout=60)
+        here = run.step_count
+        with pytest.raises(IllegalMove, match="driven by another thread"):
+            run.step()
+        run.pause()
+        go_on.release()
+        assert run.wait(60) is driven.result(60) is Status.PAUSED
+        assert run.step_count == here + 1 == len(list(run.steps()))
+
+        driven = pool.submit(run.resume)
+        assert reached.acquire(timeout=60)
+        here = run.step_count
+        run.signal("cancel")
+        go_on.release()
+        assert driven.result(60) is Status.CANCELLED
+    assert run.events == [(here + 1, "signal", "cancel", None)]
 
 
 def test_a_pause_asked_for_inside_a_loop_over_the_run_ends_the_loop() -> None:
@@ -319,7 +322,11 @@ except Exception:
 
 def script(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True, cwd="tests/statemachine"
+        [sys.executable, "-c", SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
     )
     assert done.stderr == ""
     return done.stdout

@@ -1,0 +1,69 @@
+"""What an engine will need of memory, beside what the machine has: asked before anything large is touched."""
+
+import os
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gpu.errors import CapacityError, CheckpointError
+
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+Needs = Callable[[int, int], Mapping[str, int]]  # rows, capacity -> bytes by what takes them
+
+
+def machine_memory() -> int:
+    """Count the bytes that this process can have at most: the machine's, or what its container or limits allow."""
+    limits = [sys.maxsize]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if _CGROUP.is_file() and (text := _CGROUP.read_text().strip()).isdigit():
+        limits.append(int(text))
+    if sys.platform != "win32":
+        import resource
+
+        limits += [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit > 0]
+    return min(limits)
+
+
+def check_weights(needed: int) -> None:
+    """Raise CheckpointError if the weights alone are more than the machine has."""
+    memory = machine_memory()
+    if needed > memory:
+        raise CheckpointError(
+            f"the weights take {size(needed)} in the engine's memory, this machine has {size(memory)}: "
+            f"choose a smaller model"
+        )
+
+
+def check_capacity(rows: int, capacity: int, needs: Needs, *, weights: int) -> None:
+    """Raise CapacityError if what grows with rows and capacity could never be used in full."""
+    if sum(needs(rows, capacity).values()) > machine_memory():
+        raise too_large(rows, capacity, needs, weights=weights)
+
+
+def too_large(rows: int, capacity: int, needs: Needs, *, weights: int) -> CapacityError:
+    """Say what was needed, by what, and what would fit."""
+    parts, memory = needs(rows, capacity), machine_memory()
+    largest = max(parts, key=lambda name: parts[name])
+
+    def fitting(most: int, total: Callable[[int], int]) -> int:
+        return bisect_right(range(1, min(most, 2**40) + 1), memory - weights, key=total)
+
+    narrower = fitting(capacity, lambda n: sum(needs(rows, n).values()))
+    fewer = fitting(rows, lambda n: sum(needs(n, capacity).values()))
+    advice = [f"capacity={narrower}"] * (0 < narrower < capacity) + [f"max_batch={fewer}"] * (0 < fewer < rows)
+    return CapacityError(
+        f"max_batch={rows} and capacity={capacity} take {size(sum(parts.values()))} of memory, "
+        f"{size(parts[largest])} of it for the {largest}; this machine has {size(memory)}, the weights take "
+        f"{size(weights)}: " + (f"{' or '.join(advice)} would fit" if advice else "ask for much less of both")
+    )
+
+
+def size(count: int) -> str:
+    """Write a number of bytes as a person reads it."""
+    value, units = float(min(count, 2**70)), iter(("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))
+    unit = next(units)
+    while value >= 1024 and (larger := next(units, None)):
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"

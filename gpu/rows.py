@@ -1,0 +1,101 @@
+"""What an engine checks and counts on the host before its device is asked, the same for every engine."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu.checkpoint.config import ModelConfig
+from gpu.kv_cache import LinearKVCache
+from gpu.process import Home
+
+
+class RowKeeper:
+    """The part of an engine that knows of rows and of what may be written to them, but of no memory.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        The shape of the model.
+    rows, capacity : int
+        Sequences that fit at once, and tokens that each can hold.
+    kv_dtype : dtype
+        Of the keys and values.
+    """
+
+    def __init__(self, model: ModelConfig, *, rows: int, capacity: int, kv_dtype: npt.DTypeLike = np.float32) -> None:
+        self.model = model
+        self._kv_dtype = np.dtype(kv_dtype)
+        self.kv_cache = LinearKVCache(rows, capacity, model.kv_numbers * self._kv_dtype.itemsize)
+        self._home = Home()
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_rows(self, rows: Sequence[int]) -> None:
+        count = self.kv_cache.rows
+        if len(set(rows)) != len(rows) or not all(0 <= row < count for row in rows):
+            raise ValueError(f"rows are {list(rows)}, expected different ones from 0 to {count - 1}")
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < self.kv_cache.rows:
+            raise ValueError(f"there is no row {row}: the engine has rows 0 to {self.kv_cache.rows - 1}")
+
+    def _checked_prompt(self, row: int, ids: Sequence[int]) -> npt.NDArray[np.int32]:
+        """Give a prompt as an array, if it is one: 1 to capacity tokens of the vocabulary."""
+        self._check_row(row)
+        if not 1 <= len(ids) <= self.kv_cache.capacity:
+            raise ValueError(
+                f"the prompt of row {row} has {len(ids)} tokens, expected 1 to {self.kv_cache.capacity}, the capacity"
+            )
+        for token in (min(ids), max(ids)):
+            self._check_token(row, token)
+        return np.asarray(ids, np.int32)
+
+    def _check_token(self, row: int, token: int) -> None:
+        self._check_row(row)
+        if not 0 <= token < self.model.vocab:
+            raise ValueError(f"row {row} is to hold token {token}, the model knows tokens 0 to {self.model.vocab - 1}")
+
+    def _check_logits(self, row: int, logits: npt.NDArray[Any]) -> None:
+        self._check_row(row)
+        if logits.shape != (self.model.vocab,) or logits.dtype != np.float32:
+            raise ValueError(
+                f"logits are {logits.dtype} {list(logits.shape)}, expected float32 {[self.model.vocab]}, the vocabulary"
+            )
+
+    def _check_positions(self, row: int, first: int, last: int) -> None:
+        self._check_row(row)
+        if not 0 <= first <= last <= self.kv_cache.capacity:
+            raise ValueError(f"a row has no positions {first} to {last}, only 0 to {self.kv_cache.capacity}")
+
+    def _check_stretch(self, row: int, first: int, array: npt.NDArray[Any]) -> slice:
+        """Give the positions that a stretch of the cache fills, if it is one of this engine's."""
+        model = self.model
+        expected = (model.layers, 2, model.kv_heads, array.shape[3] if array.ndim == 5 else 0, model.head_dim)
+        if array.shape != expected or array.dtype != self._kv_dtype:
+            raise ValueError(
+                f"a stretch of the cache is {array.dtype} {list(array.shape)}, expected {self._kv_dtype} "
+                f"[layers {model.layers}, 2, heads {model.kv_heads}, positions, {model.head_dim}]"
+            )
+        self._check_positions(row, first, first + array.shape[3])
+        return slice(first, first + array.shape[3])
+
+    def _set_length(self, row: int, length: int) -> None:
+        self.kv_cache.truncate(row, 0)
+        self.kv_cache.commit(row, length)
+
+    def _copied_length(self, source: int, target: int, length: int | None) -> int:
+        """Give how many positions `copy_row` copies."""
+        self._check_row(target)
+        self._check_row(source)
+        length = self.kv_cache.length(source) if length is None else length
+        self._check_positions(source, 0, length)
+        return length

@@ -1,0 +1,88 @@
+"""Every engine that this machine can run, one after the other; a new one has passed when these tests have.
+
+An engine that `load_engine` knows takes part by itself. Another one is added to `ENGINES`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asynchronous_engine import AsynchronousEngine
+from chat_checkpoint import write_chat_checkpoint
+
+from gpu import Engine, HostEngine, engines, load_engine
+from phases import Generator, SamplingParams
+from phases.tokenizer import Tokenizer
+
+Load = Callable[..., Engine]  # folder, max_batch=, capacity= -> engine
+
+
+def _asynchronous(folder: Path, **options: Any) -> Engine:
+    device = load_engine(folder, "numpy", **options)
+    assert isinstance(device, HostEngine)
+    return AsynchronousEngine(device)
+
+
+ENGINES: dict[str, Load] = {
+    **{name: partial(load_engine, engine=name) for name in engines()},
+    "numpy, 2 threads": partial(load_engine, engine="numpy", threads=2),
+    "asynchronous": _asynchronous,
+}
+ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
+
+
+@pytest.fixture(params=ENGINES)
+def load(request: pytest.FixtureRequest) -> Iterator[Load]:
+    """Loads a checkpoint into the engine under test, and closes it after the test."""
+    with ExitStack() as stack:
+        yield lambda folder, **options: stack.enter_context(closing(ENGINES[request.param](folder, **options)))
+
+
+@pytest.fixture
+def allocates_nothing(request: pytest.FixtureRequest) -> bool:
+    return request.node.callspec.params["load"] in ALLOCATES_NOTHING
+
+
+@pytest.fixture
+def engine(load: Load, checkpoint: Path) -> Engine:
+    return load(checkpoint, max_batch=4, capacity=48)
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chat_checkpoint(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture
+def generator(load: Load, chat_folder: Path) -> Generator:
+    return generator_of(load(chat_folder, max_batch=8), chat_folder)
+
+
+@pytest.fixture
+def reference(chat_folder: Path) -> Iterator[Generator]:
+    """The same model on the reference engine."""
+    with Generator.from_pretrained(chat_folder, "numpy", max_batch=8) as loaded:
+        yield loaded
+
+
+def generator_of(engine: Engine, folder: Path) -> Generator:
+    """Make a generator of an engine that `load_engine` need not know."""
+    defaults = SamplingParams(stop_token_ids=engine.model.eos_ids)
+    return Generator(engine, Tokenizer.from_pretrained(folder), defaults=defaults, folder=folder)
+
+
+@pytest.fixture
+def poison() -> Callable[[Engine], None]:
+    """Fills whatever no row uses with NaN, so that reading it would show."""
+
+    def fill(engine: Engine) -> None:
+        for row in range(engine.kv_cache.rows):
+            used = engine.kv_cache.length(row)
+            unused = engine.export_kv(row, used, engine.kv_cache.capacity)
+            engine.import_kv(row, used, np.full_like(unused, np.nan))
+
+    return fill

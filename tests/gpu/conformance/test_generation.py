@@ -1,0 +1,233 @@
+"""An engine under the machine: paused, saved, taken anywhere in its past, a run's tokens and bits stay the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asynchronous_engine import AsynchronousEngine
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from gpu import Engine
+from phases import Generator, SamplingParams
+from phases.context import Generation
+from phases.debugger.distribution import Distribution, NoDistribution, distribution
+from phases.generation import machine
+from phases.replay import replay
+from statemachine import Run
+from statemachine.testing import machine_rules, run_rules
+
+PROMPTS = ["the quick", "Prefill fills the cache"]
+DRAWN = [
+    SamplingParams(temperature=1.0, seed=3, max_new_tokens=6, stop_token_ids=()),
+    SamplingParams(temperature=0.8, top_k=20, seed=4, max_new_tokens=4, stop_token_ids=()),
+]
+
+
+def started(generator: Generator, **options: Any) -> Run[Generation]:
+    return generator.start(PROMPTS, DRAWN, keep=True, **options)
+
+
+def at(generator: Generator, place: int, **options: Any) -> Run[Generation]:
+    """A run that rests after so many steps."""
+    run = started(generator, **options)
+    while run.step_count < place:
+        run.step()
+    return run
+
+
+def places(generator: Generator) -> range:
+    """Every place where a run rests before its end."""
+    with started(generator) as run:
+        run.start()
+        return range(run.step_count)
+
+
+def rest(run: Run[Generation]) -> list[list[int]]:
+    """Drive a run on to its end; its tokens."""
+    with run:
+        if run.status == "ready":
+            run.start()
+        elif not run.status.ended:
+            run.resume()
+        return run.context.output_ids
+
+
+def test_tokens_are_those_of_the_reference(generator: Generator, reference: Generator) -> None:
+    assert generator.generate(PROMPTS, DRAWN).output_ids == reference.generate(PROMPTS, DRAWN).output_ids
+
+
+def test_a_run_goes_on_from_every_place_where_it_rests(generator: Generator) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    for place in places(generator):
+        assert rest(at(generator, place)) == whole, place
+
+
+def test_a_run_goes_back_to_every_place_and_verifies_to_the_bit(generator: Generator, tmp_path: Path) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    for place in places(generator):
+        path = tmp_path / f"{place}.jsonl"
+        run = started(generator, journal=path, digest_every=1)
+        run.start()
+        run.goto(place)
+        assert rest(run) == whole, place
+        verified = replay(path, generator=generator)
+        verified.run.close()
+        assert verified.divergence is None, verified.divergence.report()
+
+
+def test_back_and_ahead_again(generator: Generator) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    for place in places(generator):
+        run = at(generator, place)
+        for back in (place // 2, 0, place):
+            run.goto(back)
+        assert rest(run) == whole, place
+
+
+def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(generator: Generator) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    with started(generator) as run:
+        run.until(lambda run: run.step_count == 12)
+        for place in range(13):
+            assert rest(run.fork(place)) == whole, place
+        run.resume()
+        assert run.context.output_ids == whole
+
+
+@pytest.mark.parametrize("kv", ["copy", "recompute"])
+def test_a_snapshot_of_every_place_goes_on_in_its_engine_and_in_the_reference(
+    generator: Generator, reference: Generator, tmp_path: Path, kv: str
+) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    for place in places(generator):
+        for source, target in ((generator, generator), (generator, reference), (reference, generator)):
+            path = tmp_path / f"{place}.snapshot"
+            with at(source, place) as run:
+                run.snapshot(path, kv=kv, borrow=False)
+            assert rest(target.resume(path)) == whole, (place, kv)
+    for each in (generator, reference):
+        assert each.engine.kv_cache.free == 8
+
+
+@pytest.mark.parametrize("kv", ["copy", "recompute"])
+def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(generator: Generator, tmp_path: Path, kv: str) -> None:
+    with at(generator, 12) as run:
+        run.snapshot(tmp_path / "snapshot", kv=kv)
+    resumed = generator.resume(tmp_path / "snapshot", journal=tmp_path / "journal.jsonl", keep=True)
+    resumed.digest_every = 1
+    resumed.goto(2)  # where Prefill has left its logits
+    rest(resumed)
+    verified = replay(tmp_path / "journal.jsonl", generator=generator)
+    verified.run.close()
+    assert verified.divergence is None
+
+
+def test_a_record_is_gone_on_with_from_every_place(generator: Generator, tmp_path: Path) -> None:
+    whole = rest(started(generator, journal=tmp_path / "journal.jsonl"))
+    for place in places(generator):
+        forked = replay(tmp_path / "journal.jsonl", "fork", generator=generator, at=place)
+        assert forked.divergence is None
+        assert rest(forked.run) == whole, place
+
+
+def test_edits_at_every_place_come_to_the_same_as_in_the_reference(generator: Generator, reference: Generator) -> None:
+    edits: list[tuple[str, dict[str, Any]]] = [
+        ("sampling", {"row": 0, "temperature": 0.0}),
+        ("force", {"row": 1, "tokens": [7, 8]}),
+        ("append", {"row": 0, "text": " fox"}),
+    ]
+    for place in range(12):
+        for name, arguments in edits:
+            found = []
+            for each in (generator, reference):
+                run = at(each, place)
+                if run.context.live == (0, 1):
+                    run.edit(name, **arguments)
+                run.back(min(3, run.step_count))
+                run.goto(run.recorded_steps)
+                found.append(rest(run))
+            assert found[0] == found[1], (place, name)
+
+
+def test_a_token_that_is_drawn_is_not_drawn_otherwise_by_a_later_edit(generator: Generator) -> None:
+    params = SamplingParams(temperature=1.5, seed=1, max_new_tokens=4, stop_token_ids=())
+    whole = generator.generate("the quick", params).output_ids[0]
+    greedy = generator.generate("the quick", SamplingParams(temperature=0, max_new_tokens=1)).output_ids[0]
+    assert whole[:1] != greedy
+    for phase in ("decode", "check_stop"):
+        run = generator.start("the quick", params, keep=True)
+        run.until(machine.phases[phase])
+        run.edit("sampling", temperature=0)
+        assert rest(run)[0][0] == whole[0]
+
+
+def test_the_debugger_sees_the_same_logits_wherever_it_comes_from(generator: Generator) -> None:
+    def seen(run: Run[Generation]) -> Distribution | str:
+        try:
+            return distribution(run.context, 0)
+        except NoDistribution as error:
+            return str(error)
+
+    last = at(generator, 15)
+    for place in (*range(15, 1, -1), *range(2, 16)):
+        last.goto(place)
+        with at(generator, place) as run:
+            assert seen(last) == seen(run), place
+    assert rest(last) == generator.generate(PROMPTS, DRAWN).output_ids
+
+
+def test_generation_keeps_the_rules(generator: Generator) -> None:
+    contexts = st.builds(
+        lambda count, params: generator.start(PROMPTS[:count], params).context,
+        st.integers(1, 2),
+        st.builds(
+            SamplingParams,
+            temperature=st.sampled_from([0.0, 1.3]),
+            seed=st.integers(0, 3),
+            max_new_tokens=st.integers(1, 6),
+        ),
+    )
+    row = st.integers(0, 1)
+    edits = {
+        "sampling": st.fixed_dictionaries({"row": row, "temperature": st.sampled_from([0.0, 2.0])}),
+        "force": st.fixed_dictionaries({"row": row, "tokens": st.lists(st.integers(0, 200), min_size=1, max_size=3)}),
+        "append": st.fixed_dictionaries({"row": row, "text": st.sampled_from(["", "fox", " jumps over"])}),
+    }
+    spare = generator.start("fox")
+    spare.close()
+    run_rules(
+        machine_rules(
+            machine,
+            contexts,
+            resources=spare.resources,
+            edits=edits,
+            pinned=lambda context: {buffer.name: buffer.address for buffer in context.bound_engine.memory()},
+        ),
+        settings(
+            max_examples=30, stateful_step_count=14, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("load", ["asynchronous"], indirect=True)
+def test_a_token_is_waited_for_once(load: Callable[..., Engine], generator: Generator) -> None:
+    """Of the phases only CheckStop waits; whatever read memory before would have found nothing there."""
+    engine = generator.engine
+    assert isinstance(engine, AsynchronousEngine)
+    before = engine.waits
+    result = generator.generate(PROMPTS, DRAWN)
+    assert engine.waits - before == max(result.output_tokens)
+    with pytest.raises(AssertionError, match="cannot be indexed by the host"):
+        _ = engine.buffers
+    [row] = engine.kv_cache.acquire(1)
+    engine.write_logits(row, np.zeros(engine.model.vocab, np.float32))
+    assert not engine.read_logits(row).any()
+    engine.write_prompt(row, [1, 2])
+    engine.prefill([row])
+    assert engine.kv_cache.length(row) == 2
+    assert not engine._device.buffers.logits[row].any()
+    assert engine.read_logits(row).any()

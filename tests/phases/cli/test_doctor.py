@@ -1,0 +1,27 @@
+"""phasewalk doctor: what this machine can run."""
+
+from pathlib import Path
+
+import pytest
+from command_line import Command
+
+
+def test_doctor_tells_what_there_is(phasewalk: Command) -> None:
+    answer = phasewalk("doctor")
+    assert answer.code == 0
+    for what in ("engine numpy", "memory reads", "Graphviz", "import statemachine", "transformers"):
+        assert what in answer.out
+
+
+def test_doctor_warns_of_another_owner_of_our_import_names(
+    phasewalk: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    info = tmp_path / "python_statemachine-3.2.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: python-statemachine\nVersion: 3.2.2\n")
+    (info / "top_level.txt").write_text("statemachine\n")
+    (info / "RECORD").write_text("statemachine/__init__.py,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    answer = phasewalk("doctor")
+    assert answer.code == 1
+    assert "also owned by python-statemachine" in answer.out

@@ -1,0 +1,124 @@
+"""phasewalk run: what it prints and refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import Command, finish
+
+SHORT = ("--temperature", "0", "--max-new-tokens", "6")
+
+
+def test_run_streams_and_json_says_the_same(phasewalk: Command, chat_folder: Path) -> None:
+    plain = phasewalk("run", "the fox", "--model", str(chat_folder), *SHORT)
+    piped = phasewalk("run", "--model", str(chat_folder), *SHORT, stdin="the fox\n")
+    as_json = phasewalk("run", "the fox", "--model", str(chat_folder), *SHORT, "--json")
+    assert (plain.code, plain.err) == (0, "")
+    assert piped == plain
+    value = json.loads(as_json.out)
+    assert value["text"] + "\n" == plain.out
+    assert value["output_tokens"] == len(value["output_ids"]) == 6
+    assert value["finish_reason"] == "length"
+    messages = Path("chat.json")
+    messages.write_text(json.dumps([{"role": "user", "content": "the fox"}]))
+    assert phasewalk("run", "--messages", str(messages), "--model", str(chat_folder), *SHORT) == plain
+
+
+def test_a_seed_repeats_the_text(phasewalk: Command, chat_folder: Path) -> None:
+    options = ("run", "the fox", "--model", str(chat_folder), "--temperature", "1.5", "--max-new-tokens", "20")
+    first = json.loads(phasewalk(*options, "--json").out)
+    again = phasewalk(*options, "--seed", str(first["seed"]))
+    assert again.out == first["text"] + "\n"
+
+
+def test_stats_and_phases_go_to_stderr(phasewalk: Command, chat_folder: Path) -> None:
+    answer = phasewalk("run", "the fox", "--model", str(chat_folder), *SHORT, "--stats", "--phases")
+    lines = answer.err.splitlines()
+    assert [line.split()[1] for line in lines[:5]] == ["tokenize", "prefill", "sample", "decode", "check_stop"]
+    assert "prompt tokens" in lines[0]
+    assert lines[2].endswith("-> decode  (~nothing_left)")
+    assert "tokens/s" in lines[-1]
+    assert "MB/token" in lines[-1]
+    assert "GB/s" in lines[-1]
+    value = json.loads(phasewalk("run", "x", "--model", str(chat_folder), *SHORT, "--stats", "--json").out)
+    stats = value["stats"]
+    assert stats["bytes_per_s"] == pytest.approx(stats["bytes_per_token"] * stats["tokens_per_s"])
+    assert stats["bandwidth_share"] == pytest.approx(stats["bytes_per_s"] / stats["bandwidth_bytes_per_s"])
+
+
+FAILURES = [
+    (("run", ""), "row 0 is empty"),
+    (("run", "word " * 400), "the capacity is 128 tokens"),
+    (("run", "x", "--model", "nowhere/at/all"), "nowhere/at/all"),
+    (("run", "x", "--capacity", "100000"), "128 positions"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), FAILURES)
+def test_a_failure_exits_with_1_and_one_line(
+    phasewalk: Command, chat_folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    model = () if "--model" in arguments else ("--model", str(chat_folder))
+    answer = phasewalk(*arguments, *model)
+    assert answer.code == 1
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("phasewalk: ")
+    assert answer.out in ("", "\n")
+
+
+def test_no_prompt_and_no_pipe_is_a_usage_error(phasewalk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    answer = phasewalk("run")
+    assert answer.code == 2
+    assert "nothing to say" in answer.err
+
+
+def test_an_over_long_prompt_names_the_option_as_long_as_it_helps(phasewalk: Command, chat_folder: Path) -> None:
+    prompt = "word " * 400
+    largest = phasewalk("run", prompt, "--model", str(chat_folder))
+    assert "shorten the prompt by" in largest.err
+    assert "capacity=" not in largest.err
+    assert "raise" not in largest.err
+    small = phasewalk("run", prompt, "--model", str(chat_folder), "--capacity", "64")
+    assert "or raise --capacity (the model has 128 positions)" in small.err
+
+
+def test_an_optional_journal_that_cannot_be_made_is_a_warning(phasewalk: Command, chat_folder: Path) -> None:
+    arguments = ("run", "the fox", "--model", str(chat_folder), *SHORT)
+    without = phasewalk(*arguments)
+    journal = ("--journal", "no/such/folder.jsonl")
+    answer = phasewalk(*arguments, *journal, "--journal-optional")
+    assert (answer.code, answer.out) == (0, without.out)
+    assert answer.err.count("\n") == 1
+    assert "no/such/folder.jsonl cannot be made" in answer.err
+    assert "goes on without" in answer.err
+    needed = phasewalk(*arguments, *journal)
+    assert (needed.code, needed.out) == (2, "")
+    assert "cannot be made" in needed.err
+
+
+def test_an_optional_journal_on_a_full_disk_is_a_warning_in_one_line(chat_folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource; from phases.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); main()"
+    )
+    arguments = ["run", "fox", "--model", str(chat_folder), *SHORT, "--journal", "a.jsonl", "--journal-optional"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
+
+
+def test_what_is_piped_in_must_be_text(chat_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd").write_bytes(b"\xff\xfe")
+    with (tmp_path / "odd").open("rb") as odd:
+        answer = finish("run", "--model", str(chat_folder), stdin=odd, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert answer.code == 2
+    assert "is no utf-8 text" in answer.err

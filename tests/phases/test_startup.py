@@ -1,0 +1,48 @@
+"""The first token comes soon: `phasewalk run` on the bundled model imports what it needs and nothing besides."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "transformers", "torch", "huggingface_hub", "safetensors", "textual", "rich", "structlog", "asyncio", "graphviz",
+    "httpx", "requests", "unittest", "msgspec",
+)  # fmt: skip
+
+RUN = """
+import sys
+from phases.cli import main
+sys.argv = ["phasewalk", "run", "Hello", "--temperature", "0", "--max-new-tokens", "3"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(sorted(set(sys.modules) & set({heavy!r})))
+"""
+
+
+def test_a_run_of_the_bundled_model_imports_little() -> None:
+    done = subprocess.run([sys.executable, "-c", RUN.format(heavy=HEAVY)], capture_output=True, text=True, check=True)
+    answer, imported = done.stdout.splitlines()
+    assert answer.startswith("Hello")
+    assert imported == "[]"
+
+
+@pytest.mark.parametrize("module", ["transformers", "huggingface_hub", "torch"])
+def test_the_bundled_model_runs_where_it_is_not_installed(module: str) -> None:
+    code = f"import sys\nsys.modules[{module!r}] = None\n" + RUN.format(heavy=())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Hello")
+
+
+def test_the_files_of_a_model_are_digested_only_for_a_record() -> None:
+    code = (
+        "import phases.generator as module\n"
+        "def digest(folder): raise AssertionError(folder)\n"
+        "module.model_fingerprint = module.tokenizer_fingerprint = digest\n"
+        "with module.Generator.from_pretrained() as generator:\n"
+        "    print(generator.generate('Hello').text)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Hello")

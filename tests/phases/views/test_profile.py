@@ -1,0 +1,52 @@
+"""The profile of a decode step: its parts add up, its numbers make sense, and nothing is left behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Command
+
+from phases import Generator, SamplingParams
+
+
+def test_profile_parts_add_up_and_numbers_make_sense(phasewalk: Command, chat_folder: Path) -> None:
+    code, out, _ = phasewalk("profile", "the fox", "--model", str(chat_folder), "--tokens", "20", "--json")
+    value = json.loads(out)
+    assert code == 0
+    parts = {part["name"]: part for part in value["parts"]}
+    assert list(parts) == ["context update", "binding", "engine", "sampling", "KV commit", "machine"]
+    assert value["steps"] == 19
+    assert sum(part["share"] for part in value["parts"]) == pytest.approx(1)
+    assert all(part["median_ns"] > 0 for part in value["parts"])
+    assert parts["engine"]["share"] == max(part["share"] for part in value["parts"])
+    assert value["step_ns"] == pytest.approx(value["plain_step_ns"], rel=0.5)  # two passes on a busy machine
+    inner = {part["name"]: part["share"] for part in value["engine_parts"]}
+    assert {"linear.Linear", "layers.rms_norm", "layers.Attention.attend_one"} <= set(inner)
+    assert sum(inner.values()) == pytest.approx(1, abs=0.05)
+    numbers = {number["name"]: number["value"] for number in value["key_numbers"]}
+    assert 20 < numbers["a machine step"] < 20_000
+    assert 0 < numbers["a clock read"] < 5_000
+    assert numbers["memory read"] > 0.1
+    assert numbers["a decode step"] == value["plain_step_ns"]
+
+
+def test_profile_tables_and_help(phasewalk: Command, chat_folder: Path) -> None:
+    code, out, _ = phasewalk("profile", "--model", str(chat_folder), "--tokens", "5")
+    assert code == 0
+    for words in ("context update", "KV commit", "without stopwatches", "memory read", "a journal step", "GB/s"):
+        assert words in out
+    code, _, err = phasewalk("profile", "--engine", "abacus")
+    assert code == 2
+    assert "there is no engine 'abacus'" in err
+
+
+def test_profile_leaves_the_generator_as_it_was(chat_folder: Path) -> None:
+    from phases.views.profile import profile
+
+    with Generator.from_pretrained(chat_folder, max_batch=1) as generator:
+        before = generator.generate("the fox", SamplingParams(temperature=0, max_new_tokens=5)).output_ids
+        cache = generator.engine.kv_cache
+        profile(generator, "the fox", tokens=5)
+        assert generator.engine.kv_cache is cache
+        assert cache.free == cache.rows
+        assert generator.generate("the fox", SamplingParams(temperature=0, max_new_tokens=5)).output_ids == before

@@ -1,0 +1,19 @@
+"""Random machines."""
+
+from hypothesis import HealthCheck, find, given, settings
+from hypothesis import strategies as st
+from rule_checks import BRIEF, hold
+
+from statemachine import Machine
+from statemachine.testing import Counter, machine_rules, machines
+
+
+@given(machines())
+@settings(BRIEF, max_examples=10, suppress_health_check=[HealthCheck.nested_given])
+def test_random_machines_pass(machine: Machine[Counter]) -> None:
+    hold(machine_rules(machine, st.builds(Counter, st.integers(0, 2**32))), settings(BRIEF, max_examples=5))
+
+
+def test_find_gives_a_machine_with_a_loop() -> None:
+    machine = find(machines(), lambda machine: any(way.source is way.target for way in machine.transitions))
+    assert machine.start.name == "p0"
