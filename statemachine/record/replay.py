@@ -118,6 +118,9 @@ def verify(journal: Journal, run: Run[Any], *, watch: Watch | None = None) -> Ve
     if journal.header.schema == 1 or not journal.chained:
         found.append("the record's checksums were not compared" if journal.header.schema > 1 else
                      "the record has no checksums: schema 1 had none")  # fmt: skip
+    if walk.believed:
+        where = f"step {journal.header.first}"
+        found.append(f"the record begins at {where}: the state there was taken from it, and not compared")
     return Verdict(
         divergence, walk.steps, walk.ended, walk.paused_at if walk.ended is None else None, _passed_over(journal),
         tuple(found), journal.header.first, walk.interrupted,

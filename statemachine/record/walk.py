@@ -49,6 +49,7 @@ class Walk:
         self.ended: str | None = None
         self.paused_at: str | None = None
         self.interrupted: str | None = None
+        self.believed = False  # the run began with the state that the record says
         self.pending: list[str] = []  # sent, and not yet taken
         run.digest_every = journal.header.digest_every
 
@@ -80,6 +81,7 @@ class Walk:
                 )
             fields = exact.typed_fields(run.context, held)
         run.begin_at(header.first, phase, fields)
+        self.believed = True
         if self._live:
             run.resources.rebuild(run.context)
         self.header = header_of(run)
