@@ -90,8 +90,8 @@ class Walk:
     def _begins_late(self) -> bool:
         """Whether the record has no past, and the run has not been brought to where it begins."""
         header, run = self._journal.header, self._run
-        late = header.first > 0 or self._words.phase_at_start != run.machine.start.name
-        return late and run.status is Status.READY and not run.events
+        late = header.first > 0 or header.phase
+        return bool(late) and run.status is Status.READY and not run.events
 
     def _unknown_pending(self) -> Divergence | None:
         """A signal that was pending at the record's end, and is none of the machine any more."""

@@ -36,7 +36,7 @@ class Colour(enum.Enum):
 
 
 ODD = {
-    "nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "2**64": 2**64, "10**30": 10**30, "-2**63-1": -(2**63) - 1,
+    "nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "2**64": 2**64, "10**30": 10**30, "low": -(2**63) - 1,
     "bytes": b"x", "bytearray": bytearray(b"x"), "set": {1}, "frozenset": frozenset(), "surrogate": "\ud800",
     "object": object(), "complex": 1j, "function": len, "mixed keys": {1: "a", "1": "b"}, "float keys": {1.5: 2},
     "enum": Colour.ODD, "keys": {"\ud800": 1},

@@ -13,7 +13,7 @@ import pytest
 from killed_walk import WAYS, killed
 from statemachine_recorded import Draw, Walk, fresh, machine, record, walk
 
-from statemachine import Journal, JournalError, JournalWriter, Run, verify
+from statemachine import Journal, JournalError, JournalWriter, Run, Status, verify
 from statemachine.record.records import EndRecord, PauseRecord, SignalRecord, StepRecord
 
 TESTS = Path(__file__).parents[2]
@@ -218,3 +218,42 @@ def test_a_full_disk_fails_the_run_or_by_choice_the_journal_only(tmp_path: Path,
     assert len(written) == 20_000
     assert Journal.open(path).torn == len(written) - (written.rfind(b"\n") + 1)
     assert sum(1 for _ in Journal.open(path).records()) > 100
+
+
+class Torn:
+    """An interrupt that comes after so many bytes of the next write, or just after all of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        write = os.write
+
+        def torn(file: int, data: Any) -> int:
+            if self.left is None:
+                return write(file, data)
+            left, self.left = self.left, None
+            written = write(file, bytes(data)[:left])
+            assert written == min(left, len(data))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "write", torn)
+
+
+@pytest.mark.parametrize("left", [0, 1, 30, 77, 100_000])
+def test_an_interrupt_in_the_middle_of_a_write_neither_tears_nor_doubles_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    torn, path = Torn(monkeypatch), tmp_path / "a.jsonl"
+    run = Run(machine, Walk(limit=20), journal=JournalWriter(path), keep=True)
+    run.until(lambda run: run.step_count == 6)
+    torn.left = left
+    with pytest.raises(KeyboardInterrupt):
+        run.step()
+    monkeypatch.undo()
+    assert run.status is Status.FAILED
+    run.back()
+    run.resume()
+    verdict = verify(Journal.open(path), Run(machine, Walk(limit=20)))
+    assert verdict.divergence is None
+    assert Journal.open(path).torn == 0
+    records = [record for record in Journal.open(path).timeline() if isinstance(record, StepRecord)]
+    assert [record.o for record in records] == [step.outcome for step in run.steps()]
