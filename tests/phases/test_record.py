@@ -1,5 +1,6 @@
 """Generations are recorded, replayed, played without a model, forked, saved and resumed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,13 +22,15 @@ from phases.replay import replay
 from statemachine import Journal, JournalError, PhaseError, Snapshot, SnapshotError, Status, verify
 from statemachine.record.snapshot import load
 
-JOURNALS = Path(__file__).parents[1] / "journals"
+CORPUS = sorted((Path(__file__).parents[1] / "journals").glob("schema*"))  # of all versions
+JOURNALS = CORPUS[-1]
+GENERATIONS = [path for folder in CORPUS for path in sorted(folder.glob("*.jsonl")) if path.stem != "walk"]
 PROMPTS = ["the quick fox", "Decode appends to it.", "x"]
 PARAMS = SamplingParams(temperature=0.9, seed=5, max_new_tokens=12, stop_token_ids=())
 PYTHON = "import sys; from phases.cli import main; main()"
 
 
-@pytest.mark.parametrize("path", sorted(JOURNALS.glob("*.jsonl")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GENERATIONS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_corpus_of_the_bundled_model_replays(path: Path) -> None:
     """A mismatch means that tokens changed: if that was meant, record again (python tests/journals/record.py)."""
     done = replay(path)
@@ -35,6 +38,19 @@ def test_the_corpus_of_the_bundled_model_replays(path: Path) -> None:
     played = replay(path, "play")
     assert played.divergence is None
     assert played.run.context.output_ids == done.run.context.output_ids
+    assert done.verdict is not None
+    assert done.verdict.verified
+    done.run.close()
+
+
+@pytest.mark.parametrize("path", [path for folder in CORPUS for path in folder.glob("[wb]*e.snap")], ids=str)
+def test_the_corpus_of_snapshots_is_gone_on_with(path: Path) -> None:
+    with Generator.from_pretrained() as generator:
+        run = generator.resume(path)
+        assert len(run.context.output_ids[0]) == 8
+        run.resume()
+        whole = replay(path.with_name("greedy.jsonl"), "play").run
+        assert run.context.output_texts == whole.context.output_texts
 
 
 def test_play_needs_no_model_engine_or_tokenizer(tmp_path: Path) -> None:
@@ -339,8 +355,13 @@ def test_a_snapshot_of_another_model_or_machine_is_refused(
         generator.engine, generator.tokenizer, folder=generator.folder, source=generator.source,
         machine=machine.insert(Phase("extra"), between=("prefill", "sample")),
     )  # fmt: skip
-    with pytest.raises(SnapshotError, match="belongs to another machine 'generation', whose table differs"):
+    with pytest.raises(SnapshotError, match=r"cannot be resumed: replay diverged at step 1 in phase 'prefill': target"):
         changed.resume(snapshot)
+    grown = Generator(
+        generator.engine, generator.tokenizer, folder=generator.folder, source=generator.source,
+        machine=dataclasses.replace(machine, transitions=machine.transitions[::-1]),
+    )  # fmt: skip
+    grown.resume(snapshot).close()  # its table differs, and does the same
 
 
 def test_a_snapshot_replaces_the_old_one_whole_or_not_at_all(generator: Generator, tmp_path: Path) -> None:
