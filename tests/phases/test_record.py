@@ -464,8 +464,8 @@ def test_replay_tells_divergence_by_its_exit_status(tmp_path: Path) -> None:
     play = phasewalk("replay", "good.jsonl", "--mode", "play", cwd=tmp_path)
     out, _ = table.communicate(timeout=100)
     assert table.returncode == 3
-    assert [next(word for word in ("the same", "diverged", "unusable") if word in line)
-            for line in out.splitlines() if ".jsonl" in line] == ["unusable", "the same", "diverged"]  # fmt: skip
+    assert [next(word for word in ("verified", "diverged", "unusable") if word in line)
+            for line in out.splitlines() if ".jsonl" in line] == ["unusable", "verified", "diverged"]  # fmt: skip
     value = json.loads(odd.communicate(timeout=100)[0])
     assert odd.returncode == 3
     assert value["divergence"]["field"] == "outcome"
