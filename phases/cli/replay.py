@@ -114,7 +114,7 @@ def _check_step(journal: "Journal", at: int) -> None:
     count = first + sum(isinstance(record, StepRecord) for record in journal.timeline())
     if not first <= at <= count:
         raise typer.BadParameter(
-            f"{journal.path} has steps up to {count}, so STEP is from {first} to {count}", param_hint="--at"
+            f"{journal.path} has {count} steps, so STEP is from {first} to {count}", param_hint="--at"
         )
 
 
