@@ -87,11 +87,14 @@ def test_back_and_ahead_again(generator: Generator) -> None:
         assert rest(run) == whole, place
 
 
-def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(generator: Generator) -> None:
+def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(
+    generator: Generator, poison: Callable[[Engine], None]
+) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
     with started(generator) as run:
         run.until(lambda run: run.step_count == 12)
         for place in range(13):
+            poison(generator.engine)
             assert rest(run.fork(place)) == whole, place
         run.resume()
         assert run.context.output_ids == whole
@@ -99,7 +102,7 @@ def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(generator
 
 @pytest.mark.parametrize("kv", ["copy", "recompute"])
 def test_a_snapshot_of_every_place_goes_on_in_its_engine_and_in_the_reference(
-    generator: Generator, reference: Generator, tmp_path: Path, kv: str
+    generator: Generator, reference: Generator, tmp_path: Path, kv: str, poison: Callable[[Engine], None]
 ) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
     for place in places(generator):
@@ -107,15 +110,19 @@ def test_a_snapshot_of_every_place_goes_on_in_its_engine_and_in_the_reference(
             path = tmp_path / f"{place}.snapshot"
             with at(source, place) as run:
                 run.snapshot(path, kv=kv, borrow=False)
+            poison(target.engine)
             assert rest(target.resume(path)) == whole, (place, kv)
     for each in (generator, reference):
         assert each.engine.kv_cache.free == 8
 
 
 @pytest.mark.parametrize("kv", ["copy", "recompute"])
-def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(generator: Generator, tmp_path: Path, kv: str) -> None:
+def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(
+    generator: Generator, tmp_path: Path, kv: str, poison: Callable[[Engine], None]
+) -> None:
     with at(generator, 12) as run:
         run.snapshot(tmp_path / "snapshot", kv=kv)
+    poison(generator.engine)
     resumed = generator.resume(tmp_path / "snapshot", journal=tmp_path / "journal.jsonl", keep=True)
     resumed.digest_every = 1
     resumed.goto(2)  # where Prefill has left its logits
@@ -125,9 +132,12 @@ def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(generator: Genera
     assert verified.divergence is None
 
 
-def test_a_record_is_gone_on_with_from_every_place(generator: Generator, tmp_path: Path) -> None:
+def test_a_record_is_gone_on_with_from_every_place(
+    generator: Generator, tmp_path: Path, poison: Callable[[Engine], None]
+) -> None:
     whole = rest(started(generator, journal=tmp_path / "journal.jsonl"))
     for place in places(generator):
+        poison(generator.engine)
         forked = replay(tmp_path / "journal.jsonl", "fork", generator=generator, at=place)
         assert forked.divergence is None
         assert rest(forked.run) == whole, place
