@@ -1,6 +1,7 @@
 """An engine under the machine: paused, saved, taken anywhere in its past, a run's tokens and bits stay the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,36 @@ def test_the_debugger_sees_the_same_logits_wherever_it_comes_from(generator: Gen
         with at(generator, place) as run:
             assert seen(last) == seen(run), place
     assert rest(last) == generator.generate(PROMPTS, DRAWN).output_ids
+
+
+class Interrupted:
+    """An engine whose next decode or sample is interrupted, before its work or after it."""
+
+    def __init__(self, engine: Engine, verb: str, *, after: bool) -> None:
+        self._engine, self._verb, self._after = engine, verb, after
+
+    def __getattr__(self, name: str) -> Any:
+        return self._interrupted if name == self._verb else getattr(self._engine, name)
+
+    def _interrupted(self, rows: Sequence[int]) -> None:
+        if self._after:
+            getattr(self._engine, self._verb)(rows)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("verb", ["decode", "sample"])
+def test_fresh_logits_that_were_interrupted_change_nothing(generator: Generator, verb: str, after: bool) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    for place in range(2, 14):
+        run = at(generator, 14)
+        run.goto(place)
+        engine: Any = Interrupted(generator.engine, verb, after=after)
+        run.context.engine = engine
+        with suppress(KeyboardInterrupt):
+            run.context.fresh_logits()
+        run.context.engine = generator.engine
+        assert rest(run) == whole, place
 
 
 def test_generation_keeps_the_rules(generator: Generator) -> None:
