@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from phases.debugger.commands import Quit, execute, where
+from phases.debugger.command import Quit
+from phases.debugger.commands import execute
 from phases.debugger.generation import GenerationSession
 
 PROMPT = "(phasewalk) "
@@ -15,7 +16,7 @@ PROMPT = "(phasewalk) "
 def converse(session: GenerationSession, source: TextIO, answer: TextIO) -> None:
     """Read commands until the end of input or quit; Ctrl-C pauses what is running."""
     talking = source.isatty()
-    print(where(session), file=answer, flush=True)
+    print(session.where(), file=answer, flush=True)
     with _interrupt_pauses(session):
         for line in _lines(source, answer if talking else None):
             try:
