@@ -18,6 +18,9 @@ class Migration:
     outcomes
         For phases and edits, by their old name: a pure function from an outcome as it stands in the record (plain JSON
         values) to one of the next version, plain JSON values too.
+    context
+        A pure function from the context's host fields by name, as they stand in the record, to those of the next
+        version.
     """
 
     version: int
@@ -26,3 +29,4 @@ class Migration:
     signals: Mapping[str, str] = field(default_factory=dict)
     edits: Mapping[str, str] = field(default_factory=dict)
     outcomes: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    context: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None

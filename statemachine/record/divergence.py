@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 
-from statemachine.record.records import Header
+from statemachine.record.exact import shown
+from statemachine.record.records import Header, MachineRecord
 
 Describe = Callable[[str, Any], str]  # phase and outcome to words, e.g. tokens to text
 
 MISSING = "nothing"
+LONGEST = 2000  # characters of a value that a report shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +58,41 @@ class Divergence:
 
 def differences(recorded: Header, replayed: Header) -> tuple[str, ...]:
     """What differs between two headers that can change a bit, each in words: `numpy: 2.4.5 -> 2.4.6`."""
-    before, after = recorded.machine, replayed.machine
-    pairs = {"name": (before.name, after.name), "version": (before.version, after.version)}
-    found = [f"machine {what}: {old} -> {new}" for what, (old, new) in pairs.items() if old != new]
-    if before.fingerprint != after.fingerprint or set(before.transitions) != set(after.transitions):
-        old_ways, new_ways = set(before.transitions), set(after.transitions)
-        found += [f"transition gone: {way}" for way in before.transitions if way not in new_ways]
-        found += [f"transition new: {way}" for way in after.transitions if way not in old_ways]
-        found = found or [f"machine: the table of {before.name!r} differs in its phases, signals or edits, or in order"]
+    found = _table_differences(recorded.machine, replayed.machine)
+    if hidden := sorted({*recorded.opaque} - {*replayed.opaque}):
+        found.append(f"not recorded: what {', '.join(hidden)} of the context began with")
     options = {name: value for name, value in (recorded.resumed or {}).items() if name != "file"}
     if options and recorded.resumed != replayed.resumed:
         found.append(f"resumed from a snapshot with {plain_text(options)}")
     for name in sorted({*recorded.environment, *replayed.environment}):
         one, other = (plain_text(header.environment.get(name)) for header in (recorded, replayed))
         if one != other:
-            found.append(f"{name}: {one} -> {other}")
+            found.append(f"{shown(name)}: {one} -> {other}")
     return tuple(found)
 
 
+def _table_differences(recorded: MachineRecord, replayed: MachineRecord) -> list[str]:
+    """What differs between two machines in words."""
+    if recorded == replayed:
+        return []
+    pairs = {name: (getattr(recorded, name), getattr(replayed, name)) for name in ("name", "version")}
+    found = [f"machine {name}: {shown(str(old))} -> {new}" for name, (old, new) in pairs.items() if old != new]
+    before, after = _rows(recorded), _rows(replayed)
+    found += [shown(f"{kind} gone: {row}") for kind, row in before if (kind, row) not in after]
+    found += [shown(f"{kind} new: {row}") for kind, row in after if (kind, row) not in before]
+    return found or [f"machine: the table of {shown(recorded.name)!r} differs in its order or its fingerprint"]
+
+
+def _rows(machine: MachineRecord) -> dict[tuple[str, str], None]:
+    """Everything in a table, each in words, with what kind of thing it is."""
+    rows = [("phase", f"{name} (an end)" if name in machine.ends else name) for name in machine.phases]
+    rows += [("transition", str(way)) for way in machine.transitions]
+    rows += [("guard", f"{guard} of {phase}") for phase, guards in machine.guards.items() for guard in guards]
+    for name, (target, sources) in machine.signals.items():
+        rows.append(("signal", f"{name} to {target}" + (f" from {', '.join(sources)}" if sources else "")))
+    return dict.fromkeys([*rows, *(("edit", name) for name in machine.edits)])
+
+
 def plain_text(value: Any) -> str:
-    """A value on one line: text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    """A value on one line, not too long: text as it is, but for control characters, anything else as JSON."""
+    return shown(value if isinstance(value, str) else msgspec.json.encode(value).decode(), LONGEST)

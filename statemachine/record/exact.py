@@ -3,7 +3,8 @@
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -12,8 +13,10 @@ from statemachine.definition.phase import Phase, declared_outcome
 from statemachine.definition.table import Edit
 from statemachine.errors import JournalError, OutcomeError
 
-MAX_LINE = 64 * 2**20  # bytes; a longer line is no record of ours
+MAX_LINE = 16 * 2**20  # bytes; a longer line is no record of ours
 MAX_OUTCOME = MAX_LINE - 2**20  # bytes
+SMALLEST, LARGEST = 2**63, 2**64  # between minus the one and the other is an integer that every reader knows
+SIMPLE = {str, bool, type(None)}
 
 encoder = msgspec.json.Encoder()
 _canonical = msgspec.json.Encoder(order="deterministic")
@@ -22,22 +25,74 @@ _encode = encoder.encode
 
 def check(outcome: Any) -> None:
     """Raise OutcomeError unless an outcome comes back from a record as it went in (up to its type, see `typed`)."""
+    if type(outcome) is int and -SMALLEST <= outcome < LARGEST:
+        return
     try:
-        text = _encode(outcome)
+        length = len(_encode(outcome))
+        complaint = _complaint(outcome)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        complaint = str(error)
+    else:
+        if length > MAX_OUTCOME:
+            raise OutcomeError(
+                f"the outcome is {length} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large in a "
+                f"buffer or a file, and let the outcome say where"
+            )
+    if complaint:
         raise OutcomeError(
-            f"JSON cannot hold the outcome {shown(outcome)}: {error}; make it of numbers, text, lists and dataclasses"
-        ) from error
-    if len(text) > MAX_OUTCOME:
-        raise OutcomeError(
-            f"the outcome is {len(text)} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large in a "
-            f"buffer or a file, and let the outcome say where"
+            f"JSON cannot hold the outcome {shown(outcome)}: {shown(complaint)}; make it of finite numbers of 64 bits, "
+            f"text, lists and dataclasses"
         )
-    if b"null" in text and _holds_odd_number(msgspec.to_builtins(outcome)):  # which JSON would call null
-        raise OutcomeError(
-            f"JSON cannot hold the outcome {shown(outcome)}: NaN and infinity are no JSON numbers; say it by None or "
-            f"by a word"
-        )
+
+
+def _complaint(value: Any) -> str | None:
+    """What of a value JSON would change, if anything."""
+    kind = type(value)
+    if kind in SIMPLE or isinstance(value, str):
+        return None
+    if isinstance(value, Enum):
+        return _complaint(value.value)
+    if isinstance(value, int):
+        return None if -SMALLEST <= value < LARGEST else "a number of more than 64 bits"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{value} is no JSON number; say it by None or by a word"
+    if isinstance(value, list | tuple):
+        kinds = set(map(type, value))
+        if kinds == {int}:
+            return _complaint(min(value)) or _complaint(max(value))
+        return None if kinds <= SIMPLE else _first_complaint(value)
+    if isinstance(value, dict):
+        if not (all(isinstance(key, str) for key in value) or all(type(key) is int for key in value)):
+            return "the keys of a dict are all text or all integers"
+        return _first_complaint(value) or _first_complaint(value.values())
+    if isinstance(value, set | frozenset):
+        return f"a {kind.__name__} has no order; make it a sorted list"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{kind.__name__} are no text; decode them, or make them a list"
+    return _first_complaint(_parts(value))
+
+
+def _first_complaint(values: Iterable[Any]) -> str | None:
+    return next((complaint for value in values if (complaint := _complaint(value))), None)
+
+
+def _parts(value: Any) -> list[Any]:
+    """The values of the fields of a dataclass or a msgspec Struct; none of anything else."""
+    names: Iterable[str] = getattr(value, "__struct_fields__", ()) or getattr(value, "__dataclass_fields__", ())
+    return [getattr(value, name, None) for name in names]
+
+
+def alike(first: Any, second: Any) -> bool:
+    """Whether two values are made alike, to the types of all their parts: a list is no tuple."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, dict):
+        return alike(list(first), list(second)) and alike(list(first.values()), list(second.values()))
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(alike, first, second))
+    if parts := _parts(first):
+        return alike(parts, _parts(second))
+    return bool(first == second)
 
 
 def plain(value: Any) -> Any:
@@ -55,9 +110,13 @@ def typed(value: Any, owner: Phase[Any, Any] | Edit[Any, Any]) -> Any:
     if value is None:
         return None
     try:
-        return msgspec.convert(value, declared_outcome(type(owner), Phase if isinstance(owner, Phase) else Edit))
+        return msgspec.convert(value, _declared(owner), str_keys=True)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise JournalError(f"{shown(value)} is no outcome of {owner.name!r}: {error}") from error
+        raise JournalError(f"{shown(value)} is no outcome of {owner.name!r}: {shown(str(error))}") from error
+
+
+def _declared(owner: Phase[Any, Any] | Edit[Any, Any]) -> Any:
+    return declared_outcome(type(owner), Phase if isinstance(owner, Phase) else Edit)
 
 
 def fields(context: Any, saved: Mapping[Any, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -80,20 +139,21 @@ def typed_fields(context: Any, held: Mapping[str, Any]) -> dict[Any, Any]:
     Raises
     ------
     JournalError
-        When a value has not the type of its field, or would not be the same again.
+        When a value has not the type of its field.
     """
     if isinstance(context, list):
-        return {int(name): value for name, value in held.items()}
+        if list(held) != [str(number) for number in range(len(held))]:
+            raise JournalError(f"{shown(list(held))} are not the places of a list")
+        return dict(enumerate(held.values()))
     found = {}
     for name, value in held.items():
-        declared = _annotation(type(context), name)
         try:
-            found[name] = msgspec.convert(value, declared, str_keys=True)
+            found[name] = msgspec.convert(value, _annotation(type(context), name), str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
             owner = type(context).__name__
-            raise JournalError(f"field {name!r} of {owner} cannot be {shown(value)}: {error}") from error
-        if not same(plain(found[name]), value):
-            raise JournalError(f"field {name!r} of {type(context).__name__} would not be {shown(value)} again")
+            raise JournalError(
+                f"field {shown(name)!r} of {owner} cannot be {shown(value)}: {shown(str(error))}"
+            ) from error
     return found
 
 
@@ -117,11 +177,3 @@ def shown(value: Any, length: int = 200) -> str:
     text = value if isinstance(value, str) else repr(value)
     kept = (c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text[:length])
     return "".join(kept) + "..." * (len(text) > length)
-
-
-def _holds_odd_number(value: Any) -> bool:
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, dict):
-        return any(map(_holds_odd_number, value.values()))
-    return isinstance(value, list | tuple) and any(map(_holds_odd_number, value))

@@ -1,12 +1,15 @@
 """Writes files whole or not at all, and leaves nothing else behind, not even after a kill."""
 
 import os
+import re
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
-_writing: set[str] = set()  # temporary files that a thread of this process is writing
+PART = re.compile(r"\..*\.(\d{1,9})-([0-9a-f]{32})\.part", re.DOTALL)  # of which process, and which of its writes
+
+_writing: set[str] = set()  # the writes that threads of this process are at
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -18,29 +21,35 @@ def write_whole(path: Path, data: bytes) -> None:
         When it cannot be written, or something stands there that is no regular file.
     """
     check_regular(path)
-    _sweep(path)
-    temporary = None
+    sweep(path.parent)
+    mark = uuid4().hex
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{mark}.part")
+    _writing.add(mark)
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            _writing.add(temporary.name)
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-            _writing.discard(temporary.name)
+        temporary.unlink(missing_ok=True)
+        _writing.discard(mark)
     with suppress(OSError):  # not every system lets a folder be synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what processes left here when they were killed while they wrote."""
+    for entry in os.scandir(folder):
+        if (part := PART.fullmatch(entry.name)) and part[2] not in _writing:
+            process = int(part[1])
+            if process == os.getpid() or not _alive(process):
+                with suppress(OSError):
+                    os.unlink(entry.path)
 
 
 def check_regular(path: Path) -> None:
@@ -55,16 +64,6 @@ def check_regular(path: Path) -> None:
         raise OSError(None, f"it is {kind}, which is never replaced; name a plain file")
 
 
-def _sweep(path: Path) -> None:
-    """Take away what earlier processes left of this file when they were killed."""
-    prefix = f".{path.name}."
-    for entry in os.scandir(path.parent):
-        if entry.name.startswith(prefix) and entry.name.endswith(".part") and entry.name not in _writing:
-            pid = entry.name.removeprefix(prefix).partition("-")[0]
-            if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
-                Path(entry.path).unlink(missing_ok=True)
-
-
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -73,9 +72,3 @@ def _alive(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

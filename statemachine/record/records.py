@@ -98,7 +98,11 @@ class EditRecord(Record, tag="edit"):
 
 
 class PauseRecord(Record, tag="pause"):
-    """The run rested for a while before step `n`, at phase `p`, with these signals sent and not yet taken."""
+    """The run rested for a while before step `n`, at phase `p`, with these signals sent and not yet taken.
+
+    They wait until a signal's record takes them, or another pause says otherwise; when they change while the run is
+    driven, this is written too.
+    """
 
     n: Count
     p: Name = ""

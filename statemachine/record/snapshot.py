@@ -5,12 +5,11 @@ arrays can be put beside it instead, in a folder of pages that are named by what
 no later snapshot can harm an earlier one.
 """
 
-import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,22 +20,21 @@ from statemachine.errors import JournalError, OutcomeError, SnapshotError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
 from statemachine.record import exact
-from statemachine.record.divergence import Divergence, differences
-from statemachine.record.files import write_whole
+from statemachine.record.divergence import Divergence
+from statemachine.record.files import check_regular, write_whole
 from statemachine.record.header import header_of, step_records
 from statemachine.record.journal import Journal
-from statemachine.record.records import Header, PauseRecord, Record
-from statemachine.record.replay import play
-from statemachine.record.translation import Translation
+from statemachine.record.pages import Pages, check_readable, checksum_of
+from statemachine.record.records import EditRecord, Header, PauseRecord, Record, StepRecord
+from statemachine.record.replay import begin_where_recorded, play
+from statemachine.record.validate import complaint_of_header
 from statemachine.record.writer import event_record, pause_record, seal
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 FORMAT, SCHEMA = "phasewalk.snapshot", "2"
 RECORD = "record"  # the tensor that holds the journal's lines
-PAGES = "snapshot-pages"  # the folder of shared arrays, beside the snapshots
 SHARED = 4096  # bytes; smaller arrays stay in the snapshot
 MAX_HEADER = 16 * 2**20  # bytes
 NAME = re.compile(r"[a-z0-9_.]{1,100}")
@@ -89,17 +87,21 @@ def save(
     saved = {n: np.ascontiguousarray(array) for n, array in run.resources.save(run.context, **options).items()}
     own: dict[str, npt.NDArray[Any]] = {RECORD: np.frombuffer(_record_of(run, history=history), np.uint8)}
     shared: dict[str, str] = {}
+    if odd := [name for name in saved if not NAME.fullmatch(name) or name == RECORD]:
+        raise SnapshotError(f"an array cannot be called {exact.shown(odd[0])!r}: expected a name like 'weights.0'")
     try:
+        check_regular(path)
+        pages = Pages(path)
         for name, array in saved.items():
             if share and array.nbytes >= SHARED:
-                shared[name] = _keep_page(path.parent / PAGES, array)
+                shared[name] = pages.keep(array)
             else:
                 own[name] = array
-        checksums = {name: _sha256(array) for name, array in own.items()}
+        checksums = {name: checksum_of(array) for name, array in own.items()}
         contents = msgspec.json.encode(Contents(checksums, shared, dict(options), history)).decode()
         metadata = {"format": FORMAT, "schema": SCHEMA, "contents": contents}
         write_whole(path, to_bytes(own, metadata=metadata))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SnapshotError(f"the snapshot {path} cannot be written: {reason}") from error
 
@@ -116,12 +118,12 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     arrays, contents = _read(path)
     if odd := [name for name in contents.options if not NAME.fullmatch(name) or name in ("self", "context", "arrays")]:
         raise SnapshotError(f"{path} says that it was saved with {exact.shown(odd)}, which is no option")
+    pages = Pages(path)
     for name, checksum in contents.shared.items():
         if not CHECKSUM.fullmatch(checksum) or name in arrays:
             raise SnapshotError(f"{path} is damaged: {name!r} is no shared array")
-        page = _page(path.parent / PAGES, checksum)
         try:
-            arrays[name] = _read_page(page, checksum)
+            arrays[name] = pages.read(checksum)
         except SnapshotError as error:
             raise SnapshotError(f"{path} needs {name!r} of its shared pages: {error}") from error
     if RECORD not in arrays or arrays[RECORD].dtype.name != "uint8":
@@ -147,65 +149,68 @@ def restore(snapshot: Snapshot, run: Run[Any]) -> Divergence | None:
 
     Raises
     ------
-    ValueError
+    SnapshotError
         When the arrays do not fit the run's resources.
     JournalError
         When the record holds what no version of this machine recorded.
     """
-    if divergence := (play(snapshot.journal, run) if snapshot.history else _begin(snapshot.journal, run)):
+    if not snapshot.history and (divergence := begin_where_recorded(snapshot.journal, run)):
         return divergence
-    run.resources.load(run.context, snapshot.arrays, **snapshot.options)
-    return None
-
-
-def _begin(journal: Journal, run: Run[Any]) -> Divergence | None:
-    """Let a run begin with the state that a snapshot without a past holds."""
-    header, words = journal.header, Translation(journal.header, run.machine)
-    phase = words.phase_at_start
-    if phase not in run.machine.phases:
-        present, causes = ", ".join(run.machine.phases), differences(header, header_of(run))
-        return Divergence(header.first, phase, "phase", phase, f"none of {present}", causes)
-    run.begin_at(header.first, phase, exact.typed_fields(run.context, header.origin or {}))
-    for record in journal.records():
-        if isinstance(record, PauseRecord):
-            for name in record.pending:
-                run.signal(words.signal(name), wait=True)
+    if divergence := play(snapshot.journal, run):
+        return divergence
+    try:
+        run.resources.load(run.context, snapshot.arrays, **snapshot.options)
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise SnapshotError(f"{snapshot.path} does not fit this run: {exact.shown(str(error), 1000)}") from error
     return None
 
 
 def _record_of(run: Run[Any], *, history: bool) -> bytes:
-    """The header, steps and events of the run's present past, and where it rests, as the lines of a journal."""
+    """The header, what the run has been through, and where it rests, as the lines of a journal."""
+    records: list[Record] = _past(run) if history else [_header_without_past(run)]
+    header = records[0]
+    assert isinstance(header, Header)
+    if complaint := complaint_of_header(header):
+        raise SnapshotError(f"run {run.id} cannot be saved: {complaint}")
+    try:
+        lines = exact.encoder.encode_lines([*records, pause_record(run)])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SnapshotError(f"run {run.id} cannot be saved: {exact.shown(str(error))}") from error
+    return seal(lines, 0)[0]
+
+
+def _past(run: Run[Any]) -> list[Record]:
+    """The header, and the steps and events that lie behind the run."""
     timeline, number = run.timeline, run.step_count
+    done = timeline.first
     records: list[Record] = [header_of(run)]
-    if history:
-        done = timeline.first
-        for event in timeline.events_here:
-            records += step_records(timeline, done, event.number)
-            records.append(event_record(event))
-            done = event.number
-        records += step_records(timeline, done, number)
-        _, outcomes, _ = timeline.columns(timeline.first, number)
-        for place, outcome in enumerate(outcomes):
-            if outcome is not None:
-                _check(outcome, f"step {timeline.first + place}")
-        for event in timeline.events_here:
-            _check(event.outcome, f"edit {event.name!r}")
-    else:
-        held, opaque = exact.fields(run.context, host_state.save(run.context))
-        try:
-            exact.typed_fields(run.context, held)
-        except JournalError as error:
-            raise SnapshotError(f"run {run.id} cannot be saved without its history: {error}") from error
-        if opaque:
-            raise SnapshotError(
-                f"run {run.id} cannot be saved without its history: JSON cannot hold {', '.join(opaque)} of its "
-                f"context; save it with its history, or name in __pinned__ what is a resource rather than state"
-            )
-        here = "" if run.phase is run.machine.start else run.phase.name
-        records = [msgspec.structs.replace(header_of(run), origin=held, opaque=(), first=number, phase=here)]
-    pause = pause_record(run)
-    records.append(pause)
-    return seal(exact.encoder.encode_lines(records), 0)[0]
+    for event in timeline.events_here:
+        records += step_records(timeline, done, event.number)
+        records.append(event_record(event))
+        done = event.number
+    records += step_records(timeline, done, number)
+    for record in records:
+        if isinstance(record, StepRecord | EditRecord) and record.o is not None:
+            _check(record.o, f"step {record.n}" if isinstance(record, StepRecord) else f"edit {record.name!r}")
+    return records
+
+
+def _header_without_past(run: Run[Any]) -> Header:
+    """A header that begins where the run rests, with all that its context holds."""
+    saved = host_state.save(run.context)
+    held, opaque = exact.fields(run.context, saved)
+    lost = dict.fromkeys(opaque)
+    with suppress(JournalError):
+        typed = exact.typed_fields(run.context, held)
+        lost |= dict.fromkeys(str(name) for name in typed if not exact.alike(typed[name], saved[name]))
+        if not lost:
+            here = "" if run.phase is run.machine.start else run.phase_name
+            return msgspec.structs.replace(header_of(run), origin=held, opaque=(), first=run.step_count, phase=here)
+    raise SnapshotError(
+        f"run {run.id} cannot be saved without its history: JSON cannot hold {', '.join(lost) or 'the fields'} of its "
+        f"context as it is; save it with its history, declare the types of its fields, or name in __pinned__ what is a "
+        f"resource rather than state"
+    )
 
 
 def _check(outcome: Any, where: str) -> None:
@@ -215,52 +220,11 @@ def _check(outcome: Any, where: str) -> None:
         raise SnapshotError(f"the outcome of {where} cannot be saved: {error}") from error
 
 
-def _page(folder: Path, checksum: str) -> Path:
-    return folder / f"{checksum}.safetensors"
-
-
-def _keep_page(folder: Path, array: "npt.NDArray[Any]") -> str:
-    """Put an array among the pages, unless it is there, whole; gives its checksum."""
-    from safetensors.numpy import save as to_bytes
-
-    checksum = _sha256(array)
-    page = _page(folder, checksum)
-    folder.mkdir(exist_ok=True)
-    try:
-        _read_page(page, checksum)
-    except SnapshotError:
-        write_whole(page, to_bytes({"page": array}))
-    return checksum
-
-
-def _read_page(page: Path, checksum: str) -> "npt.NDArray[Any]":
-    from safetensors import SafetensorError, safe_open
-
-    _check_regular(page)
-    try:
-        with safe_open(page, framework="numpy") as tensors:
-            array: npt.NDArray[Any] = tensors.get_tensor("page")
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"{page} cannot be read: {exact.shown(str(error))}") from error
-    if _sha256(array) != checksum:
-        raise SnapshotError(f"{page} is damaged: its checksum is wrong")
-    return array
-
-
-def _check_regular(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise SnapshotError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(mode):
-        raise SnapshotError(f"{path} is no snapshot: it is no regular file")
-
-
 def _read(path: Path) -> tuple[dict[str, "npt.NDArray[Any]"], Contents]:
     """The arrays of a snapshot's file, their checksums verified, and what the file says of itself."""
     from safetensors import SafetensorError, safe_open
 
-    _check_regular(path)
+    check_readable(path)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -281,7 +245,7 @@ def _read(path: Path) -> tuple[dict[str, "npt.NDArray[Any]"], Contents]:
         with safe_open(path, framework="numpy") as tensors:
             for name in names:
                 arrays[name] = tensors.get_tensor(name)
-                if _sha256(arrays[name]) != contents.own[name]:
+                if checksum_of(arrays[name]) != contents.own[name]:
                     raise SnapshotError(f"{path} is damaged: the checksum of {name!r} is wrong")
     except OSError as error:
         raise SnapshotError(f"the snapshot {path} cannot be read: {error.strerror or error}") from error
@@ -294,9 +258,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) != len(pairs):
         raise ValueError("a name stands twice in its header")
     return dict(pairs)
-
-
-def _sha256(array: "npt.NDArray[np.generic]") -> str:
-    digest = hashlib.sha256(f"{array.dtype.str}{list(array.shape)}".encode())
-    digest.update(array.data if array.flags.c_contiguous else array.tobytes())
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ import msgspec
 from statemachine.definition.machine import Machine
 from statemachine.definition.migration import Migration
 from statemachine.errors import JournalError
-from statemachine.record.exact import shown
+from statemachine.record.exact import plain, shown
 from statemachine.record.records import (
     BodyRecord,
     EditRecord,
@@ -40,8 +40,8 @@ class Translation:
         recorded = header.machine
         if recorded.name == machine.name and recorded.version > machine.version:
             raise JournalError(
-                f"recorded by version {recorded.version} of machine {machine.name!r}, this is version "
-                f"{machine.version}: use a newer one"
+                f"version {recorded.version} of machine {machine.name!r} recorded this, and here is version "
+                f"{machine.version}: use that one, or a newer one"
             )
         self._steps = [step for step in machine.migrations if step.version >= recorded.version]
         self.machine = recorded if not self._steps else self._translated(recorded)
@@ -58,6 +58,20 @@ class Translation:
     def edit(self, name: str) -> str:
         """What an edit is called now."""
         return _renamed(name, [step.edits for step in self._steps])
+
+    def fields(self, held: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Host fields as the present version would have them; raises JournalError if a migration fails."""
+        for step in self._steps:
+            if step.context:
+                try:
+                    held = plain(step.context(held))
+                    if not isinstance(held, dict):
+                        raise TypeError(f"it gave {held!r}, no dict of fields")
+                except Exception as error:
+                    raise JournalError(
+                        f"the migration of version {step.version} cannot read the context: {shown(repr(error))}"
+                    ) from error
+        return held
 
     def record(self, record: BodyRecord) -> BodyRecord:
         """A record as the present version would have written it; raises JournalError if a migration fails."""
@@ -82,11 +96,11 @@ class Translation:
         for step in self._steps:
             if outcome is not None and owner in step.outcomes:
                 try:
-                    outcome = step.outcomes[owner](outcome)
+                    outcome = plain(step.outcomes[owner](outcome))
                 except Exception as error:
                     raise JournalError(
                         f"the migration of version {step.version} cannot read the outcome {shown(outcome)} of "
-                        f"{owner!r}: {error!r}"
+                        f"{owner!r}: {shown(repr(error))}"
                     ) from error
             owner = names(step).get(owner, owner)
         return outcome

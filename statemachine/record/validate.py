@@ -17,6 +17,8 @@ from statemachine.record.records import (
 def complaint_of_header(header: Header) -> str | None:
     """What is wrong with a header, if anything is."""
     machine = header.machine
+    if header.schema > 1 and header.origin is None:
+        return "it does not say with what fields the context began"
     phases = set(machine.phases)
     named = {name for way in machine.transitions for name in (way.source, way.target)}
     named |= {name for target, sources in machine.signals.values() for name in (target, *sources)}
@@ -25,6 +27,11 @@ def complaint_of_header(header: Header) -> str | None:
         return "its machine has no phases, or one twice"
     if unknown := sorted(named - phases):
         return f"its table names {shown(unknown)}, which are none of its phases"
+    guards = {name for names in machine.guards.values() for name in names}
+    ways = {way.when for way in machine.transitions}
+    names = {machine.name, machine.fingerprint, header.run, *phases, *guards, *ways, *machine.signals, *machine.edits}
+    if odd := sorted(name for name in names if not name.isprintable()):
+        return f"the name {shown(odd[0])!r} holds control characters"
     if wide := [name for name, guards in machine.guards.items() if len(guards) > 16]:
         return f"phase {shown(wide[0])!r} has {len(machine.guards[wide[0]])} guards, at most 16 can be"
     return None

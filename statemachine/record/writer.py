@@ -3,8 +3,9 @@
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -14,6 +15,7 @@ from statemachine.errors import JournalError
 from statemachine.execution.recorder import Account
 from statemachine.execution.timeline import Event
 from statemachine.record import exact
+from statemachine.record.growing import GrowingFile
 from statemachine.record.header import header_of, step_records
 from statemachine.record.records import (
     EditRecord,
@@ -25,6 +27,7 @@ from statemachine.record.records import (
     SignalRecord,
     StepRecord,
 )
+from statemachine.record.validate import complaint_of_header
 
 CHUNK = 4096  # steps encoded at once
 
@@ -69,23 +72,11 @@ class JournalWriter:
             raise ValueError(f'expected every "50 ms" or "step", on_full "fail" or "drop", not {every!r}, {on_full!r}')
         self.path = Path(path)
         self.every_step = every == "step"
-        self._sync = sync
         self._drop = on_full == "drop"
         self._run: str | None = None
-        self._begun = self._paused = self._ended = False
-        self._revived = False  # the file holds an end that the run goes on from
-        self._steps = self._events = self._cuts = 0  # how many of the run's have been written
-        self._chain = 0  # the checksum of everything in the file
-        flags = os.O_WRONLY | os.O_APPEND | (os.O_CREAT | os.O_EXCL if new else 0)
-        try:
-            self._file: int | None = os.open(self.path, flags, 0o644)
-        except FileExistsError:
-            raise JournalError(
-                f"{self.path} exists already: a journal never overwrites; choose another name or remove it"
-            ) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise JournalError(f"the journal {self.path} cannot be made: {reason}") from error
+        self._done = _Progress()
+        self._owed: tuple[bytes, _Progress] | None = None  # what is to be written, and where that leads
+        self._file: GrowingFile | None = GrowingFile(self.path, new=new, sync=sync)
 
     def attach(self, run_id: str) -> None:
         """Record this run; raises JournalError if another one is recorded here."""
@@ -105,65 +96,80 @@ class JournalWriter:
         JournalError
             When the file cannot be written.
         """
-        timeline = account.timeline
-        if self._file is None or timeline.rewound is not None:  # while it rests in its past there is nothing to add
+        if self._file is None or account.timeline.rewound is not None:  # in its past there is nothing to add
             return
+        self._settle()
+        records, after = self._fresh(account, error, rests=rests)
+        lost: list[str] = []
+        data = b""
+        for start in range(0, len(records), CHUNK):
+            lines, odd = _lines(records[start : start + CHUNK])
+            lines, chain = seal(lines, after.chain)
+            data, lost, after = data + lines, lost + odd, after._replace(chain=chain)
+        self._owed = data, after._replace(size=after.size + len(data))
+        self._settle()
+        if lost:
+            raise JournalError(f"the journal {self.path} cannot hold {', '.join(lost)}; all else was written")
+
+    def go_on(self, account: Account, *, chain: int, ended: bool) -> None:
+        """The run was brought to where the file ends (`ended`: with an end), whose checksum is `chain`."""
+        assert self._file is not None
+        timeline, over = account.timeline, account.status.ended
+        self.attach(account.id)
+        self._done = _Progress(
+            self._file.size, chain, True, timeline.count, len(timeline.events), len(timeline.cuts), None, ended=over,
+            revived=ended and not over,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Close the file; nothing is written any more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _fresh(self, account: Account, error: BaseException | None, *, rests: bool) -> tuple[list[Record], "_Progress"]:
+        """The records of what has happened since the last time, and where they lead."""
+        done, timeline, status = self._done, account.timeline, account.status
         records: list[Record] = []
-        if not self._begun:
-            records.append(header_of(account))
-            self._steps = timeline.first
-        cuts = timeline.cuts[self._cuts :]
-        if self._begun and ((cuts and min(cuts) <= self._steps) or self._revived):
-            self._steps, self._revived = min([*cuts, self._steps]), False
-            self._events = len(timeline.events_before(self._steps))
-            records.append(GotoRecord(n=self._steps))
-            self._ended = self._paused = False
-        fresh, steps = timeline.events[self._events :], self._steps
+        if not done.begun:
+            header = header_of(account)
+            if complaint := complaint_of_header(header):
+                raise JournalError(f"the journal {self.path} cannot record run {account.id}: {complaint}")
+            records.append(header)
+            done = done._replace(begun=True, steps=timeline.first)
+        elif done.revived or min(timeline.cuts[done.cuts :], default=done.steps + 1) <= done.steps:
+            steps = min([*timeline.cuts[done.cuts :], done.steps])
+            records.append(GotoRecord(n=steps))
+            events = len(timeline.events_before(steps))
+            done = done._replace(steps=steps, events=events, pending=None, ended=False, paused=False, revived=False)
+        steps, fresh = done.steps, timeline.events[done.events :]
         for event in fresh:  # rare, so the steps between them can be sliced
             records += step_records(timeline, steps, event.number)
             records.append(event_record(event))
             steps = event.number
         many = step_records(timeline, steps, timeline.count)
         records += many
-        status = account.status
         if error is not None:
             records.append(error_record(account, error))
-        if status.ended and not self._ended:
-            records.append(EndRecord(n=timeline.count, status=str(status)))  # type: ignore[arg-type]  # it has ended
-        elif rests and status is Status.PAUSED and (many or fresh or not self._paused):
+        rests, pending = rests and status is Status.PAUSED, account.pending
+        if status.ended:
+            if not done.ended:
+                records.append(EndRecord(n=timeline.count, status=str(status)))  # type: ignore[arg-type]  # it has
+        elif (rests and (many or fresh or not done.paused)) or pending != done.pending:
             records.append(pause_record(account))
-        for start in range(0, len(records), CHUNK):
-            self._append(records[start : start + CHUNK])
-        self._begun = True
-        self._steps, self._events, self._cuts = timeline.count, len(timeline.events), len(timeline.cuts)
-        self._ended = status.ended
-        self._paused = (rests and status is Status.PAUSED) or (self._paused and not many)
+        return records, done._replace(
+            steps=timeline.count, events=len(timeline.events), cuts=len(timeline.cuts), pending=pending,
+            ended=status.ended, paused=rests or (done.paused and not many),
+        )  # fmt: skip
 
-    def go_on(self, account: Account, *, chain: int, ended: bool) -> None:
-        """The run was brought to where the file ends (`ended`: with an end), whose checksum is `chain`."""
-        timeline = account.timeline
-        self.attach(account.id)
-        self._chain, self._begun, self._ended = chain, True, account.status.ended
-        self._revived = ended and not account.status.ended
-        self._steps, self._events, self._cuts = timeline.count, len(timeline.events), len(timeline.cuts)
-
-    def close(self) -> None:
-        """Close the file; nothing is written any more."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def _append(self, records: Sequence[Record]) -> None:
-        if self._file is None or not records:
+    def _settle(self) -> None:
+        """Write what is owed; if an interrupt keeps it from its end, the next call does the rest."""
+        if self._owed is None or self._file is None:
             return
-        data, lost = _lines(records)
-        data, chain = seal(data, self._chain)
-        rest = memoryview(data)
+        data, after = self._owed
         try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-            if self._sync:
-                os.fsync(self._file)
+            if data:
+                self._file.grow(data, after.size)
         except OSError as error:
             self.close()
             message = f"the journal {self.path} cannot be written: {error.strerror}"
@@ -172,9 +178,23 @@ class JournalWriter:
                     f"{message}; free some space, or let the run go on without (on_full='drop')"
                 ) from error
             warnings.warn(f"{message}; the run goes on without it", RuntimeWarning, stacklevel=2)
-        self._chain = chain
-        if lost:
-            raise JournalError(f"the journal {self.path} cannot hold {', '.join(lost)}; all else was written")
+        self._done = after
+        self._owed = None
+
+
+class _Progress(NamedTuple):
+    """How far a journal has come: its length and checksum, and how many of the run's steps, events and cuts it has."""
+
+    size: int = 0
+    chain: int = 0
+    begun: bool = False
+    steps: int = 0
+    events: int = 0
+    cuts: int = 0
+    pending: tuple[str, ...] | None = ()  # what the last pause said; None: something else by now, perhaps
+    ended: bool = False
+    paused: bool = False
+    revived: bool = False  # the file holds an end that the run goes on from
 
 
 def event_record(event: Event) -> SignalRecord | EditRecord:
@@ -206,20 +226,36 @@ def seal(lines: bytes, chain: int) -> tuple[bytes, int]:
 
 
 def _lines(records: Sequence[Record]) -> tuple[bytes, list[str]]:
-    """The records as lines; of one that cannot be encoded all but what is at fault, and what that was."""
-    try:
-        return exact.encoder.encode_lines(records), []
-    except (TypeError, ValueError, RecursionError):
-        pass
-    lines, lost = [], []
+    """The records as lines; of one that no line can hold all but what is at fault, and what that was."""
+    with suppress(TypeError, ValueError, RecursionError):
+        lines = exact.encoder.encode_lines(records)
+        if len(lines) < exact.MAX_OUTCOME:
+            return lines, []
+    whole, lost = [], []
     for record in records:
         try:
-            lines.append(exact.encoder.encode(record))
+            whole.append(_line(record))
         except (TypeError, ValueError, RecursionError) as error:
             if not isinstance(record, StepRecord | EditRecord):
                 raise JournalError(f"a journal cannot hold {exact.shown(record)}: {error}") from error
             kind, name = ("step", record.p) if isinstance(record, StepRecord) else ("edit", record.name)
-            lost.append(f"the digest or outcome of {kind} {record.n} ({name}): {error}")
-            bare = {"o": None, "d": None} if isinstance(record, StepRecord) else {"o": None}
-            lines.append(exact.encoder.encode(msgspec.structs.replace(record, **bare)))
-    return b"\n".join(lines) + b"\n", lost
+            lost.append(f"the digest or outcome of {kind} {record.n} ({name}): {exact.shown(str(error))}")
+            whole.append(_line(_bare(record)))
+    return b"".join(whole), lost
+
+
+def _line(record: Record) -> bytes:
+    line = exact.encoder.encode(record) + b"\n"
+    if len(line) > exact.MAX_LINE - 100:  # its checksum comes to it
+        raise ValueError(f"it would be {len(line)} bytes long, a line is at most {exact.MAX_LINE}")
+    return line
+
+
+def _bare(record: StepRecord | EditRecord) -> Record:
+    """The record without what cannot be encoded; the outcome stays if it can be."""
+    if isinstance(record, StepRecord):
+        bare = msgspec.structs.replace(record, d=None)
+        with suppress(TypeError, ValueError, RecursionError):
+            _line(bare)
+            return bare
+    return msgspec.structs.replace(record, o=None, **({"d": None} if isinstance(record, StepRecord) else {}))
