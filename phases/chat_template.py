@@ -25,7 +25,7 @@ SECONDS = 2.0  # of this thread's processor time; templates need milliseconds
 LARGEST = 4 * 2**20  # characters of the largest value; a long chat may make larger ones
 SOURCE = 256 * 2**10  # characters of the template itself; the longest in use have 30,000
 _ROOM = 48  # what any value weighs besides its characters, so that a list of nothings is not for free
-_BIT = 2**10  # what a bit of a whole number weighs, so that none has more than a few thousand
+_BIT = 2**10  # characters that a bit of a whole number counts for: numbers of a few thousand bits are quick
 
 
 class TemplateTooCostly(Exception):
@@ -43,7 +43,7 @@ class _Meter:
 
     def __post_init__(self) -> None:
         self.largest = LARGEST + 4 * self.given
-        self.left = 64 * LARGEST + 256 * self.given
+        self.left = 64 * LARGEST + 1024 * self.given
         self.deadline = time.thread_time() + SECONDS
 
     @contextmanager
@@ -77,7 +77,7 @@ class _Meter:
                 if isinstance(value, dict):
                     values.extend(value.values())
             elif isinstance(value, int):
-                weight += value.bit_length() * _BIT
+                self.check(value.bit_length() * _BIT)
             self.check(weight - _ROOM)
         self.left -= weight
         if self.left < 0:
