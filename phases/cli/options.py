@@ -80,7 +80,7 @@ def chat_of(messages: Path) -> "RowRequest":
 
     try:
         value = json.loads(messages.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{messages} is not JSON: {error}", param_hint="--messages") from error
     if not isinstance(value, list) or not value:
         raise typer.BadParameter(
