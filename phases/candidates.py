@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
 
 
 def next_candidates(run: Run[Generation], row: int, tokenizer: Tokenizer, *, count: int) -> list[Candidate]:
-    """The likeliest tokens of the logits that are there, the likeliest first; raises RequestError where there are none."""
+    """The likeliest tokens of the logits that are there, best first; raises RequestError where there are none."""
     logits = _logits(run, row)
     powers = np.exp(logits.astype(np.float64) - float(logits.max()))
     probabilities = powers / powers.sum()

@@ -248,8 +248,7 @@ class _Text:
 
     @classmethod
     def of(cls, journal: Journal, model: str | None) -> "_Text":
-        from gpu import tokenizer_fingerprint
-        from phases.errors import RequestError
+        from gpu import CheckpointError, tokenizer_fingerprint
         from phases.generator import DEMO, DEMO_MODEL
         from phases.tokenizer import Tokenizer
 
@@ -263,7 +262,7 @@ class _Text:
             return cls(None, f"The tokenizer in {str(folder)!r} is another than the one recorded, {hint}.")
         try:
             return cls(Tokenizer.from_pretrained(folder), "")
-        except RequestError as error:
+        except CheckpointError as error:
             return cls(None, f"No tokenizer can be loaded ({error}), {hint}.")
 
     def of_ids(self, ids: Sequence[int]) -> str:

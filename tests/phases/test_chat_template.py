@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from phases import chat_template
-from phases.chat_template import ChatTemplate, TemplateTooCostly
+from phases import template_limits
+from phases.chat_template import ChatTemplate
+from phases.template_limits import TemplateTooCostly
 
 CHAT = [{"role": "user", "content": "hi"}]
 MEMORY = 600 * 2**10  # KiB that one of them may take at most
@@ -78,7 +79,7 @@ REFUSED = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "SECONDS", 0.3)
+    monkeypatch.setattr(template_limits, "SECONDS", 0.3)
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -91,7 +92,7 @@ def test_a_template_that_does_not_end_is_ended(name: str) -> None:
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_template_that_grows_is_ended_before_it_has_grown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "SECONDS", 30.0)
+    monkeypatch.setattr(template_limits, "SECONDS", 30.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TemplateTooCostly, match=r"characters|great width|too wide"):
         ChatTemplate(LARGE[name]).render(CHAT, {})

@@ -7,7 +7,7 @@ import pytest
 from chat_checkpoint import write_chat_checkpoint
 from command_line import Command
 
-from phases import chat_template
+from phases import template_limits
 
 
 def one_line(error: str) -> str:
@@ -42,7 +42,7 @@ def test_messages_that_are_none(phasewalk: Command, tmp_path: Path, text: str) -
 
 
 def test_a_template_that_loops(phasewalk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "SECONDS", 0.2)
+    monkeypatch.setattr(template_limits, "SECONDS", 0.2)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     folder = write_chat_checkpoint(tmp_path / "model", template=loop)
     answer = phasewalk("run", "hi", "--model", str(folder))

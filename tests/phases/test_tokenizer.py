@@ -85,9 +85,9 @@ def test_a_character_that_never_completes_is_shown_at_the_end(byte_level: Tokeni
 def test_a_template_that_does_not_end_is_a_request_error_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phases import chat_template
+    from phases import template_limits
 
-    monkeypatch.setattr(chat_template, "SECONDS", 0.2)
+    monkeypatch.setattr(template_limits, "SECONDS", 0.2)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     tokenizer = Tokenizer.from_pretrained(write_chat_checkpoint(tmp_path, template=loop))
     with pytest.raises(RequestError, match=r"chat template refuses these messages \(roles .*more than 0\.2 seconds"):
