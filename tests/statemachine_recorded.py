@@ -1,7 +1,6 @@
 """A machine to record: it counts, draws seeded numbers, and can be edited and cancelled. Also a program of its own."""
 
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -92,4 +91,3 @@ def fresh(path: Path) -> Run[Walk]:
 
 if __name__ == "__main__":  # record for ever, until somebody kills it
     record(Path(sys.argv[1]), limit=10**9)
-    time.sleep(60)
