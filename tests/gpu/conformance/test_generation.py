@@ -110,7 +110,7 @@ def test_a_snapshot_of_every_place_goes_on_in_its_engine_and_in_the_reference(
         for source, target in ((generator, generator), (generator, reference), (reference, generator)):
             path = tmp_path / f"{place}.snapshot"
             with at(source, place) as run:
-                run.snapshot(path, kv=kv, borrow=False)
+                run.snapshot(path, kv=kv)
             poison(target.engine)
             assert rest(target.resume(path)) == whole, (place, kv)
     for each in (generator, reference):
