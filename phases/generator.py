@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
 from gpu.checkpoint.files import read_object
@@ -284,34 +284,71 @@ class Generator:
         from statemachine.record.snapshot import load, restore
 
         snapshot = load(path) if isinstance(path, str | PathLike) else path
-        request = self._request_of(snapshot.journal)
+        request = self._request_of(snapshot.journal, SnapshotError)
         run = self._run(request, keep=keep, journal=journal, capacity=capacity_of(snapshot.journal))
         run.resumed = {"file": snapshot.path.name, **snapshot.options}
         try:
             divergence = restore(snapshot, run)
-        except ValueError as error:
-            run.close()
-            raise SnapshotError(f"{snapshot.path} does not fit this generator: {error}") from error
+            if divergence:
+                raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         except BaseException:
             run.close()
             raise
-        if divergence:
-            run.close()
-            raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         return run
 
-    def _request_of(self, journal: "Journal") -> GenerationRequest:
-        """The request of a record that must have been made with this model and machine."""
+    def recover(
+        self,
+        path: str | PathLike[str],
+        *,
+        every: Literal["50 ms", "step"] = "50 ms",
+        sync: bool = False,
+        keep: bool = False,
+    ) -> Run[Generation]:
+        """A run that goes on where a journal ends whose process was killed, recorded in the same file.
+
+        No token is drawn again; the cache is filled by a prefill of all that there are.
+
+        Parameters
+        ----------
+        path
+            The journal, to which no process writes any more.
+        every
+            When it is written, as `JournalWriter` has it.
+        sync
+            Whether each write is waited for, as `JournalWriter` has it.
+        keep
+            Keep the rows when the run ends, until `run.close()`.
+
+        Raises
+        ------
+        JournalError
+            When it is damaged, is still being written, or belongs to another model, tokenizer or machine.
+        NoFreeRows
+            When the engine has not as many free rows.
+        """
+        from phases.recorded import capacity_of
+        from statemachine import Journal, JournalError, recover
+
+        journal = Journal.open(path)
+        run = self._run(self._request_of(journal, JournalError), keep=keep, capacity=capacity_of(journal))
+        try:
+            if divergence := recover(path, run, every=every, sync=sync):
+                raise JournalError(f"{path} cannot be gone on with: {divergence.report()}")
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def _request_of(self, journal: "Journal", refusal: type[Exception]) -> GenerationRequest:
+        """The request of a record that must have been made with this model; whether the machine fits, play decides."""
         from phases.recorded import request_of
 
         mine, its = self.environment(), journal.header.environment
         wrong = [
             f"{name} {its.get(name)} -> {mine[name]}" for name in ("model", "tokenizer") if its.get(name) != mine[name]
         ]
-        if journal.header.machine.fingerprint != self.machine.fingerprint:
-            wrong.append(f"machine {journal.header.machine.name!r}, whose table differs")
         if wrong:
-            raise SnapshotError(f"{journal.path} belongs to another {', another '.join(wrong)}")
+            raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
         return request_of(journal)
 
     def environment(self) -> dict[str, Any]:

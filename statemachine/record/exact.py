@@ -174,6 +174,9 @@ def _annotation(owner: type, name: str) -> Any:
 
 def shown(value: Any, length: int = 200) -> str:
     """A value as a message shows it: on one line, not too long, control characters escaped."""
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # too deep, say
+        text = f"<{type(value).__name__}>"
     kept = (c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text[:length])
     return "".join(kept) + "..." * (len(text) > length)
