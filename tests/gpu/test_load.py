@@ -14,6 +14,8 @@ from checkpoints import write_checkpoint
 from gpu import CapacityError, CheckpointError, NumpyEngine, engines, load_engine, measure_read_bandwidth
 from gpu.checkpoint.hub import resolve_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def test_auto_is_numpy(checkpoint: Path) -> None:
     assert engines() == ("numpy",)

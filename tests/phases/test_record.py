@@ -21,6 +21,8 @@ from phases.replay import replay
 from statemachine import Journal, JournalError, PhaseError, Snapshot, SnapshotError, Status, verify
 from statemachine.record.snapshot import load
 
+pytestmark = pytest.mark.slow
+
 JOURNALS = Path(__file__).parents[1] / "journals"
 PROMPTS = ["the quick fox", "Decode appends to it.", "x"]
 PARAMS = SamplingParams(temperature=0.9, seed=5, max_new_tokens=12, stop_token_ids=())

@@ -20,6 +20,8 @@ from phases import Generator, SamplingParams
 from phases.views.report import write_report
 from statemachine import Divergence, End, Journal, JournalWriter, Machine, Phase, Run, Transition, Verdict
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = (
     "<script>alert(1)</script></style></script><img src=x onerror=alert(2)> \"quoted\" 'single' {{ 7*7 }} &amp; -->"
 )
