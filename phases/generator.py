@@ -343,13 +343,16 @@ class Generator:
         """The request of a record that must have been made with this model; whether the machine fits, play decides."""
         from phases.recorded import request_of
 
+        request = request_of(journal)
         mine, its = self.environment(), journal.header.environment
         wrong = [
-            f"{name} {its.get(name)} -> {mine[name]}" for name in ("model", "tokenizer") if its.get(name) != mine[name]
+            f"{name} {one_line(its.get(name))} -> {mine[name]}"
+            for name in ("model", "tokenizer")
+            if its.get(name) != mine[name]
         ]
         if wrong:
             raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
-        return request_of(journal)
+        return request
 
     def environment(self) -> dict[str, Any]:
         """Everything besides the request and the machine that can change a bit: engine, model, versions, threads."""

@@ -55,21 +55,23 @@ class RecordedRows:
         self._drawn_from: dict[int, Any] = {}  # ... that the token just drawn was drawn from
 
     def step(self, record: StepRecord) -> Walked:
-        """Take a step."""
+        """Take a step; raises JournalError if it does not fit a generation, or what went before."""
+        with self._naming(record):
+            return self._walked(record)
+
+    def _walked(self, record: StepRecord) -> Walked:
         phase, context = KNOWN.get(record.p), self.context
         if phase is None:
             return Walked(())
         rows = self._rows(record.p)
         if record.p == "sample":
             self._drawn_from, self._coming = self._coming, {}
-        with self._naming(record):
-            outcome = typed(record.o, phase)
-            tokens = self._tokens(record, rows, outcome) if record.p == "check_stop" and outcome is not None else ()
-            if outcome is not None:
-                phase.apply(context, outcome)
+        outcome = typed(record.o, phase)
+        tokens = self._tokens(record, rows, outcome) if record.p == "check_stop" and outcome is not None else ()
+        if outcome is not None:
+            phase.apply(context, outcome)
         if record.d is not None:
-            with self._naming(record):
-                self._coming |= {row.row: tuple(row.probabilities) for row in logits_digest.read(record.d)}
+            self._coming |= {row.row: tuple(row.probabilities) for row in logits_digest.read(record.d)}
         return Walked(rows, tokens)
 
     def edit(self, record: EditRecord) -> None:

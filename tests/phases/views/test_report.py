@@ -26,7 +26,7 @@ HOSTILE = (
     "<script>alert(1)</script></style></script><img src=x onerror=alert(2)> \"quoted\" 'single' {{ 7*7 }} &amp; -->"
 )
 
-CORPUS = Path(__file__).parents[2] / "journals"
+CORPUS = Path(__file__).parents[2] / "journals" / "schema1"
 
 
 def about(page: str) -> list[list[dict[str, Any]]]:
