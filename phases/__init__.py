@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from gpu.errors import LogitsError as LogitsError
     from gpu.errors import NoFreeRows as NoFreeRows
     from gpu.errors import SelfCheckError as SelfCheckError
+    from phases.candidates import Candidate as Candidate
     from phases.context import Generation as Generation
     from phases.errors import RequestError as RequestError
     from phases.generation import machine as machine
-    from phases.generator import Candidate as Candidate
     from phases.generator import Generator as Generator
     from phases.generator import TextPiece as TextPiece
     from phases.request import Content as Content
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from statemachine.errors import SnapshotError as SnapshotError
 
 _HOMES = {
-    "Candidate": "phases.generator",
+    "Candidate": "phases.candidates",
     "CapacityError": "gpu.errors",
     "CheckpointError": "gpu.errors",
     "Content": "phases.request",

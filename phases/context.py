@@ -93,11 +93,15 @@ class Generation:
             )  # fmt: skip
 
     def bind(self) -> None:
-        """Tell the engine what the host fields say: prompts, sampling, and the tokens just sampled."""
+        """Tell the engine what the host fields say: lengths, prompts, sampling, and the tokens just sampled."""
+        engine = self.bound_engine
+        for slot, length in zip(self.slots, self.cached, strict=True):
+            engine.kv_cache.truncate(slot, 0)
+            engine.kv_cache.commit(slot, length)
         if self.prompt_ids:
             self.bind_prompts(self.prompt_ids)
         for row, token in zip(self.live, self.sampled or (), strict=False):
-            self.bound_engine.write_token(self.slots[row], token)
+            engine.write_token(self.slots[row], token)
 
     def draw(self) -> None:
         """Draw the next token of each live row, or take the one that an edit forces."""
@@ -119,23 +123,27 @@ class Generation:
         if not self.stale:
             return
         engine, again = self.bound_engine, []
-        for row in self.live:
-            slot, length = self.slots[row], self._known(row)
-            if length == len(self.prompt_ids[row]):
-                engine.kv_cache.truncate(slot, length)
-                engine.restore_logits(slot)
-            elif length:
-                engine.kv_cache.truncate(slot, length - 1)
-                engine.write_token(slot, self.tokens(row)[length - 1])
-                again.append(slot)
-        if again:
-            engine.decode(again)
-        self._draw_again()
-        self.stale = False
+        try:
+            for row in self.live:
+                slot, length = self.slots[row], self._known(row)
+                if length == len(self.prompt_ids[row]):
+                    engine.kv_cache.truncate(slot, length)
+                    engine.restore_logits(slot)
+                elif length:
+                    engine.kv_cache.truncate(slot, length - 1)
+                    engine.write_token(slot, self.tokens(row)[length - 1])
+                    again.append(slot)
+            if again:
+                engine.decode(again)
+            self._draw_again()
+            self.stale = False
+        finally:  # also if it was interrupted: what was computed again is what had been there
+            self.bind()
 
     def recompute(self) -> None:
         """Fill the cache and the logits anew: each prompt by a prefill, as before, and what followed by another."""
         engine = self.bound_engine
+        self.filled = [0] * len(self.slots)
         held = [row for row in range(len(self.slots)) if self.cached[row]]
         for row in held:
             engine.kv_cache.truncate(self.slots[row], 0)
@@ -150,8 +158,9 @@ class Generation:
                 longer.append(self.slots[row])
         if longer:
             engine.prefill(longer)
-        self.filled = list(self.cached)
         self._draw_again()
+        self.bind()
+        self.filled = list(self.cached)
         self.stale = False
 
     @property
@@ -169,14 +178,11 @@ class Generation:
         return min(self.cached[row], len(self.prompt_ids[row]) + len(self.output_ids[row]) + (self.sampled is not None))
 
     def _draw_again(self) -> None:
-        """Over fresh logits, bring the next token back, and behind it the logits of a Decode that was done already."""
-        self.bind()
-        if not self.token_unknown:
+        """Over fresh logits, bring back a token that only the engine knew, and the logits of a Decode behind it."""
+        if self.drawn_by is None or self.sampled is not None:
             return
-        assert self.drawn_by is not None
         self.bind_sampling(self.drawn_by)
         self.draw()
-        self.bind_sampling(self.request)
         if ahead := [self.slots[row] for row in self.live if self.cached[row] > self._known(row)]:
             self.bound_engine.decode(ahead)
 

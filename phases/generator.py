@@ -4,12 +4,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
 from gpu.checkpoint.files import read_object
+from phases.candidates import Candidate, next_candidates
 from phases.context import Generation
 from phases.errors import RequestError
 from phases.generation import check_stop
@@ -18,7 +17,7 @@ from phases.printable import one_line
 from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import IllegalMove, Machine, Run, SnapshotError, Status, Step
+from statemachine import IllegalMove, Machine, Run, SnapshotError, Step
 from statemachine.definition.machine import Interpreter
 
 if TYPE_CHECKING:  # what records is imported by those who record: a first token need not wait for it
@@ -40,14 +39,6 @@ class TextPiece(str):
         piece = super().__new__(cls, text)
         piece.row = row
         return piece
-
-
-class Candidate(NamedTuple):
-    """A token that could come next."""
-
-    token_id: int
-    text: str
-    probability: float  # as the model gives it, before temperature and all cuts
 
 
 class Generator:
@@ -408,14 +399,7 @@ class Generator:
         RequestError
             When there are no logits: before Prefill, after the row has ended, while the run is under way.
         """
-        logits = _logits(run, row)
-        powers = np.exp(logits.astype(np.float64) - float(logits.max()))
-        probabilities = powers / powers.sum()
-        likeliest = np.lexsort((np.arange(len(logits)), -logits))[:count]  # of equals the lower id, as Sample has it
-        return [
-            Candidate(token, self.tokenizer.decode_token(token), float(probabilities[token]))
-            for token in likeliest.tolist()
-        ]
+        return next_candidates(run, row, self.tokenizer, count=count)
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -428,19 +412,6 @@ class Generator:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _logits(run: Run[Generation], row: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """The logits of a row, made anew if the run went back; raises RequestError where there are none."""
-    context = run.context
-    if not 0 <= row < len(context.slots):
-        raise RequestError(f"the run has rows 0 to {len(context.slots) - 1}, but row {row} was asked for")
-    if run.status in (Status.RUNNING, Status.FAILED, Status.CANCELLED) or row not in context.live:
-        raise RequestError(f"row {row} has no next token: the run is {run.status}, or the row has ended")
-    if not context.cached[row]:
-        raise RequestError(f"row {row} has no logits yet: Prefill makes the first (run.until(sample) goes there)")
-    context.fresh_logits()
-    return context.bound_engine.read_logits(context.slots[row])
 
 
 def _fresh(context: Generation, streams: list[TextStream]) -> Iterator[TextPiece]:

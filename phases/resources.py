@@ -49,14 +49,9 @@ class EngineResources(Resources[Generation]):
 
     def sync(self, context: Generation) -> None:
         """Set lengths, prompts, sampling parameters and next tokens to what the host fields say."""
-        cache = context.bound_engine.kv_cache
-        for row, slot in enumerate(context.slots):
-            if context.cached[row] > context.filled[row]:
-                raise RuntimeError(
-                    f"row {row} should hold {context.cached[row]} tokens, but {context.filled[row]} are there"
-                )
-            cache.truncate(slot, 0)
-            cache.commit(slot, context.cached[row])
+        for row, (cached, filled) in enumerate(zip(context.cached, context.filled, strict=True)):
+            if cached > filled:
+                raise RuntimeError(f"row {row} should hold {cached} tokens, but {filled} are there")
         context.bind()
         context.stale = any(context.cached)
 

@@ -124,14 +124,7 @@ class Checkpoint:
     def read(self, *names: str) -> npt.NDArray[np.float32]:
         """Read tensors into a new array, one below the other."""
         shapes = [self.entries[name].shape for name in names]
-        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-        try:
-            joined = np.empty(shape, np.float32)
-        except MemoryError:
-            raise CheckpointError(
-                f"{names[0]} needs {math.prod(shape) * 4 / 2**30:.1f} GiB in float32, more memory than there is: use a "
-                f"smaller model or a larger machine"
-            ) from None
+        joined = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
         start = 0
         for name, shape in zip(names, shapes, strict=True):
             self.read_into(name, joined[start : start + shape[0]])

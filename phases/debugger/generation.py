@@ -122,6 +122,11 @@ class GenerationSession(Session[Generation]):
 
     # --- seeing -------------------------------------------------------------------------------------------------
 
+    def where(self) -> str:
+        context, row = self.run.context, self.branch.row
+        shown = f"  row {row}" if len(context.slots) > 1 else ""
+        return f"{super().where()}  tokens {len(context.output_ids[row])}{shown}"
+
     def progress(self) -> tuple[str, int, int]:
         """Phase, steps and tokens at this moment; from any thread, also while the run is moved."""
         run, row = self.run, self.branch.row
@@ -157,7 +162,6 @@ class GenerationSession(Session[Generation]):
         return memory.cache(self.run.context, self.branch.row, owners)
 
     def happenings(self) -> list[tuple[int, str]]:
-        """The signals and edits so far, each with the number of the step before which it took effect."""
         found = []
         for event in self.run.events:
             words = f"{event.kind} {event.name}"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from phases.debugger.commands import MENDABLE, Quit, attempt, complaint, where
+from phases.debugger.command import Quit
+from phases.debugger.commands import MENDABLE, attempt, complaint
 from phases.debugger.generation import GenerationSession
 from phases.printable import printable
 from statemachine import Status
@@ -18,7 +19,7 @@ def converse(session: GenerationSession, source: TextIO, answer: TextIO) -> int:
     """Read commands until the end of input or quit, and give how many failed; Ctrl-C pauses what is running."""
     talking = source.isatty()
     failed = 0
-    print(where(session), file=answer, flush=True)
+    print(session.where(), file=answer, flush=True)
     with _interrupt_pauses(session):
         for line in _lines(source, answer if talking else None):
             before = session.run.status

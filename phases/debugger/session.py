@@ -180,6 +180,18 @@ class Session(Generic[Context]):
             return self.record.notice
         return self.branch.error if self.run.status == "failed" else ""
 
+    def where(self) -> str:
+        """One line that says where the run rests."""
+        run = self.run
+        return (
+            f"run {self.branch.number}  {self.status}  at {run.phase.name}  "
+            f"step {run.step_count} of {run.recorded_steps}"
+        )
+
+    def happenings(self) -> list[tuple[int, str]]:
+        """The signals and edits so far, each with the number of the step before which it took effect."""
+        return [(event.number, f"{event.kind} {event.name}") for event in self.run.events]
+
     def moments(self, first: int, last: int) -> Iterator[Moment]:
         """Steps on the timeline, those ahead of the place where it rests included."""
         return moments(self.run, first, last, self.words)

@@ -1,5 +1,6 @@
 """The steps of a run as they stand on the timeline, those ahead of the place where it rests included."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -32,3 +33,14 @@ def moments(run: Run[Any], first: int, last: int, words: Words) -> Iterator[Mome
     first = max(0, first)
     for step in islice(run.steps(first, future=True), max(0, last - first)):
         yield Moment.of(step, words)
+
+
+def travelled(run: Run[Any]) -> tuple[Counter[tuple[str, str]], int, Step | None]:
+    """How often the run went from one phase to another, how long all steps took (ns), and the last of them."""
+    ways: Counter[tuple[str, str]] = Counter()
+    elapsed, last = 0, None
+    for step in run.steps():
+        ways[step.phase, step.target] += 1
+        elapsed += step.elapsed_ns
+        last = step
+    return ways, elapsed, last

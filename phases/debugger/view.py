@@ -1,6 +1,5 @@
 """Everything there is to see where a run rests, put together for a screen."""
 
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ from phases.debugger.generation import GenerationSession
 from phases.debugger.guards import GuardTruth, guard_truths
 from phases.debugger.memory import Buffer, CacheRow
 from phases.debugger.text import Text
-from phases.debugger.timeline import Moment
+from phases.debugger.timeline import Moment, travelled
 
 NEARBY = 200  # steps to either side that a timeline shows
 
@@ -47,12 +46,7 @@ class View:
     def of(cls, session: GenerationSession) -> "View":
         """What is to be seen of the run that is shown."""
         run, branch = session.run, session.branch
-        counts: Counter[tuple[str, str]] = Counter()
-        elapsed, last = 0, None
-        for step in run.steps():
-            counts[step.phase, step.target] += 1
-            elapsed += step.elapsed_ns
-            last = step
+        counts, elapsed, last = travelled(run)
         shown: Distribution | str
         try:
             shown = session.distribution()

@@ -35,8 +35,7 @@ class TokenText:
     @classmethod
     def of(cls, journal: Journal, model: str | None = None) -> Self:
         """The tokenizer of a folder, or of the one that the journal names; where there is none, `note` says why."""
-        from gpu import tokenizer_fingerprint
-        from phases.errors import RequestError
+        from gpu import CheckpointError, tokenizer_fingerprint
         from phases.generator import DEMO, DEMO_MODEL
         from phases.tokenizer import Tokenizer
 
@@ -50,7 +49,7 @@ class TokenText:
             return cls(None, f"The tokenizer in {str(folder)!r} is another than the one recorded, {hint}.")
         try:
             return cls(Tokenizer.from_pretrained(folder), "")
-        except RequestError as error:
+        except CheckpointError as error:
             return cls(None, f"No tokenizer can be loaded ({error}), {hint}.")
 
     def of_ids(self, ids: Sequence[int]) -> str:

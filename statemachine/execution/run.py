@@ -1,47 +1,28 @@
 """A run: one execution of a machine over one context, that rests only between steps."""
 
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from os import PathLike
-from time import perf_counter_ns, thread_time_ns
-from typing import Any, ClassVar, Generic, Self, TypeVar
-from uuid import uuid4
+from time import perf_counter_ns
+from typing import Any, ClassVar, Self, TypeVar
 
 from statemachine.definition.guard import Guard
-from statemachine.definition.machine import Interpreter, Machine
-from statemachine.definition.phase import End, Phase, Status
-from statemachine.definition.table import Signal, name_of
-from statemachine.errors import IllegalMove, JournalError, PhaseError
-from statemachine.execution import host_state, loop
-from statemachine.execution.driver import Driver
+from statemachine.definition.phase import Phase, Status
+from statemachine.definition.table import name_of
+from statemachine.errors import IllegalMove
+from statemachine.execution.lifecycle import Lifecycle
 from statemachine.execution.recorder import Recorder
-from statemachine.execution.resources import Resources
-from statemachine.execution.timeline import Event, Frame, Step, Timeline, gives_digest
+from statemachine.execution.timeline import Frame, Step, Timeline
 from statemachine.execution.travel import state_at
-from statemachine.log import emit
 
 Context = TypeVar("Context")
-Result = TypeVar("Result")
 
-BEHIND_NS = 50_000_000  # a record is never further behind than this, at the next boundary
-FRAMES_PART = 25  # a copy of the host fields is made when this many times its cost has passed since the last one
 AT_REST = (Status.READY, Status.PAUSED)
 ANY = tuple(status for status in Status if status is not Status.RUNNING)
 
 Breakpoint = Phase[Any, Any] | Guard[Any] | Callable[["Run[Any]"], bool]
 
 
-@dataclass(slots=True, eq=False)
-class _Sent(Generic[Context]):
-    """A signal on its way, and the event that it became."""
-
-    signal: Signal[Context]
-    event: Event | None = None
-
-
-class Run(Generic[Context]):
+class Run(Lifecycle[Context]):
     """One execution of a machine.
 
     A run is driven by the thread that calls `start`, `resume`, `until`, `step` or iterates over it. Any other thread
@@ -74,69 +55,7 @@ class Run(Generic[Context]):
 
     saver: ClassVar[Callable[..., None]]  # writes snapshots; joined to this class by the package, from `record`
 
-    def __init__(
-        self,
-        machine: Machine[Context],
-        context: Context,
-        *,
-        run_id: str | None = None,
-        interpreter: Interpreter = "compiled",
-        log_steps: bool = False,
-        resources: Resources[Context] | None = None,
-        keep: bool = False,
-        request: Any = None,
-        journal: Recorder | None = None,
-        digest_every: int = 0,
-        forked_from: str | None = None,
-    ) -> None:
-        self.machine = machine
-        self.context = context
-        self.id = run_id or uuid4().hex[:12]
-        self.request = request
-        self.forked_from = forked_from
-        self.resumed: dict[str, Any] | None = None  # from what snapshot, and how, if it was
-        self.resources = resources or Resources()
-        self.journal = journal
-        self.digest_every = digest_every
-        if journal:
-            journal.attach(self.id)
-        program = machine.program(interpreter)
-        self.timeline: Timeline[Context] = Timeline(machine, program)
-        self._program = program
-        self._interpreter: Interpreter = interpreter
-        self._log_steps = log_steps
-        self._keep = keep
-        self._released = False  # the resources are not to be touched any more
-        self._given_back = False  # and were given back
-        self._status = Status.READY
-        self._cursor = loop.Cursor(program.index_of(machine.start.name))
-        self._driver = Driver()
-        self._pending: deque[_Sent[Context]] = deque()
-        self._pause_requested = False
-        self._torn = False  # context and cursor may not agree with the timeline, which decides
-        self._told_at = 0  # ns of the clock: when the recorder was last told
-        self._frame_at = 0  # ns of the clock: not before this is the next frame kept
-
     # --- what it is ---------------------------------------------------------------------------------------------
-
-    @property
-    def status(self) -> Status:
-        return self._status
-
-    @property
-    def phase(self) -> Phase[Context, Any]:
-        """The phase that the run rests at, which has not run yet (while running: the one at work)."""
-        return self._program.phases[self._cursor.index]
-
-    @property
-    def phase_name(self) -> str:
-        """The name of that phase."""
-        return self.phase.name
-
-    @property
-    def step_count(self) -> int:
-        """How many steps lie behind the place where the run rests."""
-        return self.timeline.here
 
     @property
     def recorded_steps(self) -> int:
@@ -147,16 +66,6 @@ class Run(Generic[Context]):
     def guards(self) -> dict[str, bool]:
         """The present values of the guards of the phase the run rests at."""
         return {atom.name: atom(self.context) for atom in self._program.atoms[self._cursor.index]}
-
-    @property
-    def events(self) -> list[Event]:
-        """The signals and edits that have taken effect, each with the number of the step before which it did."""
-        return self.timeline.events_here
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """The names of signals that were sent and not taken yet."""
-        return tuple(sent.signal.name for sent in self._pending)
 
     def steps(self, first: int = 0, *, future: bool = False) -> Iterator[Step]:
         """The steps taken so far, from number `first` on; with `future`, also those that `goto` went back from."""
@@ -204,12 +113,17 @@ class Run(Generic[Context]):
     def __iter__(self) -> Iterator[Step]:
         """Step by step, until the run ends or somebody pauses it."""
         if self._status is Status.PAUSED:
-            self._pause_requested = False
-        while not self._status.ended and not self._pause_requested:
+            self._inbox.pause = False
+        while not self._status.ended and not self._inbox.pause:
             if step := self._move("iterate", AT_REST, lambda: self._step(pausable=True)):
                 yield step
         if self._status is Status.PAUSED:
             self._move("iterate", AT_REST, self._tell)
+
+    def _step(self, *, pausable: bool) -> Step | None:
+        before = self.step_count
+        self._drive(stop=_always, rests=not pausable)
+        return self.timeline.step(before) if self.step_count > before else None
 
     def take(self, outcome: Any, *, elapsed_ns: int = 0, digest: Any = None) -> Step:
         """Take one step with a given outcome instead of running the phase: only `apply` and the guards are called."""
@@ -239,8 +153,7 @@ class Run(Generic[Context]):
         """Ask the run to rest at the next boundary; of use from any thread and from signal handlers."""
         if self._status.ended:
             raise IllegalMove(f"cannot pause run {self.id}: it is {self._status}; only a run that has not ended pauses")
-        self._pause_requested = True
-        self._cursor.attention = True
+        self._inbox.ask_to_pause()
 
     def wait(self, timeout: float | None = None) -> Status:
         """Block until nobody drives the run, at most `timeout` seconds, and give its status."""
@@ -281,8 +194,7 @@ class Run(Generic[Context]):
         if not wait and not self._driver.held and not self._takes(signal):
             sources = ", ".join(repr(name_of(source)) for source in signal.sources)
             raise IllegalMove(f"run {self.id} rests at {self.phase.name!r}, but {name!r} is taken only at {sources}")
-        self._pending.append(_Sent(signal))
-        self._cursor.attention = True
+        self._inbox.send(signal)
         self._settle()
 
     def edit(self, name: str, /, **arguments: Any) -> Any:
@@ -412,256 +324,7 @@ class Run(Generic[Context]):
 
         self._move("save", AT_REST, save)
 
-    # --- moving -------------------------------------------------------------------------------------------------
-
-    def _move(self, verb: str, allowed: tuple[Status, ...], work: Callable[[], Result]) -> Result:
-        """Do what moves the run, or refuse: it is being driven, or has none of these statuses, or was closed."""
-
-        def moved() -> Result:
-            self._mend()
-            if self._status not in allowed:
-                expected = " or ".join(sorted(allowed))
-                raise IllegalMove(f"cannot {verb} run {self.id}: it is {self._status}, not {expected}")
-            if self._released and not self._status.ended and verb != "close":
-                raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
-            return work()
-
-        try:
-            return self._driver.hold(f"{verb} run {self.id}", moved)
-        finally:
-            self._settle()
-
-    def _mend(self) -> None:
-        """Finish what an interrupt, and a second one after it, cut short."""
-        if not self._torn:
-            if self.phase.final and not self._status.ended:
-                self._rest()
-            return
-        self._begin()
-        self.timeline.mend()
-        if self._status is Status.RUNNING:
-            self._status = self.timeline.ended_as = Status.FAILED
-        elif self._status is not Status.READY:
-            self._status = (self.timeline.rewound is None and self.timeline.ended_as) or Status.PAUSED
-        timeline = self.timeline
-        self._agree(*state_at(timeline, self.context, self.step_count, timeline.events_here))
-        self._rest()
-
-    def _agree(self, scratch: Context, index: int, *, live: bool = True) -> None:
-        """Take over what was worked out aside, so that context, cursor and resources agree with the timeline."""
-        self._torn = True
-        host_state.adopt(self.context, scratch)
-        self._cursor.index = index
-        if self._status is not Status.READY:
-            ended = self.timeline.ended_as if self.timeline.rewound is None else None
-            self._status = ended or Status.PAUSED
-        if live and not self._released:
-            self.resources.sync(self.context)
-        self._torn = False
-
-    def _begin(self, *, on: bool = False) -> None:
-        """Before the run is first touched, keep its origin; before it goes `on`, forget what lay ahead."""
-        if self.timeline.origin is None:
-            self.timeline.origin = Frame(0, self._cursor.index, host_state.save(self.context))
-        if on:
-            self.timeline.cut()
-
-    def _drive(
-        self, *, stop: Callable[[], bool] | None = None, loop: Callable[[], None] | None = None, rests: bool = True
-    ) -> None:
-        """Take steps until the run is to rest or has ended; whatever is raised on the way, the run fails of."""
-        if self._status is Status.PAUSED and rests:
-            self._pause_requested = False
-        if self._status is Status.READY:
-            self._begin()
-            self._log("info", "run.started")
-        try:
-            self._torn = True
-            self._begin(on=True)
-            self._status = Status.RUNNING
-            if self._pending or self._pause_requested:
-                self._cursor.attention = True
-            (loop or self._loop)(*(() if loop else (self._watched(stop),)))
-            if not self.phase.final:
-                self._status = Status.PAUSED
-            self._torn = False
-            self._rest(rests=rests)
-        except BaseException as error:
-            self._fail(error)
-            raise
-        if stop is None and loop is None and self._status is Status.PAUSED:
-            self._log("info", "run.paused", phase=self.phase.name)
-
-    def _loop(self, stop: Callable[[], bool] | None) -> None:
-        if self.journal:
-            self._cursor.due = 0
-        loop.drive(
-            self._cursor, self._program.rows, self.context, self.timeline, heed=self._heed, tend=self._tend, stop=stop,
-            accept=self.journal.accept if self.journal else None,
-        )  # fmt: skip
-
-    def _step(self, *, pausable: bool) -> Step | None:
-        before = self.step_count
-        self._drive(stop=_always, rests=not pausable)
-        return self.timeline.step(before) if self.step_count > before else None
-
-    def _tend(self, now: int) -> None:
-        """Between two steps: tell the recorder in time, and keep a frame now and then."""
-        cursor, timeline = self._cursor, self.timeline
-        if self.journal and (self.journal.every_step or now - self._told_at >= BEHIND_NS):
-            self._tell(rests=False)
-        if timeline.wants_frame and now >= self._frame_at:
-            self._keep_frame()
-        cursor.due = 0 if self.journal and self.journal.every_step else now + 1_000_000
-
-    def _keep_frame(self) -> None:
-        began = thread_time_ns()
-        try:
-            fields = host_state.save(self.context)
-        except TypeError:  # a field that cannot be copied any more; then all folds begin at the origin
-            self._frame_at = 2**63
-            return
-        cost = thread_time_ns() - began
-        self.timeline.keep(Frame(self.timeline.count, self._cursor.index, fields, cost))
-        self._frame_at = perf_counter_ns() + FRAMES_PART * cost
-
-    def _watched(self, stop: Callable[[], bool] | None) -> Callable[[], bool] | None:
-        """`stop`, after each step has been logged and digested, where that was asked for."""
-        if not self._log_steps and not self.digest_every:
-            return stop
-        every, timeline = self.digest_every, self.timeline
-        coming = timeline.digestible() if every else 0
-
-        def watch() -> bool:
-            nonlocal coming
-            number = timeline.count - 1
-            if every and gives_digest(phase := self._program.phases[timeline.arcs[-1].source]):
-                if coming % every == 0:
-                    timeline.digests[number] = phase.digest(self.context)
-                coming += 1
-            if self._log_steps:
-                step = timeline.step(number)
-                fields = {"phase": step.phase, "target": step.target, "guards": dict(step.guards)}
-                self._log("debug", "run.step", **fields, elapsed_ns=step.elapsed_ns)
-            return stop is not None and stop()
-
-        return watch
-
-    def _enter_edit(self, name: str, outcome: Any, *, live: bool = True) -> None:
-        self._begin()
-        scratch = host_state.scratch(self.context, host_state.save(self.context))
-        self.machine.edit(name).apply(scratch, outcome)
-        if self._status is Status.READY:
-            self._log("info", "run.started")
-        self._torn = True
-        self.timeline.enter(Event(self.step_count, "edit", name, outcome))
-        host_state.adopt(self.context, scratch)
-        if live:
-            self.resources.sync(self.context)
-        self._torn = False
-        self._tell()
-        self._log("info", "run.edited", edit=name)
-
-    # --- signals ------------------------------------------------------------------------------------------------
-
-    def _heed(self) -> bool:
-        """Take pending signals, then say whether a pause was asked for."""
-        self._cursor.attention = False
-        self._take_signals()
-        if self._pending:
-            self._cursor.attention = True  # one that this phase does not take waits for a phase that does
-        if self._pause_requested and not self.phase.final:
-            self._pause_requested = False
-            return True
-        return False
-
-    def _take_signals(self) -> None:
-        while self._pending and (self._entered(sent := self._pending[0]) or self._takes(sent.signal)):
-            if not self._entered(sent):
-                self._begin()
-                sent.event = Event(self.step_count, "signal", sent.signal.name)
-                self.timeline.enter(sent.event)
-                to = name_of(sent.signal.to)
-                self._log("info", "run.signal", signal=sent.signal.name, phase=self.phase.name, to=to)
-                self._cursor.index = self._program.index_of(to)
-            self._pending.popleft()
-
-    def _entered(self, sent: _Sent[Context]) -> bool:
-        """Whether a signal became an event before an interrupt kept it from being taken off the queue."""
-        events = self.timeline.events
-        return bool(sent.event and events and events[-1] is sent.event)
-
-    def _settle(self) -> None:
-        """Take the signals that are pending while nobody drives the run."""
-
-        def taken() -> None:
-            self._mend()
-            self._torn = True
-            self._take_signals()
-            self._torn = False
-            self._rest()
-
-        while self._pending and not self._driver.held and self._takes(self._pending[0].signal):
-            try:
-                self._driver.hold(f"signal run {self.id}", taken)
-            except IllegalMove:  # somebody else drives it now, and takes them
-                return
-
-    def _takes(self, signal: Signal[Context]) -> bool:
-        if self.phase.final or self._status.ended or self._released:
-            return False
-        return not signal.sources or self.phase.name in [name_of(source) for source in signal.sources]
-
-    def _check_place(self, number: int) -> None:
-        first, count = self.timeline.first, self.recorded_steps
-        if not first <= number <= count:
-            past = f"; what was before step {first} was not kept" if first else ""
-            raise IllegalMove(f"run {self.id} has {count} recorded steps; there is no place {number}{past}")
-        if self._released:
-            raise IllegalMove(f"run {self.id} has ended and given its resources back; start it with keep=True")
-
-    # --- how it ends --------------------------------------------------------------------------------------------
-
-    def _rest(self, *, rests: bool = True) -> None:
-        """The run has come to rest: it has ended, if it stands at an end; the recorder is told."""
-        if self.phase.final and not self._status.ended:
-            assert isinstance(self.phase, End)
-            self._status = self.timeline.ended_as = self.phase.status
-            self._log("info", "run.finished", status=str(self._status))
-        self._tell(rests=rests)
-        if self._status.ended:
-            self._pending.clear()
-            if not self._keep:
-                self._release()
-
-    def _fail(self, error: BaseException) -> None:
-        """Rest, failed, at the phase that raised, with the context as it was before it."""
-        timeline = self.timeline
-        at_end = self._status.ended or (self.phase.final and timeline.whole)
-        if at_end and not isinstance(error, JournalError):  # an interrupt at the very end changes nothing
-            self._torn = False
-            self._rest()
-            return
-        self._torn = True
-        timeline.mend()
-        timeline.cut()
-        self._status = timeline.ended_as = Status.FAILED
-        try:
-            self._agree(*state_at(timeline, self.context, self.step_count, timeline.events_here), live=False)
-        except Exception as broken:
-            self._torn = False
-            error.add_note(f"its past cannot be folded again: {broken!r}")
-        self._log("error", "run.failed", phase=self.phase.name, error=repr(error))
-        try:
-            if self.journal and not isinstance(error, JournalError):
-                self.journal.write(self, error)
-        except JournalError as lost:  # what went wrong in the phase matters more
-            self._log("error", "run.journal_lost", error=str(lost))
-        finally:
-            if not self._keep:
-                self._release()
-        if isinstance(error, Exception) and not isinstance(error, JournalError):
-            raise PhaseError(run_id=self.id, phase=self.phase.name, step=self.step_count, cause=error) from error
+    # --- its end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Give the resources back; a run that has not ended can go no further.
@@ -674,37 +337,11 @@ class Run(Generic[Context]):
         if not self._given_back:
             self._move("close", ANY, self._release)
 
-    def _release(self) -> None:
-        if self._given_back:
-            return
-        self._released = True
-        try:
-            self.resources.release(self.context)
-        except Exception as error:
-            self._log("error", "run.not_released", error=repr(error))
-            warnings.warn(f"run {self.id} could not give its resources back: {error!r}", RuntimeWarning, stacklevel=2)
-        finally:
-            if self.journal:
-                try:
-                    if not self._status.ended:
-                        self.journal.write(self)
-                finally:
-                    self.journal.close()
-        self._given_back = True
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _tell(self, *, rests: bool = True) -> None:
-        if self.journal:
-            self.journal.write(self, rests=rests)
-            self._told_at = perf_counter_ns()
-
-    def _log(self, level: str, event: str, **fields: Any) -> None:
-        emit(level, event, run_id=self.id, machine=self.machine.name, step=self.step_count, **fields)
 
 
 class _Undone:

@@ -1,12 +1,15 @@
 """Time travel: what a run's context was at any place of its past, worked out aside, on a scratch context."""
 
 from collections.abc import Sequence
+from time import perf_counter_ns, thread_time_ns
 from typing import Any, TypeVar
 
 from statemachine.execution import host_state
-from statemachine.execution.timeline import Event, Timeline
+from statemachine.execution.timeline import Event, Frame, Timeline
 
 Context = TypeVar("Context")
+
+FRAMES_PART = 25  # a copy of the host fields is made when this many times its cost has passed since the last one
 
 
 def state_at(
@@ -43,3 +46,27 @@ def _steps(
         if outcome is not None:
             rows[arcs[place].source].apply(scratch, outcome)
     return arcs[last - 1].target if last > first else index
+
+
+class FrameKeeper:
+    """Keeps a frame of a run now and then, so that no way back is long; takes a few percent of its time at most."""
+
+    __slots__ = ("_cost", "_next_at")
+
+    def __init__(self) -> None:
+        self._next_at = 0  # ns of the clock
+        self._cost = 2**40  # ns of the last one
+
+    def keep(self, timeline: Timeline[Context], context: Context, index: int, now: int) -> None:
+        """Keep a frame, if it is time for one; called after a step, at the boundary before phase `index`."""
+        if not timeline.wants_frame or now < self._next_at:
+            return
+        began = thread_time_ns()
+        try:
+            fields = host_state.save(context)
+        except TypeError:  # a field that cannot be copied any more; then all folds begin at an earlier frame
+            self._next_at = 2**63
+            return
+        self._cost = min(thread_time_ns() - began, 2 * self._cost)  # a garbage collection is none of its cost
+        timeline.keep(Frame(timeline.count, index, fields, self._cost))
+        self._next_at = perf_counter_ns() + FRAMES_PART * self._cost

@@ -1,6 +1,6 @@
 """Replay: walk a journal again by its outcomes alone, or run it again and say where it first differs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class Verdict:
     passed_over
         How many recorded steps the run went back from: they do not count in the end, and were not compared.
     differences
-        What differs between the record's header and that of this replay, and can change a bit.
+        What differs between the record's header and that of this replay, and can change a bit; and what of the record
+        had to be believed.
     first
         The number of the first step: 0, unless the run was restored without its past.
     interrupted
@@ -114,17 +115,21 @@ def verify(journal: Journal, run: Run[Any], *, watch: Watch | None = None) -> Ve
     """
     walk = Walk(journal, run, live=True, watch=watch)
     divergence = walk.walk()
-    found = list(differences(journal.header, walk.header))
-    if journal.header.schema == 1 or not journal.chained:
-        found.append("the record's checksums were not compared" if journal.header.schema > 1 else
-                     "the record has no checksums: schema 1 had none")  # fmt: skip
-    if walk.believed:
-        where = f"step {journal.header.first}"
-        found.append(f"the record begins at {where}: the state there was taken from it, and not compared")
+    told = (*differences(journal.header, walk.header), *_not_compared(journal, walk))
     return Verdict(
-        divergence, walk.steps, walk.ended, walk.paused_at if walk.ended is None else None, _passed_over(journal),
-        tuple(found), journal.header.first, walk.interrupted,
+        divergence, walk.steps, walk.ended, walk.paused_at if walk.ended is None else None, _passed_over(journal), told,
+        journal.header.first, walk.interrupted,
     )  # fmt: skip
+
+
+def _not_compared(journal: Journal, walk: Walk) -> Iterator[str]:
+    """What of a record had to be believed."""
+    if journal.header.schema == 1:
+        yield "the record has no checksums: schema 1 had none"
+    elif not journal.chained:
+        yield "the record's checksums were not compared"
+    if walk.believed:
+        yield f"the record begins at step {journal.header.first}: the state there was taken from it, and not compared"
 
 
 def _passed_over(journal: Journal) -> int:

@@ -125,7 +125,7 @@ def machine_rules(
 
 def run_rules(rules: "type[MachineRules]", options: settings | None = None) -> Coverage:
     """Run the rules here and now, as their `TestCase` would, and give what was seen; raises BrokenRule."""
-    run_state_machine_as_test(rules, settings=options)
+    run_state_machine_as_test(rules, settings=settings(options or rules.TestCase.settings, deadline=None))
     return rules.coverage
 
 

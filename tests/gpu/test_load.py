@@ -1,8 +1,11 @@
 """Loading: names, numbers and places that make sense, and clear errors for the others."""
 
+import http.server
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from checkpoints import write_checkpoint
 
 from gpu import CapacityError, CheckpointError, NumpyEngine, engines, load_engine, measure_read_bandwidth
 from gpu.checkpoint.hub import resolve_checkpoint
+
+pytestmark = pytest.mark.slow
 
 
 def test_auto_is_numpy(checkpoint: Path) -> None:
@@ -98,3 +103,60 @@ def test_importing_gpu_is_light() -> None:
 
 def test_bandwidth_is_plausible() -> None:
     assert 1e8 < measure_read_bandwidth() < 1e13
+
+
+def ask_the_hub(tmp_path: Path, endpoint: str) -> tuple[str, float]:
+    """Ask for an unknown hub model in a process of its own; gives the error and the seconds after the imports."""
+    code = (
+        "import time, gpu, huggingface_hub\n"
+        "begin = time.monotonic()\n"
+        "try:\n    gpu.resolve_checkpoint('owner/missing')\n"
+        "except gpu.CheckpointError as error:\n    print(time.monotonic() - begin, error)\n"
+    )
+    environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    seconds, _, error = done.stdout.strip().partition(" ")
+    return error, float(seconds)
+
+
+def test_a_hub_that_never_answers_is_given_up_soon(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        error, seconds = ask_the_hub(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "'owner/missing'" in error
+    assert "cannot be fetched: check the name and the network" in error
+    assert seconds < 4
+
+
+def test_a_hub_that_is_not_there_is_given_up_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    error, seconds = ask_the_hub(tmp_path, f"http://127.0.0.1:{port}")
+    assert "cannot be fetched" in error
+    assert seconds < 3
+
+
+def test_a_hub_that_knows_no_such_model_says_so(tmp_path: Path) -> None:
+    class NotFound(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+
+        do_GET = do_HEAD  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        error, _ = ask_the_hub(tmp_path, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert "neither a folder nor a public hub model 'owner/missing'" in error
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser", "~nosuchuser/model", "a\0b", "x" * 5000, "\udcff", "\u210c/model"])
+def test_names_that_are_none_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        resolve_checkpoint(name)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500

@@ -84,7 +84,7 @@ def test_nothing_is_left_of_what_was_refused(tmp_path: Path) -> None:
     refuse()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for _ in range(20):
+    for _ in range(5):
         refuse()
     left = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()

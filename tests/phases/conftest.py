@@ -31,7 +31,7 @@ def demo() -> Iterator[Generator]:
 
 
 @pytest.fixture(scope="session")
-def journal(demo: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def batch_journal(demo: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rows of the demo model with digests; one is edited on the way."""
     path = tmp_path_factory.mktemp("journal") / "run.jsonl"
     params = [SamplingParams(temperature=1.3, seed=3, max_new_tokens=12, stop_token_ids=()),
@@ -55,3 +55,8 @@ def rows_come_back(request: pytest.FixtureRequest) -> Iterator[None]:
         for context in gc.get_objects():
             if isinstance(context, Generation) and context.engine is engine and context.lease:
                 context.lease()
+
+
+@pytest.fixture(scope="session")
+def journal(batch_journal: Path) -> Path:
+    return batch_journal

@@ -24,7 +24,8 @@ from phases import (
     RowRequest,
     SamplingParams,
 )
-from statemachine import Phase, PhaseError, Status
+from phases.generation import sample
+from statemachine import JournalError, Phase, PhaseError, Status
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12, stop_token_ids=())
 PROMPTS = ["the quick fox", "Decode appends to it.", "x", "the lazy dog jumps"]
@@ -367,3 +368,77 @@ def test_a_folder_without_tokenizer_and_a_closed_generator(tmp_path: Path) -> No
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"no tokenizer can be loaded.*tokenizer.json"):
         Generator.from_pretrained(folder)
+
+
+def test_a_refused_start_gives_its_rows_back_while_the_error_is_kept(generator: Generator, tmp_path: Path) -> None:
+    taken = tmp_path / "taken.jsonl"
+    taken.write_text("something")
+    free = generator.free_rows
+    errors = []
+    for _ in range(6):  # more than there are rows
+        with pytest.raises(JournalError) as error:
+            generator.start("the fox", journal=taken)
+        errors.append(error)
+    assert generator.free_rows == free
+    assert len(errors) == 6
+
+
+def test_candidates_are_what_sample_draws_from(generator: Generator) -> None:
+    run = generator.start(list(PROMPTS[:2]), SamplingParams(temperature=0, max_new_tokens=6))
+    with pytest.raises(RequestError, match="no logits yet: Prefill makes the first"):
+        generator.candidates(run)
+    run.until(sample)
+    expected = []
+    while not run.status.ended:
+        if run.phase is sample:
+            rows = [generator.candidates(run, row=row, count=3) for row in run.context.live]
+            expected.append([row[0].token_id for row in rows])
+            for token_id, text, probability in rows[0]:
+                assert text == generator.tokenizer.decode_token(token_id)
+                assert 0 < probability < 1
+            assert [c.probability for c in rows[0]] == sorted((c.probability for c in rows[0]), reverse=True)
+        run.step()
+    assert expected == [list(tokens) for tokens in zip(*run.context.output_ids, strict=True)]
+    with pytest.raises(RequestError, match="row 0 has no next token"):
+        generator.candidates(run)
+
+
+def test_candidates_of_a_run_that_went_back_are_those_it_had(generator: Generator) -> None:
+    with generator.start("the fox", SamplingParams(seed=3, max_new_tokens=9)) as run:
+        run.until(sample)
+        first = generator.candidates(run)
+        total = sum(candidate.probability for candidate in generator.candidates(run, count=10**6))
+        assert total == pytest.approx(1)
+        before = run.step_count
+        run.step()
+        run.until(sample)
+        later = generator.candidates(run, count=5)
+        run.step()
+        run.back(1)
+        assert [c.token_id for c in generator.candidates(run, count=5)] == [c.token_id for c in later]
+        run.goto(before)
+        assert generator.candidates(run) == first
+        with pytest.raises(RequestError, match="rows 0 to 0, but row 1"):
+            generator.candidates(run, row=1)
+
+
+def test_free_rows_are_counted(generator: Generator) -> None:
+    free = generator.free_rows
+    with generator.start(list(PROMPTS[:2])):
+        assert generator.free_rows == free - 2
+    assert generator.free_rows == free
+
+
+def test_phases_offers_every_error_and_shows_its_public_names_only() -> None:
+    import gpu
+    import phases
+    import statemachine
+
+    assert dir(phases) == sorted(phases.__all__)
+    assert dir(statemachine) == sorted(statemachine.__all__)
+    for name in phases.__all__:
+        assert getattr(phases, name).__class__ is not None
+    assert phases.NoFreeRows is gpu.NoFreeRows
+    assert phases.JournalError is statemachine.JournalError
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = phases.Nothing

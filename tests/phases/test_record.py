@@ -22,6 +22,8 @@ from phases.replay import replay
 from statemachine import IllegalMove, Journal, JournalError, PhaseError, Snapshot, SnapshotError, Status, verify
 from statemachine.record.snapshot import load
 
+pytestmark = pytest.mark.slow
+
 CORPUS = sorted((Path(__file__).parents[1] / "journals").glob("schema*"))  # of all versions
 JOURNALS = CORPUS[-1]
 GENERATIONS = [path for folder in CORPUS for path in sorted(folder.glob("*.jsonl")) if path.stem != "walk"]

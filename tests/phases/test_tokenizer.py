@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from chat_checkpoint import write_chat_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, normalizers
 
-from phases.request import RowRequest
+from phases.errors import RequestError
+from phases.request import Message, RowRequest
 from phases.tokenizer import REPLACEMENT, TextStream, Tokenizer
 from phases.tokenizer_files import FastBackend
 
@@ -78,3 +80,36 @@ def test_a_character_comes_with_the_token_that_completes_it(byte_level: Tokenize
 def test_a_character_that_never_completes_is_shown_at_the_end(byte_level: Tokenizer) -> None:
     ids = list(byte_level.encode(RowRequest(prompt="a🦊", raw=True)))[:-1]
     assert pieces_of(byte_level, ids) == ["a", "", "", "", REPLACEMENT]
+
+
+def test_a_template_that_does_not_end_is_a_request_error_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phases import template_limits
+
+    monkeypatch.setattr(template_limits, "SECONDS", 0.2)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer = Tokenizer.from_pretrained(write_chat_checkpoint(tmp_path, template=loop))
+    with pytest.raises(RequestError, match=r"chat template refuses these messages \(roles .*more than 0\.2 seconds"):
+        tokenizer.encode(RowRequest(prompt="hi"))
+
+
+def test_what_a_template_says_is_shown_escaped_and_cut(tmp_path: Path) -> None:
+    shout = "{{ raise_exception('\x1b[31m' + 'no\n' * 10000) }}"
+    tokenizer = Tokenizer.from_pretrained(write_chat_checkpoint(tmp_path, template=shout))
+    with pytest.raises(RequestError, match="refuses these messages") as error:
+        tokenizer.encode(RowRequest(messages=(Message("\x1b[2J", "hi"),)))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+def test_half_characters_are_refused_where_they_come_in() -> None:
+    """Bytes of a command line that are no UTF-8 reach Python as lone surrogates."""
+    for make in (
+        lambda text: RowRequest(prompt=text),
+        lambda text: Message("user", text),
+        lambda text: Message(text, "x"),
+    ):
+        with pytest.raises(RequestError, match="bytes that are not UTF-8") as error:
+            make("caf\udce9")
+        assert str(error.value).isprintable()

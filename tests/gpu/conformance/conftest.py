@@ -84,5 +84,8 @@ def poison() -> Callable[[Engine], None]:
             used = engine.kv_cache.length(row)
             unused = engine.export_kv(row, used, engine.kv_cache.capacity)
             engine.import_kv(row, used, np.full_like(unused, np.nan))
+            if not used:
+                for kept in (False, True):
+                    engine.write_logits(row, np.full(engine.model.vocab, np.nan, np.float32), kept=kept)
 
     return fill

@@ -1,6 +1,7 @@
 """An engine under the machine: paused, saved, taken anywhere in its past, a run's tokens and bits stay the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from phases.generation import machine
 from phases.replay import replay
 from statemachine import Run
 from statemachine.testing import machine_rules, run_rules
+
+pytestmark = pytest.mark.slow
 
 PROMPTS = ["the quick", "Prefill fills the cache"]
 DRAWN = [
@@ -87,11 +90,14 @@ def test_back_and_ahead_again(generator: Generator) -> None:
         assert rest(run) == whole, place
 
 
-def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(generator: Generator) -> None:
+def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(
+    generator: Generator, poison: Callable[[Engine], None]
+) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
     with started(generator) as run:
         run.until(lambda run: run.step_count == 12)
         for place in range(13):
+            poison(generator.engine)
             assert rest(run.fork(place)) == whole, place
         run.resume()
         assert run.context.output_ids == whole
@@ -99,23 +105,27 @@ def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(generator
 
 @pytest.mark.parametrize("kv", ["copy", "recompute"])
 def test_a_snapshot_of_every_place_goes_on_in_its_engine_and_in_the_reference(
-    generator: Generator, reference: Generator, tmp_path: Path, kv: str
+    generator: Generator, reference: Generator, tmp_path: Path, kv: str, poison: Callable[[Engine], None]
 ) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
     for place in places(generator):
         for source, target in ((generator, generator), (generator, reference), (reference, generator)):
             path = tmp_path / f"{place}.snapshot"
             with at(source, place) as run:
-                run.snapshot(path, kv=kv, borrow=False)
+                run.snapshot(path, kv=kv)
+            poison(target.engine)
             assert rest(target.resume(path)) == whole, (place, kv)
     for each in (generator, reference):
         assert each.engine.kv_cache.free == 8
 
 
 @pytest.mark.parametrize("kv", ["copy", "recompute"])
-def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(generator: Generator, tmp_path: Path, kv: str) -> None:
+def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(
+    generator: Generator, tmp_path: Path, kv: str, poison: Callable[[Engine], None]
+) -> None:
     with at(generator, 12) as run:
         run.snapshot(tmp_path / "snapshot", kv=kv)
+    poison(generator.engine)
     resumed = generator.resume(tmp_path / "snapshot", journal=tmp_path / "journal.jsonl", keep=True)
     resumed.digest_every = 1
     resumed.goto(2)  # where Prefill has left its logits
@@ -125,9 +135,12 @@ def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(generator: Genera
     assert verified.divergence is None
 
 
-def test_a_record_is_gone_on_with_from_every_place(generator: Generator, tmp_path: Path) -> None:
+def test_a_record_is_gone_on_with_from_every_place(
+    generator: Generator, tmp_path: Path, poison: Callable[[Engine], None]
+) -> None:
     whole = rest(started(generator, journal=tmp_path / "journal.jsonl"))
     for place in places(generator):
+        poison(generator.engine)
         forked = replay(tmp_path / "journal.jsonl", "fork", generator=generator, at=place)
         assert forked.divergence is None
         assert rest(forked.run) == whole, place
@@ -177,6 +190,36 @@ def test_the_debugger_sees_the_same_logits_wherever_it_comes_from(generator: Gen
         with at(generator, place) as run:
             assert seen(last) == seen(run), place
     assert rest(last) == generator.generate(PROMPTS, DRAWN).output_ids
+
+
+class Interrupted:
+    """An engine whose next decode or sample is interrupted, before its work or after it."""
+
+    def __init__(self, engine: Engine, verb: str, *, after: bool) -> None:
+        self._engine, self._verb, self._after = engine, verb, after
+
+    def __getattr__(self, name: str) -> Any:
+        return self._interrupted if name == self._verb else getattr(self._engine, name)
+
+    def _interrupted(self, rows: Sequence[int]) -> None:
+        if self._after:
+            getattr(self._engine, self._verb)(rows)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("verb", ["decode", "sample"])
+def test_fresh_logits_that_were_interrupted_change_nothing(generator: Generator, verb: str, after: bool) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    for place in range(2, 14):
+        run = at(generator, 14)
+        run.goto(place)
+        engine: Any = Interrupted(generator.engine, verb, after=after)
+        run.context.engine = engine
+        with suppress(KeyboardInterrupt):
+            run.context.fresh_logits()
+        run.context.engine = generator.engine
+        assert rest(run) == whole, place
 
 
 def test_generation_keeps_the_rules(generator: Generator) -> None:

@@ -105,17 +105,17 @@ def test_the_output_is_whole_or_as_before_and_never_what_is_read(phasewalk: Comm
     assert (missing.code, missing.err) == (1, "phasewalk: no/such/folder.svg: No such file or directory\n")
 
 
-def test_diagram_of_a_journal_counts_and_colours(phasewalk: Command, journal: Path) -> None:
-    mermaid = phasewalk("diagram", "--journal", str(journal))[1]
+def test_diagram_of_a_journal_counts_and_colours(phasewalk: Command, batch_journal: Path) -> None:
+    mermaid = phasewalk("diagram", "--journal", str(batch_journal))[1]
     assert "    s2 --> s3 : ~nothing_left 11#215;\n" in mermaid
     assert "    s2 --> s4 : nothing_left 1#215;\n" in mermaid
     assert "    s5 --> s6 : 1#215;\n" in mermaid
     assert re.search(r"class s3 heat\d", mermaid)
     assert "class s6 heat" not in mermaid  # an end takes no time
-    dot = phasewalk("diagram", "--journal", str(journal), "--format", "dot")[1]
+    dot = phasewalk("diagram", "--journal", str(batch_journal), "--format", "dot")[1]
     assert re.search(r'label="decode\\n[\d.]+ [µm]?s · [\d.]+%', dot)
-    assert phasewalk("diagram", "--journal", str(journal), "--highlight", "decode")[1].endswith("class s3 lit\n")
-    code, _, err = phasewalk("diagram", "phases.generation:machine2", "--journal", str(journal))
+    assert phasewalk("diagram", "--journal", str(batch_journal), "--highlight", "decode")[1].endswith("class s3 lit\n")
+    code, _, err = phasewalk("diagram", "phases.generation:machine2", "--journal", str(batch_journal))
     assert code == 2
     assert "not both" in err
 

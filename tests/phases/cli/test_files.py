@@ -110,7 +110,7 @@ def test_a_folder_of_journals_is_verified_whatever_lies_in_it(
     assert "Traceback" not in answer.err
     results = {Path(line.split("│")[1].strip()).name: line.split("│")[3].strip()
                for line in answer.out.splitlines() if ".jsonl" in line}  # fmt: skip
-    assert results.pop("good.jsonl") == "the same"
+    assert results.pop("good.jsonl") == "verified"
     assert set(results.values()) == {"unusable"}
     assert set(results) == {f"{name}.jsonl" for name in
                             ("bad[red]", "deep", "empty", "folder", "fifo", "loop", "nowhere", "device")}  # fmt: skip

@@ -7,19 +7,19 @@ from pathlib import Path
 from command_line import Command
 
 from phases.views.report import report_of
-from statemachine import Divergence, Journal
+from statemachine import Divergence, Journal, Verdict
 
 
 def test_a_divergence_shows_tokens_as_text(journal: Path) -> None:
     divergence = Divergence(5, "sample", "outcome", [66], [67])
-    page = html.unescape(report_of(Journal.open(journal), divergence=divergence))
+    page = html.unescape(report_of(Journal.open(journal), verdict=Verdict(divergence, 5, None)))
     recorded, replayed = (
         re.search(rf"<th>{side}</th>.*?<pre>(.*?)</pre>", page)[1] for side in ("recorded", "replayed")
     )
     assert re.fullmatch(r"\[66\]  '.+'", recorded)
     assert re.fullmatch(r"\[67\]  '.+'", replayed)
     assert recorded != replayed.replace("67", "66")
-    odd = report_of(Journal.open(journal), divergence=Divergence(5, "sample", "outcome", [-1], [10**30]))
+    odd = report_of(Journal.open(journal), verdict=Verdict(Divergence(5, "sample", "outcome", [-1], [10**30]), 5, None))
     assert str(10**30) in odd
 
 

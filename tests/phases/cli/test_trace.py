@@ -17,8 +17,8 @@ def events_of(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["traceEvents"]
 
 
-def test_trace_has_a_track_for_each_row_and_counters(phasewalk: Command, journal: Path) -> None:
-    code, out, err = phasewalk("trace", str(journal), "-o", "trace.json")
+def test_trace_has_a_track_for_each_row_and_counters(phasewalk: Command, batch_journal: Path) -> None:
+    code, out, err = phasewalk("trace", str(batch_journal), "-o", "trace.json")
     assert (code, out) == (0, "")
     assert "ui.perfetto.dev" in err
     events = events_of(Path("trace.json"))
@@ -39,7 +39,7 @@ def test_trace_has_a_track_for_each_row_and_counters(phasewalk: Command, journal
     assert len(speeds) == 12
     assert all(speed > 0 for speed in speeds)
     assert "edit force" in [event["name"] for event in events if event["ph"] == "i"]
-    assert phasewalk("trace", str(journal))[1] == Path("trace.json").read_text()
+    assert phasewalk("trace", str(batch_journal))[1] == Path("trace.json").read_text()
 
 
 @pytest.mark.parametrize("name", ["greedy", "batch", "sampled", "journey"])

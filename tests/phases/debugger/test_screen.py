@@ -11,10 +11,13 @@ from debugger_lines import PARAMS, said
 from gate import Gate
 
 from phases import Generator, RowRequest
+from phases.debugger.dialogs import Asked, Pages
 from phases.debugger.distribution import Distribution
 from phases.debugger.generation import GenerationSession
-from phases.debugger.screen import Asked, DebuggerApp, Pages, picture
+from phases.debugger.screen import DebuggerApp, picture
 from phases.debugger.view import View, glance
+
+pytestmark = pytest.mark.slow
 
 Pilot = Callable[..., Awaitable[None]]
 

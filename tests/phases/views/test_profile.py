@@ -8,6 +8,8 @@ from command_line import Command
 
 from phases import Generator, SamplingParams
 
+pytestmark = pytest.mark.slow
+
 
 def test_profile_parts_add_up_and_numbers_make_sense(phasewalk: Command, chat_folder: Path) -> None:
     code, out, _ = phasewalk("profile", "the fox", "--model", str(chat_folder), "--tokens", "20", "--json")
@@ -18,8 +20,8 @@ def test_profile_parts_add_up_and_numbers_make_sense(phasewalk: Command, chat_fo
     assert value["steps"] == 19
     assert sum(part["share"] for part in value["parts"]) == pytest.approx(1)
     assert all(part["median_ns"] > 0 for part in value["parts"])
-    assert parts["engine"]["share"] == max(part["share"] for part in value["parts"])
-    assert value["step_ns"] == pytest.approx(value["plain_step_ns"], rel=0.5)  # two passes on a busy machine
+    assert parts["engine"]["median_ns"] == max(part["median_ns"] for part in value["parts"])
+    assert 0.2 < value["step_ns"] / value["plain_step_ns"] < 5  # passes that a busy machine may have disturbed
     inner = {part["name"]: part["share"] for part in value["engine_parts"]}
     assert {"linear.Linear", "layers.rms_norm", "layers.Attention.attend_one"} <= set(inner)
     assert sum(inner.values()) == pytest.approx(1, abs=0.05)

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from chromium_program import dump_dom, needs_chromium
 from command_line import Command
+from forging import forged, with_step
 from graphviz_program import needs_dot
 from statemachine_recorded import record
 
 from phases import Generator, SamplingParams
 from phases.views.report import write_report
-from statemachine import Divergence, End, Journal, JournalWriter, Machine, Phase, Run, Transition
+from statemachine import Divergence, End, Journal, JournalWriter, Machine, Phase, Run, Transition, Verdict
+
+pytestmark = pytest.mark.slow
 
 HOSTILE = (
     "<script>alert(1)</script></style></script><img src=x onerror=alert(2)> \"quoted\" 'single' {{ 7*7 }} &amp; -->"
@@ -58,15 +61,13 @@ def test_report_tells_tokens_candidates_and_what_they_were_drawn_from(
 def test_report_verifies_and_shows_a_divergence(phasewalk: Command, journal: Path) -> None:
     assert phasewalk("report", str(journal), "-o", "same.html", "--verify")[0] == 0
     assert "every step was the same" in Path("same.html").read_text()
-    lines = journal.read_text().splitlines(keepends=True)
-    place = next(n for n, line in enumerate(lines) if '"p":"sample"' in line and n > 20)
-    value = json.loads(lines[place])
-    value["o"][0] += 1
-    Path("other.jsonl").write_text("".join([*lines[:place], json.dumps(value) + "\n", *lines[place + 1 :]]))
+    step = next(record for record in Journal.open(journal).records() if record.n > 20 and record.p == "sample")
+    odd = [step.o[0] + 1, *step.o[1:]]
+    forged(journal, Path("other.jsonl"), with_step(step.n, o=odd))
     assert phasewalk("report", "other.jsonl", "-o", "other.html", "--verify")[0] == 3
     page = Path("other.html").read_text()
-    assert f"diverged at step {value['n']}, phase sample: outcome" in page
-    assert json.dumps(value["o"], separators=(",", ":")) in page
+    assert f"diverged at step {step.n}, phase sample: outcome" in page
+    assert json.dumps(odd, separators=(",", ":")) in page
 
 
 def test_report_without_graphviz_tokenizer_or_a_generation(
@@ -125,7 +126,7 @@ def test_report_in_a_real_browser_is_whole_inert_and_asks_for_nothing(
     demo.start(HOSTILE, SamplingParams(temperature=0, max_new_tokens=8), journal=path, digest_every=1).start()
     divergence = Divergence(3, "sample", "outcome", HOSTILE, [HOSTILE], causes=(HOSTILE,), common=(HOSTILE,),
                             detail={"note": HOSTILE})  # fmt: skip
-    write_report(Journal.open(path), tmp_path / "run.html", divergence=divergence)
+    write_report(Journal.open(path), tmp_path / "run.html", verdict=Verdict(divergence, 3, None))
     # A script that the test adds moves a pointer over a token, as a reader would; the policy must let it in.
     page = (tmp_path / "run.html").read_text()
     (tokens,) = about(page)

@@ -30,6 +30,8 @@ from statemachine import (
 )
 from statemachine.record.records import PauseRecord, StepRecord
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[2]
 
 

@@ -33,6 +33,8 @@ from statemachine.execution.resources import Arrays
 from statemachine.record.files import write_whole
 from statemachine.record.snapshot import load
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[2]
 PAGES = "snapshot-pages"
 

@@ -16,6 +16,8 @@ from statemachine_recorded import Draw, Walk, fresh, machine, record, walk
 from statemachine import Journal, JournalError, JournalWriter, Run, Status, verify
 from statemachine.record.records import EndRecord, PauseRecord, SignalRecord, StepRecord
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[2]
 SLACK_NS = 60_000_000  # 50 ms, one step and the time that it takes to write
 

@@ -1,9 +1,9 @@
-"""What panels draw fits into the room that they have."""
+"""Styled text fits into the room that it has."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phases.debugger.panels import bar_of, fitted, percent
+from phases.debugger.styled import bar_of, fitted, percent
 
 
 def test_wide_characters_keep_columns_straight() -> None:

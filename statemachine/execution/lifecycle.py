@@ -1,0 +1,342 @@
+"""The life of a run: what every move of it is made of, so that each is made whole or not at all."""
+
+import warnings
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any, Generic, TypeVar
+from uuid import uuid4
+
+from statemachine.definition.machine import Interpreter, Machine
+from statemachine.definition.phase import End, Phase, Status
+from statemachine.definition.table import Signal, name_of
+from statemachine.errors import IllegalMove, JournalError, PhaseError
+from statemachine.execution import host_state, loop
+from statemachine.execution.driver import Driver
+from statemachine.execution.inbox import Inbox
+from statemachine.execution.observing import Stop, observed
+from statemachine.execution.recorder import Recorder
+from statemachine.execution.resources import Resources
+from statemachine.execution.timeline import Event, Frame, Timeline
+from statemachine.execution.travel import FrameKeeper, state_at
+from statemachine.log import emit
+
+Context = TypeVar("Context")
+Result = TypeVar("Result")
+
+BEHIND_NS = 50_000_000  # a record is never further behind than this, at the next boundary
+LOOK_UP_NS = 1_000_000  # how often the loop looks up from its work
+
+
+class Lifecycle(Generic[Context]):
+    """The state of a run, and the steps that its moves share; `Run` has the moves themselves.
+
+    The timeline decides where a run is. Context, cursor and resources follow it; while a move has them in hand they
+    are `torn`, and whoever moves the run next after an interrupt makes them agree with the timeline again.
+    """
+
+    def __init__(
+        self,
+        machine: Machine[Context],
+        context: Context,
+        *,
+        run_id: str | None = None,
+        interpreter: Interpreter = "compiled",
+        log_steps: bool = False,
+        resources: Resources[Context] | None = None,
+        keep: bool = False,
+        request: Any = None,
+        journal: Recorder | None = None,
+        digest_every: int = 0,
+        forked_from: str | None = None,
+    ) -> None:
+        self.machine = machine
+        self.context = context
+        self.id = run_id or uuid4().hex[:12]
+        self.request = request
+        self.forked_from = forked_from
+        self.resumed: dict[str, Any] | None = None  # from what snapshot, and how, if it was
+        self.resources = resources or Resources()
+        self.journal = journal
+        self.digest_every = digest_every
+        if journal:
+            journal.attach(self.id)
+        program = machine.program(interpreter)
+        self.timeline: Timeline[Context] = Timeline(machine, program)
+        self._program = program
+        self._interpreter: Interpreter = interpreter
+        self._log_steps = log_steps
+        self._keep = keep
+        self._released = False  # the resources are not to be touched any more
+        self._given_back = False  # and were given back
+        self._status = Status.READY
+        self._cursor = loop.Cursor(program.index_of(machine.start.name))
+        self._inbox: Inbox[Context] = Inbox(self._cursor)
+        self._driver = Driver()
+        self._frames = FrameKeeper()
+        self._torn = False  # context and cursor may not agree with the timeline, which decides
+        self._told_at = 0  # ns of the clock: when the recorder was last told
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @property
+    def phase(self) -> Phase[Context, Any]:
+        """The phase that the run rests at, which has not run yet (while running: the one at work)."""
+        return self._program.phases[self._cursor.index]
+
+    @property
+    def phase_name(self) -> str:
+        """The name of that phase."""
+        return self.phase.name
+
+    @property
+    def step_count(self) -> int:
+        """How many steps lie behind the place where the run rests."""
+        return self.timeline.here
+
+    @property
+    def events(self) -> list[Event]:
+        """The signals and edits that have taken effect, each with the number of the step before which it did."""
+        return self.timeline.events_here
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The names of signals that were sent and not taken yet."""
+        return self._inbox.names
+
+    # --- a move -------------------------------------------------------------------------------------------------
+
+    def _move(self, verb: str, allowed: tuple[Status, ...], work: Callable[[], Result]) -> Result:
+        """Do what moves the run, or refuse: it is being driven, or has none of these statuses, or was closed."""
+
+        def moved() -> Result:
+            self._mend()
+            if self._status not in allowed:
+                expected = " or ".join(sorted(allowed))
+                raise IllegalMove(f"cannot {verb} run {self.id}: it is {self._status}, not {expected}")
+            if self._released and not self._status.ended and verb != "close":
+                raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
+            return work()
+
+        try:
+            return self._driver.hold(f"{verb} run {self.id}", moved)
+        finally:
+            self._settle()
+
+    def _mend(self) -> None:
+        """Finish what an interrupt, and a second one after it, cut short."""
+        if not self._torn:
+            if self.phase.final and not self._status.ended:
+                self._rest()
+            return
+        self._begin()
+        self.timeline.mend()
+        if self._status is Status.RUNNING:
+            self._status = self.timeline.ended_as = Status.FAILED
+        elif self._status is not Status.READY:
+            self._status = (self.timeline.rewound is None and self.timeline.ended_as) or Status.PAUSED
+        timeline = self.timeline
+        self._agree(*state_at(timeline, self.context, self.step_count, timeline.events_here))
+        self._rest()
+
+    def _agree(self, scratch: Context, index: int, *, live: bool = True) -> None:
+        """Take over what was worked out aside, so that context, cursor and resources agree with the timeline."""
+        self._torn = True
+        host_state.adopt(self.context, scratch)
+        self._cursor.index = index
+        if self._status is not Status.READY:
+            ended = self.timeline.ended_as if self.timeline.rewound is None else None
+            self._status = ended or Status.PAUSED
+        if live and not self._released:
+            self.resources.sync(self.context)
+        self._torn = False
+
+    def _begin(self, *, on: bool = False) -> None:
+        """Before the run is first touched, keep its origin; before it goes `on`, forget what lay ahead."""
+        if self.timeline.origin is None:
+            self.timeline.origin = Frame(0, self._cursor.index, host_state.save(self.context))
+        if on:
+            self.timeline.cut()
+
+    def _check_place(self, number: int) -> None:
+        first, count = self.timeline.first, self.timeline.count
+        if not first <= number <= count:
+            past = f"; what was before step {first} was not kept" if first else ""
+            raise IllegalMove(f"run {self.id} has {count} recorded steps; there is no place {number}{past}")
+        if self._released:
+            raise IllegalMove(f"run {self.id} has ended and given its resources back; start it with keep=True")
+
+    # --- driving ------------------------------------------------------------------------------------------------
+
+    def _drive(self, *, stop: Stop | None = None, loop: Callable[[], None] | None = None, rests: bool = True) -> None:
+        """Take steps until the run is to rest or has ended; whatever is raised on the way, the run fails of."""
+        if self._status is Status.PAUSED and rests:
+            self._inbox.pause = False
+        if self._status is Status.READY:
+            self._begin()
+            self._log("info", "run.started")
+        try:
+            self._torn = True
+            self._begin(on=True)
+            self._status = Status.RUNNING
+            self._inbox.remind()
+            loop() if loop else self._loop(stop)
+            if not self.phase.final:
+                self._status = Status.PAUSED
+            self._torn = False
+            self._rest(rests=rests)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if stop is None and loop is None and self._status is Status.PAUSED:
+            self._log("info", "run.paused", phase=self.phase.name)
+
+    def _loop(self, stop: Stop | None) -> None:
+        log = (lambda **fields: self._log("debug", "run.step", **fields)) if self._log_steps else None
+        if self.journal:
+            self._cursor.due = 0
+        loop.drive(
+            self._cursor, self._program.rows, self.context, self.timeline, heed=self._heed, tend=self._tend,
+            accept=self.journal.accept if self.journal else None,
+            stop=observed(self.timeline, self.context, stop, digest_every=self.digest_every, log=log),
+        )  # fmt: skip
+
+    def _tend(self, now: int) -> None:
+        """Between two steps: tell the recorder in time, and keep a frame now and then."""
+        journal, cursor = self.journal, self._cursor
+        if journal and (journal.every_step or now - self._told_at >= BEHIND_NS):
+            self._tell(rests=False)
+        self._frames.keep(self.timeline, self.context, cursor.index, now)
+        cursor.due = 0 if journal and journal.every_step else now + LOOK_UP_NS
+
+    def _enter_edit(self, name: str, outcome: Any, *, live: bool = True) -> None:
+        self._begin()
+        scratch = host_state.scratch(self.context, host_state.save(self.context))
+        self.machine.edit(name).apply(scratch, outcome)
+        if self._status is Status.READY:
+            self._log("info", "run.started")
+        self._torn = True
+        self.timeline.enter(Event(self.step_count, "edit", name, outcome))
+        host_state.adopt(self.context, scratch)
+        if live:
+            self.resources.sync(self.context)
+        self._torn = False
+        self._tell()
+        self._log("info", "run.edited", edit=name)
+
+    # --- signals ------------------------------------------------------------------------------------------------
+
+    def _heed(self) -> bool:
+        """Take pending signals, then say whether a pause was asked for."""
+        self._cursor.attention = False
+        self._take_signals()
+        if self._inbox.sent:
+            self._cursor.attention = True  # one that this phase does not take waits for a phase that does
+        if self._inbox.pause and not self.phase.final:
+            self._inbox.pause = False
+            return True
+        return False
+
+    def _take_signals(self) -> None:
+        waiting, timeline = self._inbox.sent, self.timeline
+        while waiting and ((sent := waiting[0]).entered(timeline) or self._takes(sent.signal)):
+            if not sent.entered(timeline):
+                self._begin()
+                sent.event = Event(self.step_count, "signal", sent.signal.name)
+                timeline.enter(sent.event)
+                to = name_of(sent.signal.to)
+                self._log("info", "run.signal", signal=sent.signal.name, phase=self.phase.name, to=to)
+                self._cursor.index = self._program.index_of(to)
+            waiting.popleft()
+
+    def _settle(self) -> None:
+        """Take the signals that are pending while nobody drives the run."""
+
+        def taken() -> None:
+            self._mend()
+            self._torn = True
+            self._take_signals()
+            self._torn = False
+            self._rest()
+
+        waiting = self._inbox.sent
+        while waiting and not self._driver.held and self._takes(waiting[0].signal):
+            try:
+                self._driver.hold(f"signal run {self.id}", taken)
+            except IllegalMove:  # somebody else drives it now, and takes them
+                return
+
+    def _takes(self, signal: Signal[Context]) -> bool:
+        if self.phase.final or self._status.ended or self._released:
+            return False
+        return not signal.sources or self.phase.name in [name_of(source) for source in signal.sources]
+
+    # --- how it ends --------------------------------------------------------------------------------------------
+
+    def _rest(self, *, rests: bool = True) -> None:
+        """The run has come to rest: it has ended, if it stands at an end; the recorder is told."""
+        if self.phase.final and not self._status.ended:
+            assert isinstance(self.phase, End)
+            self._status = self.timeline.ended_as = self.phase.status
+            self._log("info", "run.finished", status=str(self._status))
+        self._tell(rests=rests)
+        if self._status.ended:
+            self._inbox.sent.clear()
+            if not self._keep:
+                self._release()
+
+    def _fail(self, error: BaseException) -> None:
+        """Rest, failed, at the phase that raised, with the context as it was before it."""
+        timeline = self.timeline
+        at_end = self._status.ended or (self.phase.final and timeline.whole)
+        if at_end and not isinstance(error, JournalError):  # an interrupt at the very end changes nothing
+            self._torn = False
+            self._rest()
+            return
+        self._torn = True
+        timeline.mend()
+        timeline.cut()
+        self._status = timeline.ended_as = Status.FAILED
+        try:
+            self._agree(*state_at(timeline, self.context, self.step_count, timeline.events_here), live=False)
+        except Exception as broken:
+            self._torn = False
+            error.add_note(f"its past cannot be folded again: {broken!r}")
+        self._log("error", "run.failed", phase=self.phase.name, error=repr(error))
+        try:
+            if self.journal and not isinstance(error, JournalError):
+                self.journal.write(self, error)
+        except JournalError as lost:  # what went wrong in the phase matters more
+            self._log("error", "run.journal_lost", error=str(lost))
+        finally:
+            if not self._keep:
+                self._release()
+        if isinstance(error, Exception) and not isinstance(error, JournalError):
+            raise PhaseError(run_id=self.id, phase=self.phase.name, step=self.step_count, cause=error) from error
+
+    def _release(self) -> None:
+        if self._given_back:
+            return
+        self._released = True
+        try:
+            self.resources.release(self.context)
+        except Exception as error:
+            self._log("error", "run.not_released", error=repr(error))
+            warnings.warn(f"run {self.id} could not give its resources back: {error!r}", RuntimeWarning, stacklevel=2)
+        finally:
+            if self.journal:
+                try:
+                    if not self._status.ended:
+                        self.journal.write(self)
+                finally:
+                    self.journal.close()
+        self._given_back = True
+
+    def _tell(self, *, rests: bool = True) -> None:
+        if self.journal:
+            self.journal.write(self, rests=rests)
+            self._told_at = perf_counter_ns()
+
+    def _log(self, level: str, event: str, **fields: Any) -> None:
+        emit(level, event, run_id=self.id, machine=self.machine.name, step=self.step_count, **fields)
