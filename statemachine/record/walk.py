@@ -1,7 +1,7 @@
 """A run walks along a record, step by step, to the first place where it behaves otherwise."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,8 @@ class Walk:
             return self._diverged(header.first, phase, "request", header.request, exact.plain(run.request))
         if phase not in run.machine.phases:
             return self._diverged(header.first, phase, "phase", phase, f"none of {', '.join(run.machine.phases)}")
+        if divergence := self._changed(header.began):
+            return divergence
         with _named(self._journal, 1):
             held = self._words.fields(header.origin or {})
             if odd := {*held}.symmetric_difference(map(str, host_state.save(run.context))):
@@ -81,6 +83,7 @@ class Walk:
                 )
             fields = exact.typed_fields(run.context, held)
         run.begin_at(header.first, phase, fields)
+        run.began = header.began
         self.believed = True
         if self._live:
             run.resources.rebuild(run.context)
@@ -90,7 +93,7 @@ class Walk:
     def _begins_late(self) -> bool:
         """Whether the record has no past, and the run has not been brought to where it begins."""
         header, run = self._journal.header, self._run
-        late = header.first > 0 or header.phase
+        late = header.first > 0 or header.phase or header.began is not None
         return bool(late) and run.status is Status.READY and not run.events
 
     def _unknown_pending(self) -> Divergence | None:
@@ -166,22 +169,30 @@ class Walk:
 
     def _origin(self) -> Divergence | None:
         """Whether the run begins with the context, and at the phase, that the recorded one began with."""
-        header, mine = self._journal.header, self.header
-        with _named(self._journal, 1):
-            origin = self._words.fields(header.origin or {})
-        held = {*origin, *(mine.origin or {})} - {*header.opaque, *mine.opaque} if header.origin is not None else ()
-        pairs = {name: (origin.get(name, MISSING), (mine.origin or {}).get(name, MISSING)) for name in held}
-        odd = sorted(name for name, (old, new) in pairs.items() if not exact.same(old, new))
-        phase = self._words.phase_at_start
-        if odd:
-            old, new = ({name: pairs[name][side] for name in odd} for side in (0, 1))
-            words = {name: [exact.shown(plain_text(side)) for side in pairs[name]] for name in odd[:MOST_CHANGES]}
-            changes = [f"context: {exact.shown(name)} {before} -> {after}" for name, (before, after) in words.items()]
-            return self._diverged(header.first, phase, "context", old, new, causes=tuple(changes))
+        header, phase = self._journal.header, self._words.phase_at_start
+        if divergence := self._changed(header.origin):
+            return divergence
         if phase != self._run.phase.name or header.first != self._run.step_count:
             here = f"{self._run.phase.name}, step {self._run.step_count}"
             return self._diverged(header.first, phase, "phase", f"{phase}, step {header.first}", here)
         return None
+
+    def _changed(self, recorded: Mapping[str, Any] | None) -> Divergence | None:
+        """Whether the context, before anything ran, is the one that was recorded then."""
+        if recorded is None:
+            return None
+        header, mine = self._journal.header, self.header.origin or {}
+        with _named(self._journal, 1):
+            recorded = self._words.fields(recorded)
+        held = {*recorded, *mine} - {*header.opaque, *self.header.opaque}
+        pairs = {name: (recorded.get(name, MISSING), mine.get(name, MISSING)) for name in held}
+        odd = sorted(name for name, (old, new) in pairs.items() if not exact.same(old, new))
+        if not odd:
+            return None
+        old, new = ({name: pairs[name][side] for name in odd} for side in (0, 1))
+        words = {name: [exact.shown(plain_text(side)) for side in pairs[name]] for name in odd[:MOST_CHANGES]}
+        changes = [f"context: {exact.shown(name)} {before} -> {after}" for name, (before, after) in words.items()]
+        return self._diverged(header.first, self._words.phase_at_start, "context", old, new, causes=tuple(changes))
 
     def _step(self, record: StepRecord) -> Divergence | None:
         run = self._run

@@ -1,5 +1,6 @@
 """A snapshot is whole or not there, harms no other file, and brings a run back in any process."""
 
+import copy
 import enum
 import os
 import signal
@@ -17,7 +18,6 @@ from statemachine import (
     End,
     IllegalMove,
     Journal,
-    JournalError,
     Machine,
     Phase,
     Resources,
@@ -257,7 +257,7 @@ def test_without_its_past_a_snapshot_does_not_grow(tmp_path: Path) -> None:
         run.snapshot(tmp_path / f"{steps}.snap", history=False)
         sizes.append((tmp_path / f"{steps}.snap").stat().st_size)
     assert abs(sizes[1] - sizes[0]) < 32
-    again = Run(counting(), [0])
+    again = Run(counting(), [1_000_000])
     assert restore(load(tmp_path / "100000.snap"), again) is None
     assert (again.step_count, again.context) == (100_000, [1_050_000])
     again.step()
@@ -339,10 +339,12 @@ def test_every_field_comes_back_in_its_type_in_another_process(tmp_path: Path) -
 
 @pytest.mark.parametrize("context", [{"a": 1, "b": [1, {"c": 2.5}]}, [1, "b", None]])
 def test_a_dict_or_a_list_comes_back(tmp_path: Path, context: Any) -> None:
+    fresh = copy.deepcopy(context)
     run = Run(machine_of_nothing(), context)
     run.step()
+    context[next(iter(context)) if isinstance(context, dict) else 0] = 77  # as a phase would have
     run.snapshot(tmp_path / "a.snap", history=False)
-    again = Run(machine_of_nothing(), {"a": 0, "b": 0} if isinstance(context, dict) else [0, 0, 0])
+    again = Run(machine_of_nothing(), fresh)
     assert restore(load(tmp_path / "a.snap"), again) is None
     assert repr(again.context) == repr(context)
 
@@ -373,8 +375,9 @@ def test_fields_that_came_or_went_are_refused(tmp_path: Path) -> None:
     run.step()
     run.snapshot(tmp_path / "a.snap", history=False)
     for other in ({"a": 1, "b": 2}, {"b": 1}):
-        with pytest.raises(JournalError, match=r"a.snap, line 1: \['.*'\] are fields of the record or of the context"):
-            restore(load(tmp_path / "a.snap"), Run(machine_of_nothing(), other))
+        found = restore(load(tmp_path / "a.snap"), Run(machine_of_nothing(), other))
+        assert found is not None
+        assert found.field == "context"
 
 
 # --- what it belongs to ---------------------------------------------------------------------------------------------
@@ -391,12 +394,16 @@ def test_another_order_is_refused(tmp_path: Path) -> None:
     run.step()
     run.snapshot(tmp_path / "whole.snap")
     run.snapshot(tmp_path / "bare.snap", history=False)
-    other = Run(machine_of_nothing(), Order(999), request={"order": 7})
-    found = restore(load(tmp_path / "whole.snap"), other)
-    assert found is not None
-    assert found.causes[0] == "context: amount 100 -> 999"
-    assert other.context == Order(999)
-    assert other.step_count == 0
+    again = Run(machine_of_nothing(), Order(100), request={"order": 7})
+    assert restore(load(tmp_path / "bare.snap"), again) is None
+    again.snapshot(tmp_path / "bare again.snap", history=False)
+    for name in ("whole", "bare", "bare again"):
+        other = Run(machine_of_nothing(), Order(999), request={"order": 7})
+        found = restore(load(tmp_path / f"{name}.snap"), other)
+        assert found is not None
+        assert found.causes[0] == "context: amount 100 -> 999"
+        assert other.context == Order(999)
+        assert other.step_count == 0
     found = restore(load(tmp_path / "bare.snap"), Run(machine_of_nothing(), Order(100), request={"order": 8}))
     assert found is not None
     assert (found.field, found.recorded, found.replayed) == ("request", {"order": 7}, {"order": 8})
