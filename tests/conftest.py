@@ -1,4 +1,4 @@
-"""What holds for all tests: Ctrl-C reaches the processes that they start, also where the tests run in the background."""
+"""For all tests: Ctrl-C reaches the processes that they start, also where the tests run in the background."""
 
 import signal
 
