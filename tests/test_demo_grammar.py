@@ -10,6 +10,8 @@ import pytest
 from demo_grammar import CHOICE, FUNCTIONS, GRAMMAR, REFERENCE, RULES, WORDS, Drawing
 from demo_text import ABILITIES, HELD_OUT, Turn, chats, draw, is_held_out, turn_of
 
+pytestmark = pytest.mark.slow
+
 CHOICES: dict[str, list[dict[str, Any]]] = GRAMMAR["choices"]
 SETTLED = ("share", "draw")  # entries of a choice's tables that are no rules
 ASKED_FOR = {"ask", "answer", "mentions", "plain_opening", "system"}  # what the reader itself wants of the grammar

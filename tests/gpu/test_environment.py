@@ -12,6 +12,8 @@ import pytest
 from gpu import load_engine
 from gpu.numpy.blas import Blas
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import json, os, sys
 if sys.argv[3]:

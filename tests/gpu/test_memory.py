@@ -15,6 +15,8 @@ from checkpoints import tiny_config, write_checkpoint
 from gpu import CapacityError, CheckpointError, ModelConfig, expected_tensors, load_engine
 from gpu.memory import machine_memory, size
 
+pytestmark = pytest.mark.slow
+
 MEMORY = machine_memory()
 
 

@@ -19,6 +19,8 @@ from statemachine.record.records import EditRecord, StepRecord
 from statemachine.record.snapshot import load, restore
 from statemachine.views.trace import write_trace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, generator: Generator) -> Path:

@@ -9,6 +9,8 @@ import pytest
 from cli_records import record
 from command_line import Command, spawn
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def foreign(chat_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -5,11 +5,14 @@ import os
 import pty
 from pathlib import Path
 
+import pytest
 from cli_records import STEERING
 from command_line import Command, finish, spawn
 
 from phases import Generator, SamplingParams
 from phases.printable import printable
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_step_that_the_record_does_not_reach_is_refused(phasewalk: Command, journal: Path) -> None:

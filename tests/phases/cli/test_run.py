@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import Command, finish
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("--temperature", "0", "--max-new-tokens", "6")
 
 

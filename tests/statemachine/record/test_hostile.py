@@ -18,6 +18,8 @@ from statemachine.views.chart import Chart
 from statemachine.views.tally import Tally
 from statemachine.views.trace import write_trace
 
+pytestmark = pytest.mark.slow
+
 REQUEST = {"seed": 0, "limit": 12}
 
 

@@ -9,6 +9,8 @@ from statemachine_recorded import fresh, record
 
 from statemachine import Journal, JournalError, verify
 
+pytestmark = pytest.mark.slow
+
 
 def test_killed_at_any_moment_it_loses_at_most_the_last_line(tmp_path: Path) -> None:
     for attempt in range(3):
