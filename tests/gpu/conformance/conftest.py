@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from asynchronous_engine import AsynchronousEngine
 from chat_checkpoint import write_chat_checkpoint
+from emulated_device import CAN_EMULATE, emulated
 
 from gpu import Engine, HostEngine, engines, load_engine
 from phases import Generator, SamplingParams
@@ -31,6 +32,7 @@ ENGINES: dict[str, Load] = {
     **{name: partial(load_engine, engine=name) for name in engines()},
     "numpy, 2 threads": partial(load_engine, engine="numpy", threads=2),
     "asynchronous": _asynchronous,
+    **({"cuda, emulated": emulated} if CAN_EMULATE else {}),
 }
 ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
 
