@@ -90,12 +90,14 @@ class CudaDevice:
         """Run a kernel, or record it; it may start before the one before it has ended, and waits by itself."""
         if kernel not in self._kernels:
             self._kernels[kernel] = self._code.get_kernel(kernel)
+            _checked(driver.cuKernelGetFunction(driver.CUkernel(int(self._kernels[kernel].handle))))  # loads it now
         if (grid, threads) not in self._configs:
             self._configs[grid, threads] = LaunchConfig(
                 grid=grid, block=threads, programmatic_stream_serialization=self._dependent
             )
         # cuda.core passes an int in the 8 bytes of a pointer.
-        launch(self._building or self._stream, self._configs[grid, threads], self._kernels[kernel], *parameters)
+        target = self._stream if self._building is None else self._building
+        launch(target, self._configs[grid, threads], self._kernels[kernel], *parameters)
 
     def copy(self, source: Lines, target: Lines) -> None:
         """Copy within the device, or between it and pinned memory."""

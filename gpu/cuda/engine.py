@@ -25,7 +25,7 @@ from gpu.sampling import check_sampling, no_distribution, thresholds
 
 Float32Array = npt.NDArray[np.float32]
 
-_THREADS = {"embed": 256, "rope": 128, "attention": 128, "advance": 256, "sample": 512}
+_THREADS = {"embed": 256, "rope": 128, "attention": 128, "sample": 512}
 _PRODUCT_THREADS = 256
 _HEADS_OF_ROPE = 4  # of a block
 _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
@@ -44,7 +44,7 @@ class CudaEngine(RowKeeper):
     model : ModelConfig
         The shape of the model.
     checkpoint : Checkpoint, optional
-        Its weights; read here. Without one all weights are zero, and whoever measures writes what he likes.
+        Its weights; read here. Without one they are random, which is enough to measure.
     rows : int
         Sequences that fit at once.
     capacity : int
@@ -107,8 +107,11 @@ class CudaEngine(RowKeeper):
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
         self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
         self._weight_bytes = shape.bytes_per_step()
-        if checkpoint is not None:
-            WeightWriter(shape, self._weights, self._staging).write(checkpoint)
+        writer = WeightWriter(shape, self._weights, self._staging)
+        if checkpoint is None:
+            writer.write_random()
+        else:
+            writer.write(checkpoint)
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
@@ -192,8 +195,7 @@ class CudaEngine(RowKeeper):
             def work() -> None:
                 of_rows, at = arena.at("step", 0), arena.at("step", 1)
                 self._layers(tokens, 0, of_rows, at, ways)
-                self._head(tokens, arena.at("everyone"), of_rows)
-                self._launch("advance", (1, 1, 1), tokens, at)
+                self._head(tokens, arena.at("everyone"), of_rows, positions=at)
 
             self._graphs.run(("decode", tokens, ways), work)
             self._step = tuple(rows), tuple(position + 1 for position in positions)
@@ -397,13 +399,14 @@ class CudaEngine(RowKeeper):
             self._product("gate_up", layer, tokens, normed, squares, inner)
             self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
 
-    def _head(self, tokens: int, pick: int, rows: int) -> None:
-        """Launch the product that turns picked tokens into the logits of their rows."""
+    def _head(self, tokens: int, pick: int, rows: int, *, positions: int = 0) -> None:
+        """Launch the product that turns picked tokens into the logits of their rows, and counts positions on."""
         arena = self._arena
         kernel, grid = self._shape.products["head"].launch(tokens)
         self._device.launch(
             kernel, grid, _PRODUCT_THREADS, tokens, self._weights.at("head"), 0, arena.at("normed"),
             arena.at("squares"), arena.at("logits"), 0, 0, 0, pick, rows,
+            positions,
         )  # fmt: skip
 
     def _product(
@@ -414,7 +417,7 @@ class CudaEngine(RowKeeper):
         matrix, bias = self._weights.at(f"{layer}.{name}"), self._weights.optional(f"{layer}.{name}_bias")
         self._device.launch(
             kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
-            next_squares, 0, 0,
+            next_squares, 0, 0, 0,
         )  # fmt: skip
 
     def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:

@@ -5,12 +5,15 @@ import numpy.typing as npt
 
 from gpu.checkpoint.index import Checkpoint
 from gpu.cuda.arena import Arena
+from gpu.cuda.bfloat16 import rounded
 from gpu.cuda.device import Lines
 from gpu.cuda.shape import Shape
 from gpu.cuda.staging import Staging
 from gpu.cuda.tiles import slabs
 
 Float32Array = npt.NDArray[np.float32]
+
+_BLOCK = 4 << 20  # random numbers, again and again
 
 
 class WeightWriter:
@@ -51,6 +54,17 @@ class WeightWriter:
         self._vector("final_norm", read("model.norm.weight"))
         if not model.tied_embeddings:
             self._matrix("head", read("lm_head.weight"))
+
+    def write_random(self, seed: int = 0) -> None:
+        """Write weights that compute nothing in particular, for who measures: norms are 1, and no logit is infinite."""
+        block = rounded(np.random.default_rng(seed).standard_normal(_BLOCK, np.float32) * np.float32(0.02))
+        for name, array in self._shape.weights().items():
+            if array.dtype == "float32":
+                self._vector(name, np.full(array.shape, "norm" in name, np.float32))
+                continue
+            for first in range(0, array.nbytes, block.nbytes):
+                size = min(block.nbytes, array.nbytes - first)
+                self._staging.write(Lines(self._arena.at(name) + first, size), block[: size // 2])
 
     def _matrix(self, name: str, matrix: Float32Array) -> None:
         address = self._arena.at(name)

@@ -31,7 +31,7 @@ template <int KIND, int TILES> struct Block {
 template <int KIND, int TILES>
 __device__ __forceinline__ void product(
     int tokens, const Pack* weights, const float* bias, const bf16* input, const float* squares, void* output,
-    const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows) {
+    const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows, int* positions) {
     using M = Matrix<KIND>;
     using B = Block<KIND, TILES>;
     constexpr int UNITS = B::units, AHEAD = B::ahead;
@@ -51,6 +51,10 @@ __device__ __forceinline__ void product(
         for (int unit = 0; unit < UNITS; ++unit)
             if (i < count) next[i][unit] = load_weights(tile + ((i64)unit * M::tiles + i) * 32);
     wait_for_previous();
+
+    // The last product of a decode step: each row is one token longer, and nothing else in the step asks for that now.
+    if (KIND == HEAD && positions && blockIdx.x == 0 && blockIdx.y == 0)
+        for (int token = threadIdx.x; token < tokens; token += WARPS * 32) positions[token] += 1;
 
     if (M::normed) {
         for (int token = warp; token < B::tokens; token += WARPS) {
@@ -168,9 +172,11 @@ __device__ __forceinline__ void product(
 #define PRODUCT(name, kind, tiles)                                                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_##tiles(                                           \
         i64 tokens, const Pack* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
-        const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows) {             \
+        const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows,               \
+        int* positions) {                                                                                              \
         product<kind, tiles>(                                                                                          \
-            (int)tokens, weights, bias, input, squares, output, next_norm, next_input, next_squares, pick, rows);      \
+            (int)tokens, weights, bias, input, squares, output, next_norm, next_input, next_squares, pick, rows,       \
+            positions);                                                                                                \
     }
 #define PRODUCTS(name, kind) PRODUCT(name, kind, 1) PRODUCT(name, kind, 2) PRODUCT(name, kind, 4)
 PRODUCTS(qkv, QKV)
@@ -199,11 +205,4 @@ extern "C" __global__ void __launch_bounds__(256) embed(
         }
         next_squares[token * HIDDEN_UNITS + unit] = square;
     }
-}
-
-// A decode step is over: each of its rows is one token longer. The last kernel of a step, as all others read this.
-extern "C" __global__ void __launch_bounds__(256) advance(i64 tokens, int* positions) {
-    let_next_start();
-    wait_for_previous();
-    for (int token = threadIdx.x; token < tokens; token += 256) positions[token] += 1;
 }

@@ -26,7 +26,6 @@ using std::min;
 namespace emulation {
 constexpr int STACK = 1 << 16, MOST = 1024;
 struct Barrier {
-    uint32_t mask = 0;
     int arrived = 0;
     uint64_t passed = 0;
 };
@@ -36,9 +35,13 @@ struct Fiber {
     uint64_t seen;
     bool ended;
 };
+struct Meeting {  // of the lanes of a mask; who writes for the next one disturbs nobody who still reads
+    Barrier barrier;
+    uint32_t mask;
+    uint64_t posted[2][32][8];
+};
 struct Warp {
-    std::vector<Barrier> barriers;
-    uint64_t posted[32][8];
+    std::vector<Meeting> meetings;
 };
 static Fiber fibers[MOST];
 static Warp warps[MOST / 32];
@@ -71,28 +74,21 @@ inline void wait(Barrier& barrier, int expected) {
     const int own = current;
     switch_context(&fibers[own].stack_pointer, scheduler);
 }
-inline void wait_warp(uint32_t mask) {
-    Warp& warp = warps[current / 32];
-    for (Barrier& barrier : warp.barriers)
-        if (barrier.mask == mask) return wait(barrier, __builtin_popcount(mask));
-    std::fprintf(stderr, "more masks than expected\n");
-    std::abort();
+inline Meeting& meeting(uint32_t mask) {
+    auto& meetings = warps[current / 32].meetings;
+    for (Meeting& found : meetings)
+        if (found.mask == mask) return found;
+    if (meetings.size() == meetings.capacity()) std::abort();  // they must not move
+    meetings.push_back({{}, mask, {}});
+    return meetings.back();
 }
-inline void know(uint32_t mask) {
-    Warp& warp = warps[current / 32];
-    for (Barrier& barrier : warp.barriers)
-        if (barrier.mask == mask) return;
-    warp.barriers.push_back({mask, 0, 0});
-}
-// Posts numbers, waits for the lanes of the mask, reads theirs, and waits until all have read.
+// Posts numbers, waits for the lanes of the mask, and reads theirs.
 template <class Read> auto exchange(uint32_t mask, const uint64_t* own, int count, Read read) {
-    know(mask);
-    auto& posted = warps[current / 32].posted;
+    Meeting& with = meeting(mask);
+    auto& posted = with.posted[with.barrier.passed % 2];
     for (int i = 0; i < count; ++i) posted[current % 32][i] = own[i];
-    wait_warp(mask);
-    auto result = read(posted);
-    wait_warp(mask);
-    return result;
+    wait(with.barrier, __builtin_popcount(mask));
+    return read(posted);
 }
 static void run() {
     const uint64_t* p = parameters;
@@ -116,8 +112,8 @@ static void run_block(int threads) {
         fibers[i] = {sp, nullptr, 0, false};
     }
     for (int i = 0; i < (threads + 31) / 32; ++i) {
-        warps[i].barriers.clear();
-        warps[i].barriers.reserve(256);
+        warps[i].meetings.clear();
+        warps[i].meetings.reserve(4096);
     }
     block = {};
     alive = threads;
