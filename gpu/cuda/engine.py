@@ -374,6 +374,7 @@ class CudaEngine(RowKeeper):
         model, arena, weights = self.model, self._arena, self._weights
         x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
         qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
+        rope = arena.at("rope")
         table = weights.optional("embedding") or weights.at("head")
         heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
 
@@ -386,11 +387,14 @@ class CudaEngine(RowKeeper):
             of_layer = arena.at("kv_cache", 0, layer)
             next_norm = weights.at("final_norm" if last else f"{layer + 1}.input_norm")
             inner_norm = weights.at(f"{layer}.inner_norm")
-            self._product("qkv", layer, tokens, normed, squares, qkv)
-            self._launch(
-                "rope", (heads, tokens, 1), tokens, qkv, arena.at("rope"), weights.optional(f"{layer}.query_norm"),
-                weights.optional(f"{layer}.key_norm"), rows, positions, of_layer,
-            )  # fmt: skip
+            self._product(
+                "qkv", layer, tokens, normed, squares, qkv, rows=rows, positions=positions, table=rope, cache=of_layer
+            )
+            if model.qk_norm:
+                self._launch(
+                    "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
+                    weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
+                )  # fmt: skip
             self._launch(
                 "attention", (ways, self._shape.head_groups, tokens), tokens, qkv, of_layer, rows, positions, attended,
                 arena.at("partials"), arena.at("arrivals"),
@@ -402,22 +406,25 @@ class CudaEngine(RowKeeper):
     def _head(self, tokens: int, pick: int, rows: int, *, positions: int = 0) -> None:
         """Launch the product that turns picked tokens into the logits of their rows, and counts positions on."""
         arena = self._arena
-        kernel, grid = self._shape.products["head"].launch(tokens)
-        self._device.launch(
-            kernel, grid, _PRODUCT_THREADS, tokens, self._weights.at("head"), 0, arena.at("normed"),
-            arena.at("squares"), arena.at("logits"), 0, 0, 0, pick, rows,
-            positions,
+        self._run_product(
+            "head", tokens, self._weights.at("head"), 0, arena.at("normed"), arena.at("squares"), arena.at("logits"),
+            pick=pick, rows=rows, positions=positions,
         )  # fmt: skip
 
-    def _product(
-        self, name: str, layer: int, tokens: int, given: int, squares: int, result: int, next_norm: int = 0,
-        next_given: int = 0, next_squares: int = 0,
+    def _product(self, name: str, layer: int, tokens: int, *given: int, **more: int) -> None:
+        """Launch a product of a layer; see `product` in products.cu for what it is given."""
+        matrix, bias = self._weights.at(f"{layer}.{name}"), self._weights.optional(f"{layer}.{name}_bias")
+        self._run_product(name, tokens, matrix, bias, *given, **more)
+
+    def _run_product(
+        self, name: str, tokens: int, matrix: int, bias: int, given: int, squares: int, result: int,
+        next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
+        positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
         kernel, grid = self._shape.products[name].launch(tokens)
-        matrix, bias = self._weights.at(f"{layer}.{name}"), self._weights.optional(f"{layer}.{name}_bias")
         self._device.launch(
             kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
-            next_squares, 0, 0, 0,
+            next_squares, pick, rows, positions, table, cache,
         )  # fmt: skip
 
     def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:

@@ -35,9 +35,9 @@ class WeightWriter:
             heads = [f"{before}.self_attn.{name}_proj" for name in "qkv"]
             inner = [f"{before}.mlp.{name}_proj" for name in ("gate", "up")]
             self._vector(f"{layer}.input_norm", read(f"{before}.input_layernorm.weight"))
-            self._matrix(f"{layer}.qkv", read(*(f"{name}.weight" for name in heads)))
+            self._matrix(f"{layer}.qkv", self._paired(read(*(f"{name}.weight" for name in heads))))
             if model.qkv_bias:
-                self._vector(f"{layer}.qkv_bias", read(*(f"{name}.bias" for name in heads)))
+                self._vector(f"{layer}.qkv_bias", self._paired(read(*(f"{name}.bias" for name in heads))))
             if model.qk_norm:
                 self._vector(f"{layer}.query_norm", read(f"{before}.self_attn.q_norm.weight"))
                 self._vector(f"{layer}.key_norm", read(f"{before}.self_attn.k_norm.weight"))
@@ -65,6 +65,19 @@ class WeightWriter:
             for first in range(0, array.nbytes, block.nbytes):
                 size = min(block.nbytes, array.nbytes - first)
                 self._staging.write(Lines(self._arena.at(name) + first, size), block[: size // 2])
+
+    def _paired(self, joined: Float32Array) -> Float32Array:
+        """Put the two numbers that rotary embeddings turn together next to each other.
+
+        Not where heads are normalised first: a kernel of its own turns them then.
+        """
+        model = self._shape.model
+        if model.qk_norm:
+            return joined
+        turned, half = (model.heads + model.kv_heads) * model.head_dim, model.head_dim // 2
+        order = np.arange(len(joined))
+        order[:turned] = order[:turned].reshape(-1, 2, half).transpose(0, 2, 1).reshape(-1)
+        return joined[order]
 
     def _matrix(self, name: str, matrix: Float32Array) -> None:
         address = self._arena.at(name)

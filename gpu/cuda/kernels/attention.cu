@@ -1,7 +1,6 @@
-// Rotary embedding and the write to the cache, then attention over what the cache holds.
-constexpr int HALF = HEAD_DIM / 2;
-
-// One warp a head: normalise it (qk_norm), turn it by its position, and put keys and values into the cache.
+// Attention over what the cache holds; before it, where heads are normalised, rotary embedding and the cache's write.
+#if QK_NORM
+// One warp a head: normalise it, turn it by its position, and put keys and values into the cache.
 extern "C" __global__ void __launch_bounds__(128) rope(
     i64 tokens, float* qkv, const float* table, const float* query_norm, const float* key_norm, const int* rows,
     const int* positions, bf16* cache) {
@@ -18,31 +17,24 @@ extern "C" __global__ void __launch_bounds__(128) rope(
         for (int i = lane; i < HEAD_DIM; i += 32) to[i] = to_bf16(v[i]);
         return;
     }
-    float scale = 1;
     const float* norm = kept < 0 ? query_norm : key_norm;
-    if (QK_NORM) {
-        float sum = 0;
-        for (int i = lane; i < HEAD_DIM; i += 32) sum = __fadd_rn(sum, __fmul_rn(v[i], v[i]));
-        scale = rsqrtf(warp_sum(sum) / HEAD_DIM + EPS);
-    }
+    float sum = 0;
+    for (int i = lane; i < HEAD_DIM; i += 32) sum = __fadd_rn(sum, __fmul_rn(v[i], v[i]));
+    const float scale = rsqrtf(warp_sum(sum) / HEAD_DIM + EPS);
     for (int i = lane; i < HALF; i += 32) {
-        float a = v[i], b = v[i + HALF];
-        if (QK_NORM) {
-            a = __fmul_rn(__fmul_rn(a, scale), norm[i]);
-            b = __fmul_rn(__fmul_rn(b, scale), norm[i + HALF]);
-        }
-        const float cosine = table[(i64)position * HEAD_DIM + i], sine = table[(i64)position * HEAD_DIM + HALF + i];
-        const float turned_a = __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine));
-        const float turned_b = __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine));
-        if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
-            v[i] = __fmul_rn(turned_a, ATTENTION_SCALE);
-            v[i + HALF] = __fmul_rn(turned_b, ATTENTION_SCALE);
+        const float a = __fmul_rn(__fmul_rn(v[i], scale), norm[i]);
+        const float b = __fmul_rn(__fmul_rn(v[i + HALF], scale), norm[i + HALF]);
+        const float2 pair = turned(a, b, table, position, i);
+        if (kept < 0) {
+            v[i] = __fmul_rn(pair.x, ATTENTION_SCALE);
+            v[i + HALF] = __fmul_rn(pair.y, ATTENTION_SCALE);
         } else {
-            to[i] = to_bf16(turned_a);
-            to[i + HALF] = to_bf16(turned_b);
+            to[i] = to_bf16(pair.x);
+            to[i + HALF] = to_bf16(pair.y);
         }
     }
 }
+#endif
 
 // Positions are cut into splits of 256, always at the same places. A split leaves, for each query head, the largest
 // score m, the sum l of exp2(score - m), and the sum o of the values weighed so; splits are merged from the first to the

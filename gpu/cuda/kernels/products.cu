@@ -31,12 +31,14 @@ template <int KIND, int TILES> struct Block {
 template <int KIND, int TILES>
 __device__ __forceinline__ void product(
     int tokens, const Pack* weights, const float* bias, const bf16* input, const float* squares, void* output,
-    const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows, int* positions) {
+    const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows, int* positions,
+    const float* table, bf16* cache) {
     using M = Matrix<KIND>;
     using B = Block<KIND, TILES>;
     constexpr int UNITS = B::units, AHEAD = B::ahead;
     __shared__ float2 partial[WARPS][B::tokens][B::pairs];
     __shared__ float scale[B::tokens];
+    __shared__ int row_of[B::tokens], position_of[B::tokens];  // read early, used late
 
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane >> 2, quad = lane & 3;
     const int first_unit = blockIdx.x * UNITS, first_token = blockIdx.y * B::tokens;
@@ -56,6 +58,11 @@ __device__ __forceinline__ void product(
     if (KIND == HEAD && positions && blockIdx.x == 0 && blockIdx.y == 0)
         for (int token = threadIdx.x; token < tokens; token += WARPS * 32) positions[token] += 1;
 
+    if ((KIND == QKV || KIND == HEAD) && threadIdx.x < B::tokens) {
+        const int token = first_token + threadIdx.x;
+        row_of[threadIdx.x] = token < tokens ? rows[token] : -1;
+        if (KIND == QKV) position_of[threadIdx.x] = token < tokens ? positions[token] : 0;
+    }
     if (M::normed) {
         for (int token = warp; token < B::tokens; token += WARPS) {
             float sum = 0;
@@ -135,7 +142,22 @@ __device__ __forceinline__ void product(
         if (bias && here) sum.x = __fadd_rn(sum.x, bias[column]);
         if (bias && both) sum.y = __fadd_rn(sum.y, bias[column + 1]);
 
-        if (KIND == QKV) {
+        if (KIND == QKV && !QK_NORM) {  // rows 2 i and 2 i + 1 of a query or key head are its numbers i and i + HALF
+            const int row = here ? row_of[local] : -1, position = position_of[local];
+            if (row < 0) continue;
+            const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
+            bf16* to = cache + row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)position * HEAD_DIM;
+            if (kept < KV_HEADS) sum = turned(sum.x, sum.y, table, position, i);
+            if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
+                float* query = (float*)output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
+                query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
+                query[HALF] = __fmul_rn(sum.y, ATTENTION_SCALE);
+            } else {
+                const bool key = kept < KV_HEADS;
+                to[key ? i : within] = to_bf16(sum.x);
+                to[key ? i + HALF : within + 1] = to_bf16(sum.y);
+            }
+        } else if (KIND == QKV) {
             float* to = (float*)output + (i64)token * QKV_WIDTH + column;
             if (here) to[0] = sum.x;
             if (both) to[1] = sum.y;
@@ -143,7 +165,7 @@ __device__ __forceinline__ void product(
             const float gate = sum.x / (1.0f + __expf(-sum.x));
             if (here) ((bf16*)output)[(i64)token * INNER_PADDED + column / 2] = to_bf16(__fmul_rn(gate, sum.y));
         } else if (KIND == HEAD) {
-            const int row = here ? rows[token] : -1;
+            const int row = here ? row_of[local] : -1;
             if (row >= 0) ((float*)output)[(i64)row * VOCAB + column] = sum.x;
             if (row >= 0 && both) ((float*)output)[(i64)row * VOCAB + column + 1] = sum.y;
         } else {
@@ -173,10 +195,10 @@ __device__ __forceinline__ void product(
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_##tiles(                                           \
         i64 tokens, const Pack* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
         const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows,               \
-        int* positions) {                                                                                              \
+        int* positions, const float* table, bf16* cache) {                                                             \
         product<kind, tiles>(                                                                                          \
             (int)tokens, weights, bias, input, squares, output, next_norm, next_input, next_squares, pick, rows,       \
-            positions);                                                                                                \
+            positions, table, cache);                                                                                  \
     }
 #define PRODUCTS(name, kind) PRODUCT(name, kind, 1) PRODUCT(name, kind, 2) PRODUCT(name, kind, 4)
 PRODUCTS(qkv, QKV)

@@ -49,8 +49,8 @@ static Barrier block;
 static void* scheduler;
 static int current, alive;
 static std::vector<char> stacks(MOST * STACK);
-static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
-static uint64_t parameters[12];
+static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+static uint64_t parameters[16];
 
 extern "C" void switch_context(void** save, void* load);
 asm(R"(
@@ -92,7 +92,7 @@ template <class Read> auto exchange(uint32_t mask, const uint64_t* own, int coun
 }
 static void run() {
     const uint64_t* p = parameters;
-    entry(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11]);
+    entry(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15]);
     fibers[current].ended = true;
     --alive;
     if (block.arrived && block.arrived == alive) {

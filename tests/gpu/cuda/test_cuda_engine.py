@@ -6,10 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import write_checkpoint
+from checkpoints import tiny_config, write_checkpoint
 from emulated_device import EmulatedDevice
 
-from gpu import CapacityError, Checkpoint, CheckpointError, Engine, ModelConfig, load_engine, sample, self_check
+from gpu import (
+    CapacityError,
+    Checkpoint,
+    CheckpointError,
+    Engine,
+    ModelConfig,
+    engines,
+    load_engine,
+    sample,
+    self_check,
+)
 from gpu.cuda.engine import CudaEngine
 from gpu.cuda.shape import Shape
 
@@ -32,6 +42,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "heads of 128": ("qwen3", {"head_dim": 128, "num_key_value_heads": 4}),
     "heads of 256": ("llama", {"head_dim": 256, "num_attention_heads": 3, "num_key_value_heads": 3}),
     "wide": ("llama", {"hidden_size": 40, "intermediate_size": 4100, "num_hidden_layers": 1}),
+    "larger": (
+        "llama",
+        {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "head_dim": 64, "vocab_size": 2003},
+    ),
     "llama3 rope": ("llama", {"rope_parameters": LLAMA3}),
     "linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
     "yarn rope": ("qwen3", {"rope_parameters": YARN}),
@@ -91,6 +105,32 @@ def test_bits_are_the_same_at_once_in_pieces_one_by_one_and_in_company(load: Loa
     for row in (in_pieces, one_by_one):
         assert np.array_equal(engine.read_logits(row), expected)
         assert np.array_equal(engine.export_kv(row, 0, 545), cache)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("cuda" not in engines(), reason="needs a device")
+@pytest.mark.parametrize("batch", [1, 4, 8, 32])
+def test_a_step_that_is_repeated_gives_every_bit_again(batch: int) -> None:
+    """On a model that fills the device: a race between kernels, or inside one, would show here and nowhere else."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 4}
+    fields = {"head_dim": 64, "num_hidden_layers": 6, "vocab_size": 32_003, "max_position_embeddings": 2048}
+    with CudaEngine(ModelConfig.from_json(tiny_config(**sizes, **fields)), None, rows=32, capacity=2048) as engine:
+        rows = engine.kv_cache.acquire(batch)
+        random = np.random.default_rng(batch)
+        for row in rows:
+            engine.write_prompt(row, random.integers(0, 32_003, 40 + 37 * row).tolist())
+        engine.prefill(rows)
+        first: list[np.ndarray] | None = None
+        for number in range(300):
+            for row in rows:
+                engine.write_token(row, 17 + row)
+            engine.decode(rows)
+            found = [engine.read_logits(row) for row in rows]
+            assert all(np.isfinite(logits).all() for logits in found)
+            first = first or found
+            assert all(np.array_equal(a, b) for a, b in zip(found, first, strict=True)), number
+            for row in rows:
+                engine.kv_cache.truncate(row, engine.kv_cache.length(row) - 1)
 
 
 def random_rows(random: np.random.Generator, count: int, vocab: int) -> np.ndarray:
