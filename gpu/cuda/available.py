@@ -18,7 +18,7 @@ def missing() -> str | None:
 
         result, *_ = driver.cuInit(0)
     except Exception as error:  # of many kinds: whatever the loader of a library raises
-        return f"no NVIDIA driver was found ({error})"
+        return f"no NVIDIA driver was found ({type(error).__name__})"
     if result != driver.CUresult.CUDA_SUCCESS:
         return f"the NVIDIA driver does not start ({result.name})"
     _, count = driver.cuDeviceGetCount()

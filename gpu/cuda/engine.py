@@ -25,7 +25,7 @@ from gpu.sampling import check_sampling, no_distribution, thresholds
 
 Float32Array = npt.NDArray[np.float32]
 
-_THREADS = {"embed": 256, "rope": 128, "attention": 128, "sample": 512}
+_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512}
 _PRODUCT_THREADS = 256
 _HEADS_OF_ROPE = 4  # of a block
 _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
@@ -147,8 +147,8 @@ class CudaEngine(RowKeeper):
         """Set the row's next token."""
         self._check_token(row, token)
         with self._launching():
-            self._staging.write(self._arena.lines("drawn", row), np.array([token, 0], np.int32))
             self._arrived[row] = None
+            self._staging.write(self._arena.lines("drawn", row), np.array([token, 0], np.int32))
 
     # --- what is computed ---------------------------------------------------------------------------------------
 
@@ -197,6 +197,7 @@ class CudaEngine(RowKeeper):
                 self._layers(tokens, 0, of_rows, at, ways)
                 self._head(tokens, arena.at("everyone"), of_rows, positions=at)
 
+            self._step = None  # until the step is whole: an interrupt may come between
             self._graphs.run(("decode", tokens, ways), work)
             self._step = tuple(rows), tuple(position + 1 for position in positions)
             for row in rows:
@@ -217,6 +218,8 @@ class CudaEngine(RowKeeper):
                     arena.at("step", 1), arena.at("drawn"),
                 )  # fmt: skip
 
+            for row in rows:
+                self._arrived[row] = None
             self._graphs.run(("sample", tokens), work)
             self._fetch(rows)
 
@@ -290,9 +293,9 @@ class CudaEngine(RowKeeper):
                 copies.append((self._arena.lines("drawn", source), self._arena.lines("drawn", target)))
                 if length:
                     copies.append((self._stretch(source, 0, length), self._stretch(target, 0, length)))
+                self._arrived[target] = None
                 for pair in copies:
                     self._device.copy(*pair)
-                self._arrived[target] = None
             self._set_length(target, length)
 
     # --- what there is to see -----------------------------------------------------------------------------------
@@ -374,7 +377,7 @@ class CudaEngine(RowKeeper):
         model, arena, weights = self.model, self._arena, self._weights
         x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
         qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
-        rope = arena.at("rope")
+        rope, attention = arena.at("rope"), self._shape.attention(tokens, ways, self._device.processors)
         table = weights.optional("embedding") or weights.at("head")
         heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
 
@@ -396,9 +399,8 @@ class CudaEngine(RowKeeper):
                     weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
                 )  # fmt: skip
             self._launch(
-                "attention", (ways, self._shape.head_groups, tokens), tokens, qkv, of_layer, rows, positions, attended,
-                arena.at("partials"), arena.at("arrivals"),
-            )  # fmt: skip
+                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
+            )
             self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
             self._product("gate_up", layer, tokens, normed, squares, inner)
             self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
@@ -437,6 +439,7 @@ class CudaEngine(RowKeeper):
             values = np.zeros((2, self._shape.slots), np.int32)
             values[0] = _NOBODY
             values[0, : len(rows)], values[1, : len(rows)] = step
+            self._step = None
             self._staging.write(self._arena.lines("step"), values)
             self._step = step
         return step[1]

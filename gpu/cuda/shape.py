@@ -77,7 +77,7 @@ class Shape:
 
     @property
     def head_groups(self) -> int:
-        """How many blocks attend for a token: each has up to four query heads of one key head."""
+        """How many blocks attend to a split for a token: each has up to four query heads of one key head."""
         queries = next(count for count in (4, 3, 2, 1) if self.model.query_group % count == 0)
         return self.model.heads // queries
 
@@ -96,6 +96,12 @@ class Shape:
         if tokens > self._split_tokens(processors):
             return 1
         return bucket(-(-longest // SPLIT))
+
+    def attention(self, tokens: int, ways: int, processors: int) -> tuple[str, tuple[int, int, int]]:
+        """Name the kernel that attends, and give its grid: heads that share a key go together unless few blocks do."""
+        if tokens * self.head_groups * ways < processors:
+            return "attention_apart", (ways, self.model.heads, tokens)
+        return "attention", (ways, self.head_groups, tokens)
 
     def _split_tokens(self, processors: int) -> int:
         return min(self.slots, -(-2 * processors // self.head_groups))
@@ -142,7 +148,7 @@ class Shape:
             "attended": Array((tokens, up(model.heads * model.head_dim, COLUMNS)), "bfloat16"),
             "inner": Array((tokens, up(model.intermediate, COLUMNS)), "bfloat16"),
             "partials": Array((partials,), "float32"),
-            "arrivals": Array((tokens, self.head_groups), "int32"),
+            "arrivals": Array((tokens, model.heads), "int32"),
         }
 
     def weights(self) -> Plan:

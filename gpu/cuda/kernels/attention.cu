@@ -47,7 +47,7 @@ __host__ __device__ constexpr int divisor(int n, int most) {
     while (n % d) --d;
     return d;
 }
-constexpr int QUERIES = divisor(GROUP, 4);  // heads of a block: they share what is read of the cache
+constexpr int SHARING = divisor(GROUP, 4);  // heads of a block that share what is read of the cache
 __host__ __device__ constexpr int power_of_two(int n) {
     int p = 1;
     while (p < n) p *= 2;
@@ -56,7 +56,7 @@ __host__ __device__ constexpr int power_of_two(int n) {
 constexpr int LANES = power_of_two(HEAD_DIM / 8);  // of a team: 8 numbers of a key each
 constexpr int TEAMS = 128 / LANES;                 // of a block; a team takes every TEAMS-th key
 constexpr int KEYS = 4;                            // that a team reads at once
-constexpr int ELEMENTS = ceil_div(QUERIES * HEAD_DIM, 128);
+template <int QUERIES> constexpr int ELEMENTS = ceil_div(QUERIES * HEAD_DIM, 128);
 #define NOTHING __uint_as_float(0xff800000u)
 
 struct State { float m, l, o; };
@@ -71,15 +71,16 @@ __device__ __forceinline__ void merge(State& into, State other) {
     into.o = __fmaf_rn(other.o, b, __fmul_rn(into.o, a));
 }
 
-struct Shared {
+template <int QUERIES> struct Shared {
     float m[TEAMS][QUERIES], l[TEAMS][QUERIES];
     float o[TEAMS][QUERIES][HEAD_DIM];
 };
 
 // The state of one split, element by element: thread t has elements t, t + 128, ... of [QUERIES, HEAD_DIM].
+template <int QUERIES>
 __device__ __forceinline__ void attend_split(
-    const float (&query)[QUERIES][8], const bf16* keys, const bf16* values, int first, int length, Shared& shared,
-    State (&state)[ELEMENTS]) {
+    const float (&query)[QUERIES][8], const bf16* keys, const bf16* values, int first, int length,
+    Shared<QUERIES>& shared, State (&state)[ELEMENTS<QUERIES>]) {
     const int team = threadIdx.x / LANES, part = threadIdx.x % LANES;
     const bool mine = part * 8 < HEAD_DIM;
     const int end = min(first + SPLIT, length);
@@ -153,7 +154,7 @@ __device__ __forceinline__ void attend_split(
     }
     __syncthreads();
 #pragma unroll
-    for (int e = 0; e < ELEMENTS; ++e) {
+    for (int e = 0; e < ELEMENTS<QUERIES>; ++e) {
         const int element = threadIdx.x + e * 128, q = element / HEAD_DIM, d = element % HEAD_DIM;
         state[e] = {NOTHING, 0, 0};
         if (element >= QUERIES * HEAD_DIM) continue;
@@ -169,10 +170,11 @@ __device__ __forceinline__ void attend_split(
 }
 
 // Grid: splits that are computed beside one another (1: a block does all), groups of QUERIES heads, tokens.
-extern "C" __global__ void __launch_bounds__(128) attention(
-    i64 tokens, const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended,
-    float* partials, int* arrivals) {
-    __shared__ Shared shared;
+template <int QUERIES>
+__device__ __forceinline__ void attend(
+    const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended, float* partials,
+    int* arrivals) {
+    __shared__ Shared<QUERIES> shared;
     __shared__ int last;
     let_next_start();
     wait_for_previous();
@@ -193,15 +195,15 @@ extern "C" __global__ void __launch_bounds__(128) attention(
             query[q][i] = part * 8 < HEAD_DIM
                 ? __ldcg(qkv + token * QKV_WIDTH + (i64)(first_head + q) * HEAD_DIM + part * 8 + i) : 0.0f;
 
-    State total[ELEMENTS], state[ELEMENTS];
+    State total[ELEMENTS<QUERIES>], state[ELEMENTS<QUERIES>];
 #pragma unroll
-    for (int e = 0; e < ELEMENTS; ++e) total[e] = {NOTHING, 0, 0};
+    for (int e = 0; e < ELEMENTS<QUERIES>; ++e) total[e] = {NOTHING, 0, 0};
     const bool alone = gridDim.x == 1 || splits == 1;
     float* stored = partials + (token * HEADS + first_head) * MAX_SPLITS * (HEAD_DIM + 2);
     for (int split = blockIdx.x; split < splits; split += gridDim.x) {
         attend_split(query, keys, values, split * SPLIT, length, shared, state);
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; ++e) {
+        for (int e = 0; e < ELEMENTS<QUERIES>; ++e) {
             const int element = threadIdx.x + e * 128, q = element / HEAD_DIM, d = element % HEAD_DIM;
             if (element >= QUERIES * HEAD_DIM) continue;
             if (alone) {
@@ -229,7 +231,7 @@ extern "C" __global__ void __launch_bounds__(128) attention(
         if (!last) return;
         for (int split = 0; split < splits; ++split)
 #pragma unroll
-            for (int e = 0; e < ELEMENTS; ++e) {
+            for (int e = 0; e < ELEMENTS<QUERIES>; ++e) {
                 const int element = threadIdx.x + e * 128, q = element / HEAD_DIM, d = element % HEAD_DIM;
                 if (element >= QUERIES * HEAD_DIM) continue;
                 const float* from = stored + ((i64)q * MAX_SPLITS + split) * (HEAD_DIM + 2);
@@ -237,9 +239,21 @@ extern "C" __global__ void __launch_bounds__(128) attention(
             }
     }
 #pragma unroll
-    for (int e = 0; e < ELEMENTS; ++e) {
+    for (int e = 0; e < ELEMENTS<QUERIES>; ++e) {
         const int element = threadIdx.x + e * 128;
         if (element < QUERIES * HEAD_DIM)
             attended[token * ATTENDED_PADDED + (i64)first_head * HEAD_DIM + element] = to_bf16(total[e].o / total[e].l);
     }
+}
+
+// Heads that share a key share what is read of the cache; where that makes too few blocks, each has one of its own.
+extern "C" __global__ void __launch_bounds__(128) attention(
+    i64 tokens, const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended,
+    float* partials, int* arrivals) {
+    attend<SHARING>(qkv, cache, rows, positions, attended, partials, arrivals);
+}
+extern "C" __global__ void __launch_bounds__(128) attention_apart(
+    i64 tokens, const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended,
+    float* partials, int* arrivals) {
+    attend<1>(qkv, cache, rows, positions, attended, partials, arrivals);
 }

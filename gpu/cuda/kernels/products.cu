@@ -24,6 +24,7 @@ template <int KIND, int TILES> struct Block {
     // Two units share what is read of the tokens, unless there would be too few blocks for the device.
     static constexpr int units = TILES > 1 || Matrix<KIND>::n >= 8192 ? 2 : 1;
     static constexpr int ahead = TILES == 1 ? 4 : 2;  // tiles of K whose weights are in flight
+    static constexpr bool early = TILES == 1 && units == 2;  // the next tiles of the tokens as well: there are registers
     static constexpr int tokens = 16 * TILES;
     static constexpr int pairs = units * 4;
 };
@@ -87,18 +88,32 @@ __device__ __forceinline__ void product(
             const int source = token >= tokens ? -1 : KIND == HEAD ? pick[token] : token;
             from[i][half] = source < 0 ? nullptr : input + (i64)source * M::stride + begin * 32 + quad * 8;
         }
-    float sums[TILES][UNITS][4] = {};
-    for (int done = 0; done < count; done += AHEAD) {
-        Pack a[AHEAD][TILES][2];
+    auto read_tokens = [&](Pack (&to)[AHEAD][TILES][2], int first) {
 #pragma unroll
         for (int j = 0; j < AHEAD; ++j)
 #pragma unroll
             for (int i = 0; i < TILES; ++i)
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    a[j][i][half] = {0, 0, 0, 0};
-                    if (from[i][half] && done + j < count) a[j][i][half] = load_pack(from[i][half] + (done + j) * 32);
+                    to[j][i][half] = {0, 0, 0, 0};
+                    if (from[i][half] && first + j < count) to[j][i][half] = load_pack(from[i][half] + (first + j) * 32);
                 }
+    };
+    float sums[TILES][UNITS][4] = {};
+    Pack a[AHEAD][TILES][2], later[AHEAD][TILES][2];
+    if (B::early) read_tokens(later, 0);
+    for (int done = 0; done < count; done += AHEAD) {
+        if (B::early) {
+#pragma unroll
+            for (int j = 0; j < AHEAD; ++j)
+#pragma unroll
+                for (int i = 0; i < TILES; ++i)
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) a[j][i][half] = later[j][i][half];
+            read_tokens(later, done + AHEAD);
+        } else {
+            read_tokens(a, done);
+        }
 #pragma unroll
         for (int j = 0; j < AHEAD; ++j) {
             if (done + j >= count) break;

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import tiny_config, write_checkpoint
-from emulated_device import EmulatedDevice
+from emulated_device import CAN_EMULATE, EmulatedDevice
 
 from gpu import (
     CapacityError,
@@ -105,6 +105,27 @@ def test_bits_are_the_same_at_once_in_pieces_one_by_one_and_in_company(load: Loa
     for row in (in_pieces, one_by_one):
         assert np.array_equal(engine.read_logits(row), expected)
         assert np.array_equal(engine.export_kv(row, 0, 545), cache)
+
+
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64")
+def test_bits_do_not_depend_on_how_many_blocks_share_the_work(tmp_path: Path) -> None:
+    """A device of many processors cuts a token's positions and heads in more parts than one of few."""
+    folder = write_checkpoint(tmp_path, max_position_embeddings=1024, num_attention_heads=8, num_hidden_layers=1)
+    model = ModelConfig.from_folder(folder)
+    tokens = np.random.default_rng(0).integers(0, 97, 530).tolist()
+    found = []
+    for processors in (1, 12, 1000):
+        device = EmulatedDevice()
+        device.processors = processors
+        with CudaEngine(model, Checkpoint.open(folder, model), rows=2, capacity=1024, device=device) as engine:
+            rows = engine.kv_cache.acquire(2)
+            for row in rows:
+                engine.write_prompt(row, tokens[row:])
+            engine.prefill(rows)
+            engine.sample(rows)
+            engine.decode(rows)
+            found.append([engine.read_logits(row).tobytes() for row in rows])
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.gpu
