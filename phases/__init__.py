@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from phases.errors import RequestError as RequestError
     from phases.generation import machine as machine
     from phases.generator import Generator as Generator
-    from phases.generator import TextPiece as TextPiece
     from phases.request import Content as Content
     from phases.request import FinishReason as FinishReason
     from phases.request import GenerationRequest as GenerationRequest
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from phases.request import Message as Message
     from phases.request import RowRequest as RowRequest
     from phases.request import SamplingParams as SamplingParams
+    from phases.streaming import TextPiece as TextPiece
     from statemachine.errors import IllegalMove as IllegalMove
     from statemachine.errors import JournalError as JournalError
     from statemachine.errors import PhaseError as PhaseError
@@ -50,7 +50,7 @@ _HOMES = {
     "SamplingParams": "phases.request",
     "SelfCheckError": "gpu.errors",
     "SnapshotError": "statemachine.errors",
-    "TextPiece": "phases.generator",
+    "TextPiece": "phases.streaming",
     "machine": "phases.generation",
 }
 __all__ = list(_HOMES)

@@ -1,9 +1,10 @@
 """CheckStop: the host reads the tokens and decides which rows are finished."""
 
 from phases.context import Generation
+from phases.token_ids import TokenId
 from statemachine import Phase
 
-Tokens = tuple[int, ...]
+Tokens = tuple[TokenId, ...]
 
 
 class CheckStop(Phase[Generation, Tokens]):

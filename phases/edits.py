@@ -7,6 +7,7 @@ from typing import Any
 from phases.context import Generation
 from phases.errors import RequestError
 from phases.request import DEFAULTS, RowRequest, SamplingParams
+from phases.token_ids import Row, TokenId
 from statemachine import Edit
 
 
@@ -14,7 +15,7 @@ from statemachine import Edit
 class Sampling:
     """The parameters that a row is sampled with from now on."""
 
-    row: int
+    row: Row
     params: SamplingParams
 
 
@@ -22,8 +23,8 @@ class Sampling:
 class Forced:
     """Tokens that a row takes next, instead of what would be drawn."""
 
-    row: int
-    tokens: tuple[int, ...]
+    row: Row
+    tokens: tuple[TokenId, ...]
 
 
 class SetSampling(Edit[Generation, Sampling]):

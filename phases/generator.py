@@ -1,10 +1,9 @@
 """The door for applications: a model that generates text, whole, as a stream or step by step."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
 from gpu.checkpoint.files import read_object
@@ -14,10 +13,12 @@ from phases.errors import RequestError
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
 from phases.printable import one_line
-from phases.request import FinishReason, GenerationRequest, GenerationResult, SamplingParams
+from phases.request import GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
+from phases.result import result_of
+from phases.streaming import TextPiece, cancel, fresh_pieces, in_thread
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import IllegalMove, Machine, Run, SnapshotError, Step
+from statemachine import Machine, Run, SnapshotError, Step
 from statemachine.definition.machine import Interpreter
 
 if TYPE_CHECKING:  # what records is imported by those who record: a first token need not wait for it
@@ -27,18 +28,6 @@ DEMO = "the bundled demo model"
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 UNSET = SamplingParams()
 Params = SamplingParams | Sequence[SamplingParams] | None
-
-
-class TextPiece(str):
-    """A piece of streamed text, and the row of the request that it belongs to."""
-
-    __slots__ = ("row",)
-    row: int
-
-    def __new__(cls, text: str, row: int = 0) -> Self:
-        piece = super().__new__(cls, text)
-        piece.row = row
-        return piece
 
 
 class Generator:
@@ -153,7 +142,7 @@ class Generator:
     async def agenerate(self, x: Any, params: Params = None) -> GenerationResult:
         """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
         run = self.start(x, params)
-        await _in_thread(run, run.start)
+        await in_thread(run, run.start)
         return self.result(run)
 
     # --- as it comes --------------------------------------------------------------------------------------------
@@ -167,7 +156,7 @@ class Generator:
         try:
             yield from self.pieces(run)
         finally:
-            _cancel(run)
+            cancel(run)
 
     def pieces(
         self, run: Run[Generation], *, on_step: Callable[[Step], None] | None = None, whole: bool = False
@@ -177,24 +166,24 @@ class Generator:
         Of a run that has text already, only what is new is given, unless `whole` is asked for.
         """
         streams = [TextStream(self.tokenizer) for _ in run.context.slots]
-        for piece in _fresh(run.context, streams):
+        for piece in fresh_pieces(run.context, streams):
             if whole:
                 yield piece
         for step in run:
             if on_step:
                 on_step(step)
             if step.phase == check_stop.name:
-                yield from _fresh(run.context, streams)
+                yield from fresh_pieces(run.context, streams)
 
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
         run = self.start(x, params)
         pieces = self.pieces(run)
         try:
-            while (piece := await _in_thread(run, lambda: next(pieces, None))) is not None:
+            while (piece := await in_thread(run, lambda: next(pieces, None))) is not None:
                 yield piece
         finally:
-            _cancel(run)
+            cancel(run)
 
     # --- the machine itself -------------------------------------------------------------------------------------
 
@@ -284,35 +273,75 @@ class Generator:
         from statemachine.record.snapshot import load, restore
 
         snapshot = load(path) if isinstance(path, str | PathLike) else path
-        request = self._request_of(snapshot.journal)
+        request = self._request_of(snapshot.journal, SnapshotError)
         run = self._run(request, keep=keep, journal=journal, capacity=capacity_of(snapshot.journal))
         run.resumed = {"file": snapshot.path.name, **snapshot.options}
         try:
             divergence = restore(snapshot, run)
-        except ValueError as error:
-            run.close()
-            raise SnapshotError(f"{snapshot.path} does not fit this generator: {error}") from error
+            if divergence:
+                raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         except BaseException:
             run.close()
             raise
-        if divergence:
-            run.close()
-            raise SnapshotError(f"{snapshot.path} cannot be resumed: {divergence.report()}")
         return run
 
-    def _request_of(self, journal: "Journal") -> GenerationRequest:
-        """The request of a record that must have been made with this model and machine."""
+    def recover(
+        self,
+        path: str | PathLike[str],
+        *,
+        every: Literal["50 ms", "step"] = "50 ms",
+        sync: bool = False,
+        keep: bool = False,
+    ) -> Run[Generation]:
+        """A run that goes on where a journal ends whose process was killed, recorded in the same file.
+
+        No token is drawn again; the cache is filled by a prefill of all that there are.
+
+        Parameters
+        ----------
+        path
+            The journal, to which no process writes any more.
+        every
+            When it is written, as `JournalWriter` has it.
+        sync
+            Whether each write is waited for, as `JournalWriter` has it.
+        keep
+            Keep the rows when the run ends, until `run.close()`.
+
+        Raises
+        ------
+        JournalError
+            When it is damaged, is still being written, or belongs to another model, tokenizer or machine.
+        NoFreeRows
+            When the engine has not as many free rows.
+        """
+        from phases.recorded import capacity_of
+        from statemachine import Journal, JournalError, recover
+
+        journal = Journal.open(path)
+        run = self._run(self._request_of(journal, JournalError), keep=keep, capacity=capacity_of(journal))
+        try:
+            if divergence := recover(path, run, every=every, sync=sync):
+                raise JournalError(f"{path} cannot be gone on with: {divergence.report()}")
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def _request_of(self, journal: "Journal", refusal: type[Exception]) -> GenerationRequest:
+        """The request of a record that must have been made with this model; whether the machine fits, play decides."""
         from phases.recorded import request_of
 
+        request = request_of(journal)
         mine, its = self.environment(), journal.header.environment
         wrong = [
-            f"{name} {its.get(name)} -> {mine[name]}" for name in ("model", "tokenizer") if its.get(name) != mine[name]
+            f"{name} {one_line(its.get(name))} -> {mine[name]}"
+            for name in ("model", "tokenizer")
+            if its.get(name) != mine[name]
         ]
-        if journal.header.machine.fingerprint != self.machine.fingerprint:
-            wrong.append(f"machine {journal.header.machine.name!r}, whose table differs")
         if wrong:
-            raise SnapshotError(f"{journal.path} belongs to another {', another '.join(wrong)}")
-        return request_of(journal)
+            raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
+        return request
 
     def environment(self) -> dict[str, Any]:
         """Everything besides the request and the machine that can change a bit: engine, model, versions, threads."""
@@ -330,18 +359,7 @@ class Generator:
 
     def result(self, run: Run[Generation]) -> GenerationResult:
         """What a run has generated so far; rows that have not ended count as cancelled."""
-        context = run.context
-        texts = context.output_texts or [self.tokenizer.decode(ids) for ids in context.output_ids]
-        first, per_token = _timings(run)
-        return GenerationResult(
-            output_ids=[list(ids) for ids in context.output_ids],
-            output_texts=list(texts),
-            finish_reasons=[reason or FinishReason.CANCELLED for reason in context.finish_reasons],
-            prompt_tokens=[len(ids) for ids in context.prompt_ids] or [0] * len(context.slots),
-            output_tokens=[len(ids) for ids in context.output_ids],
-            time_to_first_token=first,
-            time_per_token=per_token,
-        )
+        return result_of(run, self.tokenizer)
 
     @property
     def free_rows(self) -> int:
@@ -372,52 +390,6 @@ class Generator:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _fresh(context: Generation, streams: list[TextStream]) -> Iterator[TextPiece]:
-    """The text that the tokens of the last CheckStop complete."""
-    for row, stream in enumerate(streams):
-        ids = context.output_ids[row]
-        piece = "".join(stream.push(token) for token in ids[stream.count :])
-        if row not in context.live:
-            piece += stream.finish()
-        if piece:
-            yield TextPiece(piece, row)
-
-
-def _timings(run: Run[Generation]) -> tuple[float, float]:
-    """Seconds of work to the first token, and a token after that (their mean)."""
-    first = total = 0.0
-    tokens = 0
-    for step in run.steps():
-        total += step.elapsed_ns / 1e9
-        if step.phase == check_stop.name:
-            tokens += 1
-            last = total
-            if tokens == 1:
-                first = total
-    return first, (last - first) / (tokens - 1) if tokens > 1 else 0.0
-
-
-def _cancel(run: Run[Generation]) -> None:
-    """Cancel a run unless it has ended."""
-    with suppress(IllegalMove):  # it may end between the question and the signal
-        if not run.status.ended:
-            run.signal("cancel")
-
-
-async def _in_thread(run: Run[Generation], work: Callable[[], Any]) -> Any:
-    """Do work that drives a run in a thread; when the task is cancelled, cancel the run and wait for the thread."""
-    import asyncio  # takes 40 ms, which only those who use it need wait for
-
-    future = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        _cancel(run)
-        with suppress(Exception):
-            await future
-        raise
 
 
 def _defaults(folder: Path) -> SamplingParams:

@@ -1,14 +1,36 @@
 """A digest of logits: enough to see that they differ in a bit, and by how much it matters."""
 
 import hashlib
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from phases.context import Generation
+from phases.token_ids import Row, TokenId
 
 TOP = 4  # how many of the largest logits are kept
+
+
+class RowDigest(msgspec.Struct, forbid_unknown_fields=True):
+    """The digest of one row's logits, as a record holds it."""
+
+    row: Row
+    hash: Annotated[str, msgspec.Meta(max_length=100)]
+    ids: Annotated[list[TokenId], msgspec.Meta(max_length=1000)]  # of the largest logits, the largest first
+    logits: list[float | None]  # None: it was not finite
+    logsumexp: float | None
+
+    @property
+    def probabilities(self) -> list[tuple[int, float]]:
+        """The ids of the likeliest tokens with their probabilities at temperature 1, as far as they are known."""
+        total = self.logsumexp
+        if total is None:
+            return []
+        pairs = zip(self.ids, self.logits, strict=True)
+        return [(token, math.exp(min(0.0, logit - total))) for token, logit in pairs if logit is not None]
 
 
 def of_rows(context: Generation, rows: Iterable[int]) -> list[dict[str, Any]]:
@@ -31,19 +53,35 @@ def _digest(logits: "np.ndarray[Any, np.dtype[np.float32]]") -> dict[str, Any]:
     return {"hash": digest, "ids": [int(token) for token in largest], "logits": values, "logsumexp": total}
 
 
+def read(value: Any) -> list[RowDigest]:
+    """The digests of a record, one a row.
+
+    Raises
+    ------
+    ValueError
+        When it is no digest of logits.
+    """
+    digests = msgspec.convert(value, list[RowDigest])
+    for digest in digests:
+        if not 1 <= len(digest.ids) == len(digest.logits):
+            raise ValueError(f"a digest has as many ids as logits, not {len(digest.ids)} and {len(digest.logits)}")
+    return digests
+
+
 def explain(recorded: Any, replayed: Any) -> dict[str, Any]:
     """The first row that differs: margins between the two likeliest tokens, the largest difference, and who leads."""
-    for old, new in zip(recorded, replayed, strict=False):
-        if old["hash"] == new["hash"]:
+    for old, new in zip(read(recorded), read(replayed), strict=False):
+        if old.hash == new.hash:
             continue
-        before, after = (dict(zip(row["ids"], row["logits"], strict=True)) for row in (old, new))
-        both = [abs(before[i] - after[i]) for i in before if i in after and None not in (before[i], after[i])]
+        before, after = (dict(zip(row.ids, row.logits, strict=True)) for row in (old, new))
+        pairs = [(before[token], after[token]) for token in before if token in after]
+        both = [abs(one - other) for one, other in pairs if one is not None and other is not None]
         return {
-            "row": old["row"],
-            "recorded_margin": _margin(old["logits"]),
-            "replayed_margin": _margin(new["logits"]),
+            "row": old.row,
+            "recorded_margin": _margin(old.logits),
+            "replayed_margin": _margin(new.logits),
             "largest_difference": max(both, default=None),
-            "likeliest_token": "the same" if old["ids"][0] == new["ids"][0] else f"{old['ids'][0]} -> {new['ids'][0]}",
+            "likeliest_token": "the same" if old.ids[0] == new.ids[0] else f"{old.ids[0]} -> {new.ids[0]}",
         }
     return {}
 

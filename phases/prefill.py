@@ -4,9 +4,10 @@ from typing import Any
 
 from phases import logits_digest
 from phases.context import Generation
+from phases.token_ids import Length
 from statemachine import Phase
 
-Lengths = tuple[int, ...]
+Lengths = tuple[Length, ...]
 
 
 class Prefill(Phase[Generation, Lengths]):

@@ -4,8 +4,9 @@ import msgspec
 
 from phases.request import GenerationRequest
 from statemachine import Journal, JournalError
+from statemachine.record.exact import shown
 
-MOST_ROWS, MOST_TOKENS = 65_536, 2**31 - 1
+MOST_ROWS, MOST_TOKENS = 4096, 2**31 - 1
 
 
 def request_of(journal: Journal) -> GenerationRequest:
@@ -13,7 +14,9 @@ def request_of(journal: Journal) -> GenerationRequest:
     try:
         request = msgspec.convert(journal.header.request, GenerationRequest)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise JournalError(f"{journal.path} records no generation: its request is damaged ({error})") from error
+        raise JournalError(
+            f"{journal.path} records no generation: its request is damaged ({shown(str(error))})"
+        ) from error
     if len(request.requests) > MOST_ROWS:
         raise JournalError(f"{journal.path} records no generation: it has {len(request.requests)} rows")
     return request

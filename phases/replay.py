@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
+from os.path import expanduser, isdir
 from typing import TYPE_CHECKING, Any, Literal
 
 from phases.context import Generation
 from phases.generation import machine as generation_machine
-from phases.recorded import capacity_of, request_of
-from statemachine import Divergence, Journal, Run, Verdict, play, verify
+from phases.recorded import MOST_ROWS, MOST_TOKENS, capacity_of, request_of
+from statemachine import Divergence, Journal, JournalError, Run, Verdict, play, verify
+from statemachine.record.exact import shown
 
 if TYPE_CHECKING:
     from phases.generator import Generator
 
 Mode = Literal["verify", "play", "fork"]
+
+MOST_THREADS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +104,33 @@ def played_run(journal: Journal) -> Run[Generation]:
 def load_generator(
     journal: Journal, *, model: str | None = None, progress: Callable[[int, int], None] | None = None
 ) -> "Generator":
-    """Load the model that a journal names (or that stands elsewhere now), with its capacity, rows and threads."""
+    """Load the model that a journal names (or that stands elsewhere now), with its capacity, rows and threads.
+
+    A journal comes from anywhere and can name anything: what it names is loaded if it is a folder here, and never asked
+    for at the hub; name it in `model` for that.
+
+    Raises
+    ------
+    JournalError
+        When it names what is no folder here, or numbers that no model is loaded with.
+    CheckpointError
+        When the model cannot be loaded.
+    """
     from phases.generator import DEMO, Generator
 
     environment = journal.header.environment
     source = model or environment.get("source", DEMO)
-    options: dict[str, Any] = {
-        name: environment[key]
-        for name, key in (("max_batch", "rows"), ("capacity", "capacity"), ("threads", "threads"))
-        if isinstance(environment.get(key), int)
-    }
+    if model is None and source != DEMO and not (isinstance(source, str) and source and isdir(expanduser(source))):
+        raise JournalError(f"{journal.path} names the model {shown(source)!r}, which is no folder here: name a model")
+    options: dict[str, Any] = {}
+    for name, key, most in (
+        ("max_batch", "rows", MOST_ROWS), ("capacity", "capacity", MOST_TOKENS), ("threads", "threads", MOST_THREADS)
+    ):  # fmt: skip
+        number = environment.get(key)
+        if number is not None and (type(number) is not int or not 1 <= number <= most):
+            raise JournalError(f"{journal.path}: {shown(number)} {key} are none that a model is loaded with")
+        options[name] = number
+    options["max_batch"] = options["max_batch"] or len(request_of(journal).requests)
     path = None if source == DEMO else str(source)
     return Generator.from_pretrained(path, str(environment.get("engine", "auto")), progress=progress, **options)
 

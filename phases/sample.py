@@ -1,9 +1,10 @@
 """Sample: one token a row is drawn from its logits, in place, where the logits are."""
 
 from phases.context import Generation
+from phases.token_ids import TokenId
 from statemachine import Phase
 
-Tokens = tuple[int, ...]
+Tokens = tuple[TokenId, ...]
 
 
 class Sample(Phase[Generation, Tokens]):

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 from phases.context import Generation
 from phases.errors import PromptTooLong, RequestError
+from phases.token_ids import TokenId
 from statemachine import Phase
 
 if TYPE_CHECKING:
     from gpu import ModelConfig
 
-Prompts = tuple[tuple[int, ...], ...]
+Prompts = tuple[tuple[TokenId, ...], ...]
 
 
 class Tokenize(Phase[Generation, Prompts]):

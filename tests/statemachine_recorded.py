@@ -1,11 +1,17 @@
-"""A machine to record: it counts, draws seeded numbers, and can be edited and cancelled. Also a program of its own."""
+"""A machine to record: it counts, draws seeded numbers, can be edited and cancelled. And what forges its records."""
 
-import sys
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
+from zlib import crc32
+
+import msgspec
 
 from statemachine import Edit, End, JournalWriter, Machine, Phase, Run, Signal, Status, Transition, guard
+from statemachine.record.writer import seal
 
 
 @dataclass(slots=True)
@@ -57,22 +63,24 @@ def odd(context: Walk) -> bool:
     return context.drawn[-1] % 2 == 1
 
 
-draw, note = Draw(), Note()
-machine = Machine(
-    "walk",
-    start=draw,
-    transitions=[
+def walk(draw: Draw, **options: Any) -> Machine[Walk]:
+    """The machine, with this phase that draws."""
+    note = Note()
+    table = [
         Transition(draw, note, odd & ~far_enough),
         Transition(draw, draw, ~odd & ~far_enough),
         Transition(draw, End("done"), far_enough),
         Transition(note, draw),
-    ],
-    signals=[Signal("stop", to=End("stopped", status=Status.CANCELLED)), Signal("skip", to=note, sources=(draw,))],
-    edits=[AddBonus("bonus")],
-)
+    ]
+    signals = [Signal("stop", to=End("stopped", status=Status.CANCELLED)), Signal("skip", to=note, sources=(draw,))]
+    return Machine("walk", start=draw, transitions=table, signals=signals, edits=[AddBonus("bonus")], **options)
 
 
-def record(path: Path, *, seed: int = 0, limit: int = 20, **options: object) -> Run[Walk]:
+draw = Draw()
+machine = walk(draw)
+
+
+def record(path: Path, *, seed: int = 0, limit: int = 20, **options: Any) -> Run[Walk]:
     """Record a whole run."""
     run = Run(
         machine, Walk(seed, limit), journal=JournalWriter(path), request={"seed": seed, "limit": limit}, **options
@@ -89,5 +97,20 @@ def fresh(path: Path) -> Run[Walk]:
     return Run(machine, Walk(request["seed"], request["limit"]), request=request)
 
 
-if __name__ == "__main__":  # record for ever, until somebody kills it
-    record(Path(sys.argv[1]), limit=10**9)
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a journal as plain values, the header first."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def forge(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+    """Write records as somebody would who wants them believed: with a chain that fits."""
+    chain, data = 0, b""
+    for number, record in enumerate(values := list(records)):
+        line = msgspec.json.encode({name: value for name, value in record.items() if name != "c"}) + b"\n"
+        if record.get("type") == "end" or number == len(values) - 1:
+            line, chain = seal(line, chain)
+        else:
+            chain = crc32(line, chain)
+        data += line
+    path.write_bytes(data)
+    return path

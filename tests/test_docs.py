@@ -30,6 +30,8 @@ from sybil import Document, Example, Region
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["phasewalk"]  # a fixture
 
 ROOT = Path(__file__).parent.parent

@@ -48,8 +48,8 @@ def check_snapshot(path: Path | None, *, force: bool, resumed: Path | None = Non
         return
     if journal is not None and path.absolute() == journal.absolute():
         raise typer.BadParameter(f"{path} cannot be journal and snapshot both", param_hint=option)
-    if path.is_symlink() and not path.exists():
-        raise typer.BadParameter(f"{path} is a link to nothing; remove it or choose another name", param_hint=option)
+    if path.is_symlink():
+        raise typer.BadParameter(f"{path} is a link, which is never replaced; name a plain file", param_hint=option)
     if kind := _kind(path):
         raise typer.BadParameter(f"{path} is {kind}; a snapshot is a regular file", param_hint=option)
     mine = resumed is not None and path.exists() and path.samefile(resumed)

@@ -157,6 +157,7 @@ def _found(verdict: "Verdict") -> str:
     if verdict.complete:
         return f"verified, {verdict.steps} steps, {verdict.ended}"
     where = f", paused at {verdict.paused_at}" if verdict.paused_at else ""
+    where += f", broken off by {verdict.interrupted}" if verdict.interrupted else ""
     return f"incomplete: ends at step {verdict.ends_at}{where}; {verdict.steps} steps are the same"
 
 
@@ -166,13 +167,9 @@ def _notes(done: "Replay") -> list[str]:
     if verdict and verdict.passed_over:
         notes.append(f"{verdict.passed_over} steps that the run went back from do not count, and were not compared")
     if verdict and verdict.differences and not verdict.divergence:
-        notes.append(f"the header differs, though every step agrees: {'; '.join(verdict.differences)}")
+        notes.append(f"every step agrees, but note: {'; '.join(verdict.differences)}")
     if done.journal.torn:
         notes.append(f"its last line was never finished ({done.journal.torn} bytes, not read)")
-    if not done.journal.chained:
-        notes.append("its checksums were passed over")
-    elif done.journal.header.schema == 1:
-        notes.append("it has no checksums, as it was recorded by an early version")
     return notes
 
 

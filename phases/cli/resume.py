@@ -14,8 +14,8 @@ from phases.cli.screen import loading_bar
 def resume(
     path: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="What run --snapshot saved.", exists=True, dir_okay=False,
-                       callback=readable_file),
+        typer.Argument(metavar="FILE", help="What run --snapshot saved, or the journal of a run that was killed.",
+                       exists=True, dir_okay=False, callback=readable_file),
     ],
     model: Annotated[
         str | None,
@@ -35,16 +35,33 @@ def resume(
     phasewalk run "Tell me a story about a fox." --snapshot fox.snap   (then Ctrl-C)
 
     phasewalk resume fox.snap
+
+    A journal whose run was killed is gone on with in the same file; no finished step runs again.
+
+    phasewalk resume fox.jsonl
     """
     from phases.replay import load_generator
+    from statemachine import Journal
     from statemachine.record.snapshot import load
 
     check_new(journal, "--journal")
-    check_snapshot(snapshot or path, force=force, resumed=path, journal=journal)
-    saved = load(path)
-    model = model_of(saved.journal, model)
+    saved = None if _is_journal(path) else load(path)
+    if saved is None and journal is not None:
+        raise typer.BadParameter("a journal is gone on with in its own file", param_hint="--journal")
+    if saved is not None and snapshot is None:
+        snapshot = path
+    if snapshot is not None:
+        check_snapshot(snapshot, force=force, resumed=path if saved else None, journal=journal if saved else path)
+    record = saved.journal if saved else Journal.open(path)
+    model = model_of(record, model)
     with loading_bar(model or "the demo model") as progress:
-        generator = load_generator(saved.journal, model=model, progress=progress)
+        generator = load_generator(record, model=model, progress=progress)
     with generator:
-        run = generator.resume(saved, journal=journal)
-        drive(generator, run, snapshot=snapshot or path, stats=stats, phases=phases, as_json=as_json)
+        run = generator.resume(saved, journal=journal) if saved else generator.recover(path)
+        drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
+
+
+def _is_journal(path: Path) -> bool:
+    """Whether it begins as a journal does; a snapshot begins with a length."""
+    with path.open("rb") as file:
+        return file.read(1) == b"{"

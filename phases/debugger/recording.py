@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from phases import logits_digest
 from phases.context import Generation
 from phases.debugger.errors import DebuggerError
 from phases.replay import played_run
-from statemachine import Journal, Run
+from statemachine import Journal, JournalError, Run
+from statemachine.record.exact import shown
 from statemachine.record.records import ErrorRecord, StepRecord
 from statemachine.record.replay import play
 
@@ -50,12 +52,22 @@ class Recording:
         for record in self.journal.timeline():
             if isinstance(record, StepRecord):
                 steps = record.n + 1
-                if record.d is not None:
-                    self._digests[record.n] = record.d
+                if record.d is not None and record.p in DIGESTED:
+                    self._digests[record.n] = self._checked(record)
             elif isinstance(record, ErrorRecord):
                 self.notice = f"the recorded run failed in {record.p}: {record.exception}: {record.message}"
         if self.journal.torn:
             self.notice = f"the last line of {self.journal.path} was never finished; {steps} steps are whole"
+
+    def _checked(self, record: StepRecord) -> Any:
+        """The digest of a step, which the record of any machine could have made up."""
+        try:
+            logits_digest.read(record.d)
+        except ValueError as error:
+            raise JournalError(
+                f"{self.journal.path}: step {record.n} has no digest of logits: {shown(str(error))}"
+            ) from error
+        return record.d
 
     def _ready(self) -> Run[Generation]:
         ready = played_run(self.journal)

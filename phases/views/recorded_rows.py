@@ -1,14 +1,16 @@
 """Walks a recorded generation row by row: who took part in each step, its tokens, candidates and cache lengths."""
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from phases import logits_digest
 from phases.context import Generation
 from phases.generation import machine
 from phases.recorded import capacity_of, request_of
 from statemachine import Journal, JournalError
-from statemachine.record.exact import typed
+from statemachine.record.exact import shown, typed
 from statemachine.record.records import EditRecord, StepRecord
 
 KNOWN = dict(machine.phases)
@@ -53,7 +55,11 @@ class RecordedRows:
         self._drawn_from: dict[int, Any] = {}  # ... that the token just drawn was drawn from
 
     def step(self, record: StepRecord) -> Walked:
-        """Take a step."""
+        """Take a step; raises JournalError if it does not fit a generation, or what went before."""
+        with self._naming(record):
+            return self._walked(record)
+
+    def _walked(self, record: StepRecord) -> Walked:
         phase, context = KNOWN.get(record.p), self.context
         if phase is None:
             return Walked(())
@@ -63,26 +69,29 @@ class RecordedRows:
         outcome = typed(record.o, phase)
         tokens = self._tokens(record, rows, outcome) if record.p == "check_stop" and outcome is not None else ()
         if outcome is not None:
-            try:
-                phase.apply(context, outcome)
-            except (ValueError, IndexError) as error:
-                raise JournalError(
-                    f"{self._path}: the outcome of step {record.n} ({record.p}) does not fit what went before: {error}"
-                ) from error
-        for digest in record.d or ():
-            if isinstance(digest, dict) and digest.get("logsumexp") is not None:
-                self._coming[digest["row"]] = tuple(
-                    (token, math.exp(logit - digest["logsumexp"]))
-                    for token, logit in zip(digest["ids"], digest["logits"], strict=False)
-                    if logit is not None
-                )
+            phase.apply(context, outcome)
+        if record.d is not None:
+            self._coming |= {row.row: tuple(row.probabilities) for row in logits_digest.read(record.d)}
         return Walked(rows, tokens)
 
     def edit(self, record: EditRecord) -> None:
         """Take an edit; one that the built-in machine does not know is let pass."""
         known = {edit.name: edit for edit in machine.edits}
         if record.name in known:
-            known[record.name].apply(self.context, typed(record.o, known[record.name]))
+            with self._naming(record):
+                known[record.name].apply(self.context, typed(record.o, known[record.name]))
+
+    @contextmanager
+    def _naming(self, record: StepRecord | EditRecord) -> Iterator[None]:
+        """Tell of what does not fit a generation, or what went before, as an error that names file and step."""
+        name = record.p if isinstance(record, StepRecord) else f"edit {record.name}"
+        try:
+            yield
+        except Exception as error:
+            raise JournalError(
+                f"{self._path}: what step {record.n} ({shown(name)}) came to does not fit what went before: "
+                f"{shown(str(error))}"
+            ) from error
 
     def _rows(self, phase: str) -> tuple[int, ...]:
         """The rows that take part in a phase that is about to run."""

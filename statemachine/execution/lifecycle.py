@@ -55,6 +55,7 @@ class Lifecycle(Generic[Context]):
         self.request = request
         self.forked_from = forked_from
         self.resumed: dict[str, Any] | None = None  # from what snapshot, and how, if it was
+        self.began: dict[str, Any] | None = None  # its first host fields in plain values, if its past was left behind
         self.resources = resources or Resources()
         self.journal = journal
         self.digest_every = digest_every

@@ -17,6 +17,7 @@ class Account(Protocol):
     digest_every: int
     forked_from: str | None
     resumed: dict[str, Any] | None
+    began: dict[str, Any] | None
     resources: Resources[Any]
 
     @property

@@ -196,6 +196,8 @@ class Run(Lifecycle[Context]):
             raise IllegalMove(f"run {self.id} rests at {self.phase.name!r}, but {name!r} is taken only at {sources}")
         self._inbox.send(signal)
         self._settle()
+        if wait and self._status in AT_REST and not self._driver.held:
+            self._move("signal", ANY, self._tell)  # so that it is in the record, wherever the process ends
 
     def edit(self, name: str, /, **arguments: Any) -> Any:
         """Make a change that the machine knows to a resting run; it is recorded. Gives what the arguments came to.

@@ -16,6 +16,7 @@ from statemachine.errors import JournalError, OutcomeError
 MAX_LINE = 16 * 2**20  # bytes; a longer line is no record of ours
 MAX_OUTCOME = MAX_LINE - 2**20  # bytes
 SMALLEST, LARGEST = 2**63, 2**64  # between minus the one and the other is an integer that every reader knows
+SHORT = 100_000  # so many integers fit into any line
 SIMPLE = {str, bool, type(None)}
 
 encoder = msgspec.json.Encoder()
@@ -25,7 +26,13 @@ _encode = encoder.encode
 
 def check(outcome: Any) -> None:
     """Raise OutcomeError unless an outcome comes back from a record as it went in (up to its type, see `typed`)."""
-    if type(outcome) is int and -SMALLEST <= outcome < LARGEST:
+    kind = type(outcome)  # first what phases give most: this is called at every step
+    if kind is int and -SMALLEST <= outcome < LARGEST:
+        return
+    if (
+        (kind is tuple or kind is list) and len(outcome) < SHORT and set(map(type, outcome)) == {int}
+        and min(outcome) >= -SMALLEST and max(outcome) < LARGEST
+    ):  # fmt: skip
         return
     try:
         length = len(_encode(outcome))
@@ -174,6 +181,9 @@ def _annotation(owner: type, name: str) -> Any:
 
 def shown(value: Any, length: int = 200) -> str:
     """A value as a message shows it: on one line, not too long, control characters escaped."""
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # too deep, say
+        text = f"<{type(value).__name__}>"
     kept = (c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text[:length])
     return "".join(kept) + "..." * (len(text) > length)

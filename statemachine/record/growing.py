@@ -50,8 +50,8 @@ class GrowingFile:
         """How many bytes it holds."""
         return os.fstat(self._file).st_size
 
-    def grow(self, data: bytes, size: int) -> None:
-        """Append what is still missing of `data`, with which the file is `size` bytes long.
+    def grow(self, data: bytes, size: int, *, again: bool = False) -> None:
+        """Append `data`, with which the file is `size` bytes long; `again`: what is still missing of it.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class GrowingFile:
             When somebody else has changed the file.
         """
         missing = size - self.size
-        if not 0 <= missing <= len(data):
+        if missing != len(data) and not (again and 0 <= missing < len(data)):
             raise JournalError(f"the journal {self._path} was changed by somebody else while its run was recorded")
         rest = memoryview(data)[len(data) - missing :]
         while rest:

@@ -35,6 +35,7 @@ def header_of(run: Account) -> Header:
         phase="" if start == run.machine.start.name else start,
         origin=held,
         opaque=opaque,
+        began=run.began,
     )
 
 

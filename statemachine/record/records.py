@@ -52,7 +52,8 @@ class Header(Record, tag="header"):
     """The first line: everything that can change a bit, what was asked for, and where the run began.
 
     `origin` holds the context's host fields before the first step, as far as JSON can (the others are `opaque`);
-    `first` and `phase` are 0 and the start unless the run was restored without its past.
+    `began` holds those with which it all began, if that past was left behind. `first` and `phase` are 0 and the start
+    unless the run was restored without its past.
     """
 
     schema: int
@@ -67,6 +68,7 @@ class Header(Record, tag="header"):
     first: Count = 0
     phase: Name = ""
     origin: dict[str, Any] | None = None
+    began: dict[str, Any] | None = None
     opaque: tuple[Name, ...] = ()
 
 

@@ -205,7 +205,11 @@ def _header_without_past(run: Run[Any]) -> Header:
         lost |= dict.fromkeys(str(name) for name in typed if not exact.alike(typed[name], saved[name]))
         if not lost:
             here = "" if run.phase is run.machine.start else run.phase_name
-            return msgspec.structs.replace(header_of(run), origin=held, opaque=(), first=run.step_count, phase=here)
+            header = header_of(run)
+            began = header.origin if run.began is None else run.began
+            return msgspec.structs.replace(
+                header, origin=held, opaque=(), began=began, first=run.step_count, phase=here
+            )
     raise SnapshotError(
         f"run {run.id} cannot be saved without its history: JSON cannot hold {', '.join(lost) or 'the fields'} of its "
         f"context as it is; save it with its history, declare the types of its fields, or name in __pinned__ what is a "

@@ -98,7 +98,7 @@ class JournalWriter:
         """
         if self._file is None or account.timeline.rewound is not None:  # in its past there is nothing to add
             return
-        self._settle()
+        self._settle(again=True)
         records, after = self._fresh(account, error, rests=rests)
         lost: list[str] = []
         data = b""
@@ -162,14 +162,14 @@ class JournalWriter:
             ended=status.ended, paused=rests or (done.paused and not many),
         )  # fmt: skip
 
-    def _settle(self) -> None:
-        """Write what is owed; if an interrupt keeps it from its end, the next call does the rest."""
+    def _settle(self, *, again: bool = False) -> None:
+        """Write what is owed; if an interrupt keeps it from its end, the next call does it `again`, the rest of it."""
         if self._owed is None or self._file is None:
             return
         data, after = self._owed
         try:
             if data:
-                self._file.grow(data, after.size)
+                self._file.grow(data, after.size, again=again)
         except OSError as error:
             self.close()
             message = f"the journal {self.path} cannot be written: {error.strerror}"

@@ -23,6 +23,7 @@ from gpu import (
 )
 from gpu.checkpoint.hub import resolve_checkpoint
 
+pytestmark = pytest.mark.slow
 without_gpu = pytest.mark.skipif("cuda" in engines(), reason="there is a GPU here")
 
 

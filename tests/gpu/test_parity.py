@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from gpu import load_engine  # noqa: E402
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
 PROMPT, NEW = 21, 72
 LLAMA3 = {

@@ -13,6 +13,8 @@ from hypothesis.extra.numpy import arrays
 from gpu import LogitsError, candidates, sample
 from gpu.sampling import philox4x32, random_bits
 
+pytestmark = pytest.mark.slow
+
 ALL: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 finite = st.floats(min_value=-1e4, max_value=1e4, width=32)

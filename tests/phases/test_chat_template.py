@@ -9,6 +9,8 @@ from phases import template_limits
 from phases.chat_template import ChatTemplate
 from phases.template_limits import TemplateTooCostly
 
+pytestmark = pytest.mark.slow
+
 CHAT = [{"role": "user", "content": "hi"}]
 MEMORY = 600 * 2**10  # KiB that one of them may take at most
 

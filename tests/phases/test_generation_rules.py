@@ -17,6 +17,8 @@ from statemachine import PhaseError, Status
 from statemachine.execution import host_state
 from statemachine.testing import machine_rules, run_rules
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = settings(
     max_examples=150, stateful_step_count=14, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

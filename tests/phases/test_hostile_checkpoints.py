@@ -15,6 +15,8 @@ from checkpoints import write_checkpoint
 
 from phases import CapacityError, CheckpointError, Generator, RequestError, RowRequest
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTED = (CheckpointError, RequestError, CapacityError)
 LONGEST = 1500  # characters of an error
 CASES = 300  # of each file

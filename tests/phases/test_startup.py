@@ -7,7 +7,7 @@ import pytest
 
 HEAVY = (
     "transformers", "torch", "huggingface_hub", "safetensors", "textual", "rich", "structlog", "asyncio", "graphviz",
-    "httpx", "requests", "unittest", "msgspec",
+    "httpx", "requests", "unittest",
 )  # fmt: skip
 
 RUN = """

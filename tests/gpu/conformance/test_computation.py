@@ -21,6 +21,8 @@ from hypothesis.stateful import (
 
 from gpu import CapacityError, Engine, SelfCheckError, self_check
 
+pytestmark = pytest.mark.slow
+
 ROWS, CAPACITY, VOCAB = 3, 24, 97
 Load = Callable[..., Engine]
 

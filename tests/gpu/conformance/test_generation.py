@@ -20,6 +20,8 @@ from phases.replay import replay
 from statemachine import Run
 from statemachine.testing import machine_rules, run_rules
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["the quick", "Prefill fills the cache"]
 DRAWN = [
     SamplingParams(temperature=1.0, seed=3, max_new_tokens=6, stop_token_ids=()),

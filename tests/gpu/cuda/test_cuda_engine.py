@@ -23,6 +23,7 @@ from gpu import (
 from gpu.cuda.engine import CudaEngine
 from gpu.cuda.shape import Shape
 
+pytestmark = pytest.mark.slow
 Load = Callable[..., CudaEngine]
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

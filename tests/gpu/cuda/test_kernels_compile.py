@@ -18,6 +18,7 @@ except Exception as error:
 
 from gpu.cuda import compiler  # noqa: E402
 
+pytestmark = pytest.mark.slow
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "100M": {

@@ -11,6 +11,8 @@ import pytest
 from cli_records import STEERING
 from command_line import MAIN, Answer, finish, spawn
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 SHORT = ("--temperature", "0", "--max-new-tokens", "6")
 

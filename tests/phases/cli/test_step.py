@@ -9,6 +9,8 @@ import pytest
 from command_line import Command
 from debugger_lines import PROMPT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("lines", "code"),

@@ -10,7 +10,7 @@ from statemachine_recorded import record
 
 from statemachine import Journal
 
-CORPUS = Path(__file__).parents[2] / "journals"
+CORPUS = Path(__file__).parents[2] / "journals" / "schema1"
 
 
 def events_of(path: Path) -> list[dict[str, Any]]:

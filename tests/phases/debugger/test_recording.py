@@ -10,7 +10,7 @@ from phases.debugger.generation import GenerationSession
 from phases.debugger.view import View
 from statemachine import PhaseError
 
-JOURNALS = Path(__file__).parents[2] / "journals"
+JOURNALS = Path(__file__).parents[2] / "journals" / "schema1"
 
 
 def test_a_record_walks_like_the_run_it_was(session: GenerationSession, generator: Generator, journal: Path) -> None:

@@ -17,6 +17,8 @@ from phases.debugger.generation import GenerationSession
 from phases.debugger.screen import DebuggerApp, picture
 from phases.debugger.view import View, glance
 
+pytestmark = pytest.mark.slow
+
 Pilot = Callable[..., Awaitable[None]]
 
 

@@ -8,6 +8,8 @@ from command_line import Command
 
 from phases import Generator, SamplingParams
 
+pytestmark = pytest.mark.slow
+
 
 def test_profile_parts_add_up_and_numbers_make_sense(phasewalk: Command, chat_folder: Path) -> None:
     code, out, _ = phasewalk("profile", "the fox", "--model", str(chat_folder), "--tokens", "20", "--json")

@@ -20,11 +20,13 @@ from phases import Generator, SamplingParams
 from phases.views.report import write_report
 from statemachine import Divergence, End, Journal, JournalWriter, Machine, Phase, Run, Transition, Verdict
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = (
     "<script>alert(1)</script></style></script><img src=x onerror=alert(2)> \"quoted\" 'single' {{ 7*7 }} &amp; -->"
 )
 
-CORPUS = Path(__file__).parents[2] / "journals"
+CORPUS = Path(__file__).parents[2] / "journals" / "schema1"
 
 
 def about(page: str) -> list[list[dict[str, Any]]]:

@@ -9,6 +9,8 @@ from statemachine_recorded import Walk, machine
 
 from statemachine import IllegalMove, Resources, Run, Status
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 6
 
 

@@ -15,6 +15,8 @@ from statemachine_recorded import machine as walk
 from statemachine import Edit, Phase, Resources, guard
 from statemachine.testing import machine_rules
 
+pytestmark = pytest.mark.slow
+
 
 def test_sound_machines_pass() -> None:
     hold(rules_of())

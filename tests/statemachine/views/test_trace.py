@@ -12,6 +12,8 @@ from statemachine_recorded import Walk, machine, record
 from statemachine import Journal, JournalError, JournalWriter, Run
 from statemachine.views.trace import Extra, write_trace
 
+pytestmark = pytest.mark.slow
+
 
 def trace_of(path: Path, details: Any = None) -> list[dict[str, Any]]:
     buffer = io.BytesIO()
