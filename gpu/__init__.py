@@ -6,11 +6,20 @@ from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint, tokenizer_fingerprint
 from gpu.checkpoint.hub import resolve_checkpoint
 from gpu.checkpoint.index import Checkpoint, expected_tensors
+from gpu.cuda.engine import CudaEngine
 from gpu.engine import Engine
-from gpu.errors import CapacityError, CheckpointError, ForkedError, LogitsError, NoFreeRows, SelfCheckError
+from gpu.errors import (
+    CapacityError,
+    CheckpointError,
+    DeviceError,
+    ForkedError,
+    LogitsError,
+    NoFreeRows,
+    SelfCheckError,
+)
 from gpu.host_engine import HostEngine
 from gpu.kv_cache import LinearKVCache
-from gpu.load import engines, load_engine
+from gpu.load import engines, load_engine, unavailable_engines
 from gpu.numpy.engine import NumpyEngine
 from gpu.rope import RopeConfig
 from gpu.rows import RowKeeper
@@ -24,6 +33,8 @@ __all__ = [
     "CapacityError",
     "Checkpoint",
     "CheckpointError",
+    "CudaEngine",
+    "DeviceError",
     "Engine",
     "ForkedError",
     "HostEngine",
@@ -46,6 +57,7 @@ __all__ = [
     "sample",
     "self_check",
     "tokenizer_fingerprint",
+    "unavailable_engines",
 ]
 
 

@@ -23,3 +23,7 @@ class SelfCheckError(RuntimeError):
 
 class ForkedError(RuntimeError):
     """An engine was used in a child of os.fork; it belongs to the process that loaded it."""
+
+
+class DeviceError(RuntimeError):
+    """A device cannot be used, or has failed; after a failed kernel no call of this process reaches it any more."""

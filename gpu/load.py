@@ -6,6 +6,8 @@ from pathlib import Path
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.hub import resolve_checkpoint
 from gpu.checkpoint.index import Checkpoint, Progress
+from gpu.cuda.available import missing as cuda_missing
+from gpu.cuda.engine import CudaEngine
 from gpu.engine import Engine
 from gpu.errors import CapacityError, CheckpointError
 from gpu.numpy.engine import NumpyEngine
@@ -14,12 +16,19 @@ from gpu.self_check import self_check as check_engine
 _DEFAULT_CAPACITY = 4096
 
 # In the order of preference: "auto" takes the first.
-_ENGINES: dict[str, Callable[..., Engine]] = {"numpy": NumpyEngine}
+_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": CudaEngine, "numpy": NumpyEngine}
+_MISSING: dict[str, Callable[[], str | None]] = {"cuda": cuda_missing}  # of those that do not run everywhere
 
 
 def engines() -> tuple[str, ...]:
-    """Give the names of the engines that this installation can run, the preferred one first."""
-    return tuple(_ENGINES)
+    """Give the names of the engines that can run here, the preferred one first."""
+    refused = unavailable_engines()
+    return tuple(name for name in _ENGINES if name not in refused)
+
+
+def unavailable_engines() -> dict[str, str]:
+    """Give the names of the engines that cannot run here, and what each is missing."""
+    return {name: reason for name, missing in _MISSING.items() if (reason := missing()) is not None}
 
 
 def load_engine(
@@ -60,10 +69,14 @@ def load_engine(
     SelfCheckError
         If the engine computes wrongly.
     ValueError
-        If there is no engine of that name, or a number makes no sense.
+        If there is no engine of that name, it cannot run here, or a number makes no sense.
+    DeviceError
+        If the device of an engine fails.
     """
+    if engine in _MISSING and (reason := _MISSING[engine]()) is not None:
+        raise ValueError(f"the engine {engine} cannot run here: {reason}")
     if engine != "auto" and engine not in _ENGINES:
-        raise ValueError(f"there is no engine {engine!r}: expected auto or one of {', '.join(_ENGINES)}")
+        raise ValueError(f"there is no engine {engine!r}: expected auto or one of {', '.join(engines())}")
     for name, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")

@@ -26,25 +26,29 @@ def machine_memory() -> int:
     return min(limits)
 
 
-def check_weights(needed: int) -> None:
-    """Raise CheckpointError if the weights alone are more than the machine has."""
-    memory = machine_memory()
+def check_weights(needed: int, *, device: int | None = None) -> None:
+    """Raise CheckpointError if the weights alone are more than the machine has, or than is free on the device."""
+    memory = machine_memory() if device is None else device
     if needed > memory:
         raise CheckpointError(
-            f"the weights take {size(needed)} in the engine's memory, this machine has {size(memory)}: "
+            f"the weights take {size(needed)} in the engine's memory, {_owner(device)} {size(memory)}: "
             f"choose a smaller model"
         )
 
 
-def check_capacity(rows: int, capacity: int, needs: Needs, *, weights: int) -> None:
-    """Raise CapacityError if what grows with rows and capacity could never be used in full."""
-    if sum(needs(rows, capacity).values()) > machine_memory():
-        raise too_large(rows, capacity, needs, weights=weights)
+def check_capacity(rows: int, capacity: int, needs: Needs, *, weights: int, device: int | None = None) -> None:
+    """Raise CapacityError if what grows with rows and capacity could never be used in full.
+
+    The system commits memory of the machine as it is used, a device all of it at once, beside the weights.
+    """
+    most = machine_memory() if device is None else device - weights
+    if sum(needs(rows, capacity).values()) > most:
+        raise too_large(rows, capacity, needs, weights=weights, device=device)
 
 
-def too_large(rows: int, capacity: int, needs: Needs, *, weights: int) -> CapacityError:
+def too_large(rows: int, capacity: int, needs: Needs, *, weights: int, device: int | None = None) -> CapacityError:
     """Say what was needed, by what, and what would fit."""
-    parts, memory = needs(rows, capacity), machine_memory()
+    parts, memory = needs(rows, capacity), machine_memory() if device is None else device
     largest = max(parts, key=lambda name: parts[name])
 
     def fitting(most: int, total: Callable[[int], int]) -> int:
@@ -55,9 +59,13 @@ def too_large(rows: int, capacity: int, needs: Needs, *, weights: int) -> Capaci
     advice = [f"capacity={narrower}"] * (0 < narrower < capacity) + [f"max_batch={fewer}"] * (0 < fewer < rows)
     return CapacityError(
         f"max_batch={rows} and capacity={capacity} take {size(sum(parts.values()))} of memory, "
-        f"{size(parts[largest])} of it for the {largest}; this machine has {size(memory)}, the weights take "
+        f"{size(parts[largest])} of it for the {largest}; {_owner(device)} {size(memory)}, the weights take "
         f"{size(weights)}: " + (f"{' or '.join(advice)} would fit" if advice else "ask for much less of both")
     )
+
+
+def _owner(device: int | None) -> str:
+    return "this machine has" if device is None else "the device has free"
 
 
 def size(count: int) -> str:

@@ -21,13 +21,23 @@ class RowKeeper:
     rows, capacity : int
         Sequences that fit at once, and tokens that each can hold.
     kv_dtype : dtype
-        Of the keys and values.
+        Of keys and values as they go in and come out.
+    kv_bytes : int, optional
+        What one number of them takes in the cache; as many bytes as `kv_dtype` if not given.
     """
 
-    def __init__(self, model: ModelConfig, *, rows: int, capacity: int, kv_dtype: npt.DTypeLike = np.float32) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        rows: int,
+        capacity: int,
+        kv_dtype: npt.DTypeLike = np.float32,
+        kv_bytes: int | None = None,
+    ) -> None:
         self.model = model
         self._kv_dtype = np.dtype(kv_dtype)
-        self.kv_cache = LinearKVCache(rows, capacity, model.kv_numbers * self._kv_dtype.itemsize)
+        self.kv_cache = LinearKVCache(rows, capacity, model.kv_numbers * (kv_bytes or self._kv_dtype.itemsize))
         self._home = Home()
 
     def close(self) -> None:

@@ -51,6 +51,14 @@ _EXP2 = tuple(
 _BLOCK = 64  # logits of one block of the top_k prefilter
 
 
+class Thresholds(NamedTuple):
+    """Parameters as the integer part of the specification has them, for whoever draws on another device."""
+
+    scale: float  # s of step 3, a float32; 0 is greedy
+    top_p: int | None  # P of step 5; None is off
+    min_weight: int  # of step 6
+
+
 class Candidates(NamedTuple):
     """The tokens that can be drawn; the probability of each is its weight over the sum of the weights."""
 
@@ -110,19 +118,29 @@ def candidates(logits: Float32Array, *, temperature: float, top_k: int, top_p: f
     best = _checked_argmax(logits)
     if temperature == 0:
         return Candidates(np.array([best]), np.array([1 << WEIGHT_BITS], np.uint64))
-    # float64 holds every quotient but one over a denormal temperature, which the clamp takes care of.
-    scale = np.float32(min(max(_LOG2_E / max(temperature, sys.float_info.min), _SMALLEST_SCALE), _LARGEST_SCALE))
+    exact = thresholds(temperature=temperature, top_p=top_p, min_p=min_p)
     token_ids = _largest(logits, top_k)
-    token_ids, weights = _weights(logits, token_ids, logits[best], scale)
-    if top_p < 1:
+    token_ids, weights = _weights(logits, token_ids, logits[best], np.float32(exact.scale))
+    if exact.top_p is not None:
         ordered = np.sort(weights)[::-1]
         running = np.cumsum(ordered)
-        needed = max(1, -((-int(running[-1]) * int(math.ldexp(top_p, 64))) >> 64))
+        needed = max(1, -((-int(running[-1]) * exact.top_p) >> 64))
         least = ordered[np.searchsorted(running, np.uint64(needed), side="left")]
         token_ids, weights = _keep(token_ids, weights, weights >= least)
-    if min_p > 0:
-        token_ids, weights = _keep(token_ids, weights, weights >= np.uint64(math.ceil(min_p * 2**WEIGHT_BITS)))
+    if exact.min_weight:
+        token_ids, weights = _keep(token_ids, weights, weights >= np.uint64(exact.min_weight))
     return Candidates(token_ids, weights)
+
+
+def thresholds(*, temperature: float, top_p: float, min_p: float) -> Thresholds:
+    """Give the exact numbers that these parameters, which are in their ranges, mean."""
+    # float64 holds every quotient but one over a denormal temperature, which the clamp takes care of.
+    scale = np.float32(min(max(_LOG2_E / max(temperature, sys.float_info.min), _SMALLEST_SCALE), _LARGEST_SCALE))
+    return Thresholds(
+        scale=float(scale) if temperature else 0.0,
+        top_p=int(math.ldexp(top_p, 64)) if top_p < 1 else None,
+        min_weight=math.ceil(min_p * 2**WEIGHT_BITS),
+    )
 
 
 def check_sampling(*, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> None:
@@ -163,11 +181,16 @@ def _checked_argmax(logits: Float32Array) -> int:
     best = int(np.argmax(logits))
     if not math.isfinite(logits[best]):
         found = "+inf" if logits[best] > 0 else "nothing but -inf" if logits[best] < 0 else "NaN"
-        raise LogitsError(
-            f"the logits hold {found} (first at token {best} of {len(logits)}): the weights are damaged, "
-            f"or a mask left no token to draw"
-        )
+        raise no_distribution(found, best, len(logits))
     return best
+
+
+def no_distribution(found: str, token: int, count: int) -> LogitsError:
+    """Say what of `count` logits leaves nothing to draw from, and where it stands first."""
+    return LogitsError(
+        f"the logits hold {found} (first at token {token} of {count}): the weights are damaged, "
+        f"or a mask left no token to draw"
+    )
 
 
 def _largest(logits: Float32Array, top_k: int) -> npt.NDArray[np.int64]:

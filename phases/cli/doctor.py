@@ -23,11 +23,17 @@ def doctor() -> None:
     """
     from rich.table import Table
 
-    from gpu import engines
+    from gpu import engines, unavailable_engines
 
     table = Table("", "what", "here", show_header=False, box=None)
     broken = False
-    for state, what, here in (*_machine(), *_engines(engines()), *_tools(), *_libraries(), *_import_names()):
+    for state, what, here in (
+        *_machine(),
+        *_engines(engines(), unavailable_engines()),
+        *_tools(),
+        *_libraries(),
+        *_import_names(),
+    ):
         table.add_row(state, what, here)
         broken |= state == BAD
     stdout().print(table)
@@ -53,9 +59,13 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _engines(names: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+def _engines(names: tuple[str, ...], missing: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    from rich.markup import escape
+
     for name in names:
         yield GOOD, f"engine {name}", "ready"
+    for name, reason in missing.items():
+        yield MISSING, f"engine {name}", escape(reason)
     program = shutil.which("nvidia-smi")
     if program is None:
         yield MISSING, "NVIDIA GPU", "none found (no nvidia-smi on the PATH); the CPU engine does the work"
@@ -63,7 +73,7 @@ def _engines(names: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603
     for line in answer.stdout.splitlines():
-        yield MISSING, "NVIDIA GPU", f"{line.strip()}; this version has no engine that uses it"
+        yield GOOD, "NVIDIA GPU", line.strip()
 
 
 def _tools() -> Iterator[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -11,14 +12,29 @@ from pathlib import Path
 import pytest
 from checkpoints import write_checkpoint
 
-from gpu import CapacityError, CheckpointError, NumpyEngine, engines, load_engine, measure_read_bandwidth
+from gpu import (
+    CapacityError,
+    CheckpointError,
+    NumpyEngine,
+    engines,
+    load_engine,
+    measure_read_bandwidth,
+    unavailable_engines,
+)
 from gpu.checkpoint.hub import resolve_checkpoint
 
 pytestmark = pytest.mark.slow
+without_gpu = pytest.mark.skipif("cuda" in engines(), reason="there is a GPU here")
 
 
-def test_auto_is_numpy(checkpoint: Path) -> None:
+@without_gpu
+def test_auto_is_numpy_where_there_is_no_gpu(checkpoint: Path) -> None:
     assert engines() == ("numpy",)
+    [(name, reason)] = unavailable_engines().items()
+    assert name == "cuda"
+    assert "pip install 'phasewalk[cuda]'" in reason or "driver" in reason
+    with pytest.raises(ValueError, match=f"the engine cuda cannot run here: {re.escape(reason)}"):
+        load_engine(checkpoint, "cuda")
     engine = load_engine(checkpoint)
     assert isinstance(engine, NumpyEngine)
     assert (engine.name, engine.synchronous) == ("numpy", True)
@@ -31,8 +47,8 @@ def test_the_default_capacity_is_bounded(tmp_path: Path) -> None:
 
 
 def test_nonsense_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="no engine 'cuda': expected auto or one of numpy"):
-        load_engine(checkpoint, "cuda")
+    with pytest.raises(ValueError, match=r"no engine 'abacus': expected auto or one of .*numpy"):
+        load_engine(checkpoint, "abacus")
     with pytest.raises(CapacityError, match="capacity of 129 was asked for, the model has 128 positions"):
         load_engine(checkpoint, capacity=129)
     for name in ("max_batch", "capacity", "threads"):
@@ -94,9 +110,8 @@ def test_the_hub_offline(tmp_path: Path) -> None:
 
 
 def test_importing_gpu_is_light() -> None:
-    code = (
-        "import sys, gpu; print(sorted({'torch', 'transformers', 'huggingface_hub', 'safetensors'} & set(sys.modules)))"
-    )
+    heavy = {"torch", "transformers", "huggingface_hub", "safetensors", "cuda"}
+    code = f"import sys, gpu; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from asynchronous_engine import AsynchronousEngine
 from chat_checkpoint import write_chat_checkpoint
+from emulated_device import CAN_EMULATE, emulated
 
-from gpu import Engine, HostEngine, engines, load_engine
+from gpu import Engine, HostEngine, engines, load_engine, unavailable_engines
 from phases import Generator, SamplingParams
 from phases.tokenizer import Tokenizer
 
@@ -31,11 +32,20 @@ ENGINES: dict[str, Load] = {
     **{name: partial(load_engine, engine=name) for name in engines()},
     "numpy, 2 threads": partial(load_engine, engine="numpy", threads=2),
     "asynchronous": _asynchronous,
+    **({"cuda, emulated": emulated} if CAN_EMULATE else {}),
 }
 ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
+OF_DEVICES = ("cuda",)  # engines that need one, and are skipped visibly where there is none
+MISSING = unavailable_engines()
 
 
-@pytest.fixture(params=ENGINES)
+def _parameters() -> Iterator[Any]:
+    for name in {**ENGINES, **dict.fromkeys(OF_DEVICES)}:
+        skipped = [pytest.mark.skipif(name in MISSING, reason=f"no engine {name}: {MISSING.get(name)}")]
+        yield pytest.param(name, marks=[pytest.mark.gpu, *skipped] if name in OF_DEVICES else [])
+
+
+@pytest.fixture(params=_parameters())
 def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     """Loads a checkpoint into the engine under test, and closes it after the test."""
     with ExitStack() as stack:

@@ -1,0 +1,494 @@
+"""The CUDA engine: one kernel an operation, all of a step in one graph, and nobody waits but who asks for a value."""
+
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu.buffers import BufferInfo
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.index import Checkpoint
+from gpu.cuda.arena import Arena, size_of
+from gpu.cuda.bfloat16 import rounded, widened
+from gpu.cuda.device import Device, Event, Lines
+from gpu.cuda.graphs import GraphCache
+from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
+from gpu.cuda.staging import Staging
+from gpu.cuda.weights import WeightWriter
+from gpu.errors import LogitsError
+from gpu.memory import check_capacity, check_weights
+from gpu.rows import RowKeeper
+from gpu.sampling import check_sampling, no_distribution, thresholds
+
+Float32Array = npt.NDArray[np.float32]
+
+_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512}
+_PRODUCT_THREADS = 256
+_HEADS_OF_ROPE = 4  # of a block
+_FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
+_NOBODY = -1
+
+
+class CudaEngine(RowKeeper):
+    """Runs a model of the Llama family on an NVIDIA GPU; see `gpu.engine.Engine` for what the verbs mean.
+
+    Weights, activations between kernels and the cache are bfloat16; sums, the residual stream, norms and logits are
+    float32. Prefill and decode run the same kernels, and every sum has one order: a token's bits are the same in a
+    prompt, in a piece of one and alone, and in any company.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        The shape of the model.
+    checkpoint : Checkpoint, optional
+        Its weights; read here. Without one they are random, which is enough to measure.
+    rows : int
+        Sequences that fit at once.
+    capacity : int
+        Tokens a row can hold.
+    threads : int, optional
+        Has no meaning here.
+    device : Device, optional
+        Where it runs; the first NVIDIA GPU if not given.
+    """
+
+    name = "cuda"
+    synchronous = False
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        checkpoint: Checkpoint | None,
+        *,
+        rows: int,
+        capacity: int,
+        threads: int | None = None,
+        device: Device | None = None,
+    ) -> None:
+        super().__init__(model, rows=rows, capacity=capacity, kv_bytes=2)
+        self._shape = shape = Shape(model, rows, capacity)
+        shape.check()
+        if device is None:
+            from gpu.cuda.driver import CudaDevice  # imports CUDA
+
+            device = CudaDevice()
+        self._device = device
+        self._lock = threading.RLock()  # one call at a time launches
+        self._closed = False
+        try:
+            self._bind(checkpoint)
+        except BaseException:
+            device.close()
+            raise
+
+    def _bind(self, checkpoint: Checkpoint | None) -> None:
+        device, shape, rows = self._device, self._shape, self.kv_cache.rows
+        device.enter()
+        weights, free = size_of(shape.weights()), device.memory_free()
+
+        def needs(rows: int, capacity: int) -> dict[str, int]:
+            plan = Shape(self.model, rows, capacity).state(device.processors)
+            cache = size_of({"kv_cache": plan["kv_cache"]})
+            return {"KV cache": cache, "buffers": size_of(plan) - cache}
+
+        check_weights(weights, device=free)
+        check_capacity(rows, self.kv_cache.capacity, needs, weights=weights, device=free)
+        self._weights = Arena(device, shape.weights())
+        self._arena = Arena(device, shape.state(device.processors))
+        self._staging = Staging(device)
+        device.build(source(), shape.defines())
+        self._graphs = GraphCache(device)
+
+        table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
+        half = self.model.head_dim // 2
+        self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
+        self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
+        self._weight_bytes = shape.bytes_per_step()
+        writer = WeightWriter(shape, self._weights, self._staging)
+        if checkpoint is None:
+            writer.write_random()
+        else:
+            writer.write(checkpoint)
+
+        self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
+        self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
+        self._drawn_address, drawn = device.pinned(rows * 8)
+        self._drawn = drawn.view(np.int32).reshape(rows, 2)  # as it was when a row's event had come
+        self._arrived: list[Event | None] = [None] * rows  # None: the device's token is not on its way to the host
+        self._step: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # the rows and positions that the device has
+
+    # --- what goes in -------------------------------------------------------------------------------------------
+
+    def write_prompt(self, row: int, ids: Sequence[int]) -> None:
+        """Set the tokens that the next prefill feeds."""
+        prompt = self._checked_prompt(row, ids)
+        self._prompts[row] = prompt.copy()
+
+    def set_sampling(self, row: int, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> None:
+        """Say how this row is sampled from now on."""
+        self._check_row(row)
+        check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+        top_k = min(top_k, np.iinfo(np.int32).max)
+        found = thresholds(temperature=temperature, top_p=top_p, min_p=min_p)
+        packed = struct.pack(
+            "=fiQIIQ", found.scale, top_k, found.top_p or 0, found.min_weight, found.top_p is not None, seed
+        )
+        with self._launching():
+            self._staging.write(self._arena.lines("sampling", row), np.frombuffer(packed, np.uint8))
+            self._sampling[row] = {
+                "temperature": float(temperature), "top_k": top_k, "top_p": float(top_p), "min_p": float(min_p),
+                "seed": seed,
+            }  # fmt: skip
+
+    def write_token(self, row: int, token: int) -> None:
+        """Set the row's next token."""
+        self._check_token(row, token)
+        with self._launching():
+            self._arrived[row] = None
+            self._staging.write(self._arena.lines("drawn", row), np.array([token, 0], np.int32))
+
+    # --- what is computed ---------------------------------------------------------------------------------------
+
+    def prefill(self, rows: Sequence[int]) -> None:
+        """Feed the prompts, all rows together, chunk by chunk, see `Engine.prefill`."""
+        with self._launching():
+            self._check_rows(rows)
+            prompts = []
+            for row in rows:
+                prompt = self._prompts[row]
+                if prompt is None:
+                    raise ValueError(f"row {row} has no prompt to feed: write one first")
+                self.kv_cache.check_room(row, len(prompt))
+                prompts.append(prompt)
+            if not rows:
+                return
+            counts = [len(prompt) for prompt in prompts]
+            starts = [self.kv_cache.length(row) for row in rows]
+            ids = np.concatenate(prompts)
+            of_rows = np.repeat(np.asarray(rows, np.int32), counts)
+            positions = np.concatenate(
+                [np.arange(start, start + n, dtype=np.int32) for start, n in zip(starts, counts, strict=True)]
+            )
+            ends = np.cumsum(counts) - 1
+            for first in range(0, len(ids), CHUNK):
+                part = slice(first, first + CHUNK)
+                inside = ends[(ends >= first) & (ends < first + CHUNK)]
+                self._feed(ids[part], of_rows[part], positions[part], (inside - first).astype(np.int32))
+            for row, count in zip(rows, counts, strict=True):
+                self.kv_cache.commit(row, count)
+
+    def decode(self, rows: Sequence[int]) -> None:
+        """Feed one token a row, see `Engine.decode`."""
+        with self._launching():
+            self._check_rows(rows)
+            for row in rows:
+                self.kv_cache.check_room(row, 1)
+            if not rows:
+                return
+            positions = self._stepping(rows)
+            tokens, arena = bucket(len(rows)), self._arena
+            ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
+
+            def work() -> None:
+                of_rows, at = arena.at("step", 0), arena.at("step", 1)
+                self._layers(tokens, 0, of_rows, at, ways)
+                self._head(tokens, arena.at("everyone"), of_rows, positions=at)
+
+            self._step = None  # until the step is whole: an interrupt may come between
+            self._graphs.run(("decode", tokens, ways), work)
+            self._step = tuple(rows), tuple(position + 1 for position in positions)
+            for row in rows:
+                self.kv_cache.commit(row, 1)
+
+    def sample(self, rows: Sequence[int]) -> None:
+        """Draw the next token of each row, see `gpu.sampling`; it is on its way to the host at once."""
+        with self._launching():
+            self._check_rows(rows)
+            if not rows:
+                return
+            self._stepping(rows)
+            tokens, arena = bucket(len(rows)), self._arena
+
+            def work() -> None:
+                self._launch(
+                    "sample", (tokens, 1, 1), tokens, arena.at("logits"), arena.at("sampling"), arena.at("step", 0),
+                    arena.at("step", 1), arena.at("drawn"),
+                )  # fmt: skip
+
+            for row in rows:
+                self._arrived[row] = None
+            self._graphs.run(("sample", tokens), work)
+            self._fetch(rows)
+
+    def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """Wait until the tokens have reached the host."""
+        if not rows:
+            return ()
+        with self._launching():
+            late = [row for row in rows if self._arrived[row] is None]
+            if late:
+                self._fetch(late)
+            events = {id(event): event for row in rows if (event := self._arrived[row]) is not None}
+        for event in events.values():
+            event.sync()
+        for row in rows:
+            if fault := int(self._drawn[row, 1]):
+                raise self._without_distribution(fault)
+        return tuple(int(self._drawn[row, 0]) for row in rows)
+
+    # --- logits -------------------------------------------------------------------------------------------------
+
+    def read_logits(self, row: int, *, kept: bool = False) -> Float32Array:
+        """Wait for the row's logits, or its kept ones, and give a copy."""
+        self._check_row(row)
+        logits = np.empty(self.model.vocab, np.float32)
+        self._read(self._logits(row, kept), logits)
+        return logits
+
+    def write_logits(self, row: int, logits: Float32Array, *, kept: bool = False) -> None:
+        """Replace the row's logits, or its kept ones."""
+        self._check_logits(row, logits)
+        with self._launching():
+            self._staging.write(self._logits(row, kept), logits)
+
+    def keep_logits(self, row: int) -> None:
+        """Put a copy of the row's logits aside."""
+        self._check_row(row)
+        with self._launching():
+            self._device.copy(self._logits(row), self._logits(row, kept=True))
+
+    def restore_logits(self, row: int) -> None:
+        """Make the kept logits the row's logits again."""
+        self._check_row(row)
+        with self._launching():
+            self._device.copy(self._logits(row, kept=True), self._logits(row))
+
+    # --- the cache ----------------------------------------------------------------------------------------------
+
+    def export_kv(self, row: int, first: int, last: int) -> npt.NDArray[Any]:
+        """Wait for a stretch of the cache, and give a copy: bfloat16 numbers, as float32."""
+        self._check_positions(row, first, last)
+        model = self.model
+        stretch = np.empty((model.layers, 2, model.kv_heads, last - first, model.head_dim), np.uint16)
+        if stretch.size:
+            self._read(self._stretch(row, first, last), stretch)
+        return widened(stretch)
+
+    def import_kv(self, row: int, first: int, array: npt.NDArray[Any]) -> None:
+        """Write a stretch of the cache; what `export_kv` gave keeps its bits, other numbers are rounded."""
+        positions = self._check_stretch(row, first, array)
+        with self._launching():
+            if array.size:
+                self._staging.write(self._stretch(row, positions.start, positions.stop), rounded(array))
+
+    def copy_row(self, source: int, target: int, *, length: int | None = None) -> None:
+        """Make `target` hold what `source` holds."""
+        length = self._copied_length(source, target, length)
+        with self._launching():
+            if source != target:
+                copies = [(self._logits(source, kept), self._logits(target, kept)) for kept in (False, True)]
+                copies.append((self._arena.lines("drawn", source), self._arena.lines("drawn", target)))
+                if length:
+                    copies.append((self._stretch(source, 0, length), self._stretch(target, 0, length)))
+                self._arrived[target] = None
+                for pair in copies:
+                    self._device.copy(*pair)
+            self._set_length(target, length)
+
+    # --- what there is to see -----------------------------------------------------------------------------------
+
+    def memory(self) -> tuple[BufferInfo, ...]:
+        """Tell where everything lies on the device, but the weights."""
+        return self._arena.infos()
+
+    def peek(self, row: int) -> dict[str, int | float]:
+        """Wait, and give what there is one number of for this row."""
+        self._check_row(row)
+        drawn = np.empty(2, np.int32)
+        self._read(self._arena.lines("drawn", row), drawn)
+        return {"next_token": int(drawn[0]), **self._sampling[row]}
+
+    def bytes_per_token(self, rows: Sequence[int]) -> int:
+        """Count the bytes that one decode step of these rows reads."""
+        used = sum(self.kv_cache.length(row) for row in rows)
+        return self._weight_bytes + len(rows) * self.model.hidden * 2 + used * self.kv_cache.bytes_per_position
+
+    def environment(self) -> dict[str, Any]:
+        """Tell what can change a bit: the device, the compiler and the kernels."""
+        return {
+            "engine": self.name,
+            "dtype": "bfloat16",
+            "rows": self.kv_cache.rows,
+            "capacity": self.kv_cache.capacity,
+            "threads": 1,
+            "path": "per-op",
+            "kernels": kernels_digest(),
+            "numpy": np.__version__,
+            **self._device.environment(),
+        }
+
+    def graph_counts(self) -> dict[str, int]:
+        """Count the launches of graphs, how many were recorded, and the runs that went without one."""
+        graphs = self._graphs
+        return {"hits": graphs.hits, "captures": graphs.captures, "fallbacks": graphs.fallbacks}
+
+    def clear_cuda_graphs(self) -> None:
+        """Forget all graphs; each is recorded again when it is next used."""
+        with self._launching():
+            self._graphs.clear()
+
+    def close(self) -> None:
+        """Give all memory of the device back; every call that needs it is refused from now on."""
+        if self._home.left:  # nothing of it works in a child, and the memory is the parent's
+            return
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._graphs.clear()
+                self._device.close()
+
+    # --- how ----------------------------------------------------------------------------------------------------
+
+    def _launching(self) -> "_Launching":
+        return _Launching(self)
+
+    def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
+        """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
+        tokens, arena = max(16, bucket(len(ids))), self._arena
+        chunk = np.zeros((5, CHUNK), np.int32)
+        chunk[1], chunk[4] = _NOBODY, _NOBODY
+        chunk[0, : len(ids)], chunk[1, : len(ids)], chunk[2, : len(ids)] = ids, rows, positions
+        chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
+        self._staging.write(arena.lines("chunk"), chunk)
+
+        def layers() -> None:
+            self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways=1)
+
+        self._graphs.run(("prefill", tokens), layers)
+        if len(ends):
+            ended = max(16, bucket(len(ends)))
+            self._graphs.run(("head", ended), lambda: self._head(ended, arena.at("chunk", 3), arena.at("chunk", 4)))
+
+    def _layers(self, tokens: int, ids: int, rows: int, positions: int, ways: int) -> None:
+        """Launch all of a forward pass but the head; without ids the tokens are those that were drawn."""
+        model, arena, weights = self.model, self._arena, self._weights
+        x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
+        qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
+        rope, attention = arena.at("rope"), self._shape.attention(tokens, ways, self._device.processors)
+        table = weights.optional("embedding") or weights.at("head")
+        heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
+
+        self._launch(
+            "embed", (tokens, 1, 1), tokens, table, ids, arena.at("drawn"), rows, weights.at("0.input_norm"), x, normed,
+            squares,
+        )  # fmt: skip
+        for layer in range(model.layers):
+            last = layer == model.layers - 1
+            of_layer = arena.at("kv_cache", 0, layer)
+            next_norm = weights.at("final_norm" if last else f"{layer + 1}.input_norm")
+            inner_norm = weights.at(f"{layer}.inner_norm")
+            self._product(
+                "qkv", layer, tokens, normed, squares, qkv, rows=rows, positions=positions, table=rope, cache=of_layer
+            )
+            if model.qk_norm:
+                self._launch(
+                    "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
+                    weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
+                )  # fmt: skip
+            self._launch(
+                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
+            )
+            self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
+            self._product("gate_up", layer, tokens, normed, squares, inner)
+            self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
+
+    def _head(self, tokens: int, pick: int, rows: int, *, positions: int = 0) -> None:
+        """Launch the product that turns picked tokens into the logits of their rows, and counts positions on."""
+        arena = self._arena
+        self._run_product(
+            "head", tokens, self._weights.at("head"), 0, arena.at("normed"), arena.at("squares"), arena.at("logits"),
+            pick=pick, rows=rows, positions=positions,
+        )  # fmt: skip
+
+    def _product(self, name: str, layer: int, tokens: int, *given: int, **more: int) -> None:
+        """Launch a product of a layer; see `product` in products.cu for what it is given."""
+        matrix, bias = self._weights.at(f"{layer}.{name}"), self._weights.optional(f"{layer}.{name}_bias")
+        self._run_product(name, tokens, matrix, bias, *given, **more)
+
+    def _run_product(
+        self, name: str, tokens: int, matrix: int, bias: int, given: int, squares: int, result: int,
+        next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
+        positions: int = 0, table: int = 0, cache: int = 0,
+    ) -> None:  # fmt: skip
+        kernel, grid = self._shape.products[name].launch(tokens)
+        self._device.launch(
+            kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
+            next_squares, pick, rows, positions, table, cache,
+        )  # fmt: skip
+
+    def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:
+        self._device.launch(kernel, grid, _THREADS[kernel], *parameters)
+
+    def _stepping(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """Have the device know the rows and positions of a step; it counts on by itself as long as they stay."""
+        step = tuple(rows), tuple(self.kv_cache.length(row) for row in rows)
+        if step != self._step:
+            values = np.zeros((2, self._shape.slots), np.int32)
+            values[0] = _NOBODY
+            values[0, : len(rows)], values[1, : len(rows)] = step
+            self._step = None
+            self._staging.write(self._arena.lines("step"), values)
+            self._step = step
+        return step[1]
+
+    def _fetch(self, rows: Sequence[int]) -> None:
+        """Send the drawn tokens to the host; the event says when they are there."""
+        drawn = self._arena.lines("drawn")
+        self._device.copy(drawn, Lines(self._drawn_address, drawn.width))
+        event = self._device.record()
+        for row in rows:
+            self._arrived[row] = event
+
+    def _read(self, lines: Lines, target: npt.NDArray[Any]) -> None:
+        with self._launching():
+            self._device.read(lines, target)
+
+    def _logits(self, row: int, kept: bool = False) -> Lines:
+        return self._arena.lines("kept_logits" if kept else "logits", row)
+
+    def _stretch(self, row: int, first: int, last: int) -> Lines:
+        """Give the memory of a stretch of a row's cache: a line for each layer's keys and values of each head."""
+        model, numbers = self.model, self.model.head_dim * 2
+        return Lines(
+            self._arena.at("kv_cache", row) + first * numbers,
+            (last - first) * numbers,
+            model.layers * 2 * model.kv_heads,
+            self.kv_cache.capacity * numbers,
+        )
+
+    def _without_distribution(self, fault: int) -> LogitsError:
+        return no_distribution(_FAULTS[fault & 3], fault >> 2, self.model.vocab)
+
+
+class _Launching:
+    """Lets one thread at a time launch, in the process of the engine, as long as that is open."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: CudaEngine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        engine = self._engine
+        engine._home.check()
+        engine._lock.acquire()
+        if engine._closed:
+            engine._lock.release()
+            raise RuntimeError("the engine is closed: load it again")
+        engine._device.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._engine._lock.release()

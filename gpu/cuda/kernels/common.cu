@@ -1,0 +1,86 @@
+// What all kernels share: types, bfloat16, sums over a warp, and the few instructions that C++ has no words for.
+//
+// The shape of the model comes in as macros: HIDDEN HEADS KV_HEADS HEAD_DIM INTERMEDIATE VOCAB LAYERS CAPACITY EPS
+// QK_NORM. All parameters of a kernel are 8 bytes wide.
+//
+// The unit of all work is a token: its row of the cache and its position there. Prefill and decode run the same
+// kernels on more or fewer tokens, and what is computed for one depends on no other in the call, nor on how many there
+// are: every sum has one order, given by the shape and the token's position alone. A token of row -1 is nobody's.
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+typedef unsigned short bf16;
+
+constexpr u32 ALL_LANES = 0xffffffffu;
+
+__host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+#ifndef EMULATED
+struct Pack { u32 x, y, z, w; };  // 16 bytes: eight bfloat16
+
+// Weights are read once: they take no place in L1.
+__device__ __forceinline__ Pack load_weights(const Pack* address) {
+    Pack v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
+    return v;
+}
+__device__ __forceinline__ Pack load_pack(const bf16* address) {
+    const uint4 v = __ldcg(reinterpret_cast<const uint4*>(address));
+    return {v.x, v.y, v.z, v.w};
+}
+// d += a b for a 16 x 16 tile of tokens and a 16 x 8 tile of weights, in float32.
+__device__ __forceinline__ void multiply(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+// Programmatic dependent launch (compute capability 9.0): the next kernel may start now, and this one may read what
+// the kernels before it wrote. Every block of every kernel waits, so that a wait covers all earlier kernels.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+#endif
+
+__device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ __forceinline__ void unpack(Pack pack, float (&v)[8]) {
+    v[0] = low(pack.x); v[1] = high(pack.x); v[2] = low(pack.y); v[3] = high(pack.y);
+    v[4] = low(pack.z); v[5] = high(pack.z); v[6] = low(pack.w); v[7] = high(pack.w);
+}
+// To the nearest, ties to even; NaN stays NaN.
+__device__ __forceinline__ bf16 to_bf16(float value) {
+    const u32 bits = __float_as_uint(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
+    return (bf16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int step = 16; step; step >>= 1) value = __fadd_rn(value, __shfl_xor_sync(ALL_LANES, value, step));
+    return value;
+}
+
+// The KV cache is [rows, layers, 2 (keys, values), kv_heads, capacity, head_dim]: what a row holds lies together.
+constexpr i64 HEAD_STRIDE = (i64)CAPACITY * HEAD_DIM;
+constexpr i64 ROW_STRIDE = (i64)LAYERS * 2 * KV_HEADS * HEAD_STRIDE;
+constexpr int HALF = HEAD_DIM / 2;
+
+// Turns the numbers i and i + HALF of a head by its position; the table holds half cosines, half sines.
+__device__ __forceinline__ float2 turned(float a, float b, const float* table, int position, int i) {
+    const float cosine = table[(i64)position * HEAD_DIM + i], sine = table[(i64)position * HEAD_DIM + HALF + i];
+    return make_float2(
+        __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine)), __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine)));
+}
+constexpr int QKV_WIDTH = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+constexpr int HIDDEN_UNITS = ceil_div(HIDDEN, 8);        // a partial sum of squares each
+constexpr int HIDDEN_PADDED = round_up(HIDDEN, 32);      // what lies behind a padded vector is zero, always
+constexpr int ATTENDED_PADDED = round_up(HEADS * HEAD_DIM, 32);
+constexpr int INNER_PADDED = round_up(INTERMEDIATE, 32);

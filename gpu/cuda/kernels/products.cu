@@ -1,0 +1,245 @@
+// The five matrix products of a model, on tensor cores, each with the work that comes before and after it.
+//
+// A matrix [N, K] lies in memory as tiles of 8 rows and 32 columns, [N / 8, K / 32, 8, 32] (units of 8 rows), so that a
+// warp reads 512 bytes at once. A block computes a few units for a tile of tokens. Its 8 warps share K among them, each
+// a run of tiles, and their sums are added in the order of the warps. That order depends on K alone: a token's bits
+// are the same in a tile of 16, 32 or 64 tokens, so the same in decode and in prefill.
+//
+// The root mean square of a norm comes after the product: the kernel that wrote the residual stream left x times the
+// norm's weight in bfloat16, and the sum of squares of each 8 numbers of x.
+enum Kind { QKV, OUTPUT, GATE_UP, DOWN, HEAD };
+
+template <int KIND> struct Matrix {
+    static constexpr bool normed = KIND == QKV || KIND == GATE_UP || KIND == HEAD;
+    static constexpr bool residual = KIND == OUTPUT || KIND == DOWN;
+    static constexpr int n = KIND == QKV ? QKV_WIDTH : KIND == GATE_UP ? 2 * INTERMEDIATE : KIND == HEAD ? VOCAB : HIDDEN;
+    static constexpr int k = KIND == OUTPUT ? HEADS * HEAD_DIM : KIND == DOWN ? INTERMEDIATE : HIDDEN;
+    static constexpr int tiles = ceil_div(k, 32);
+    static constexpr int stride = tiles * 32;  // of its input
+};
+
+constexpr int WARPS = 8;
+
+template <int KIND, int TILES> struct Block {
+    // Two units share what is read of the tokens, unless there would be too few blocks for the device.
+    static constexpr int units = TILES > 1 || Matrix<KIND>::n >= 8192 ? 2 : 1;
+    static constexpr int ahead = TILES == 1 ? 4 : 2;  // tiles of K whose weights are in flight
+    static constexpr bool early = TILES == 1 && units == 2;  // the next tiles of the tokens as well: there are registers
+    static constexpr int tokens = 16 * TILES;
+    static constexpr int pairs = units * 4;
+};
+
+template <int KIND, int TILES>
+__device__ __forceinline__ void product(
+    int tokens, const Pack* weights, const float* bias, const bf16* input, const float* squares, void* output,
+    const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows, int* positions,
+    const float* table, bf16* cache) {
+    using M = Matrix<KIND>;
+    using B = Block<KIND, TILES>;
+    constexpr int UNITS = B::units, AHEAD = B::ahead;
+    __shared__ float2 partial[WARPS][B::tokens][B::pairs];
+    __shared__ float scale[B::tokens];
+    __shared__ int row_of[B::tokens], position_of[B::tokens];  // read early, used late
+
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane >> 2, quad = lane & 3;
+    const int first_unit = blockIdx.x * UNITS, first_token = blockIdx.y * B::tokens;
+    const int begin = warp * M::tiles / WARPS, count = (warp + 1) * M::tiles / WARPS - begin;
+
+    let_next_start();
+    const Pack* tile = weights + ((i64)first_unit * M::tiles + begin) * 32 + lane;
+    Pack next[AHEAD][UNITS];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i)
+#pragma unroll
+        for (int unit = 0; unit < UNITS; ++unit)
+            if (i < count) next[i][unit] = load_weights(tile + ((i64)unit * M::tiles + i) * 32);
+    wait_for_previous();
+
+    // The last product of a decode step: each row is one token longer, and nothing else in the step asks for that now.
+    if (KIND == HEAD && positions && blockIdx.x == 0 && blockIdx.y == 0)
+        for (int token = threadIdx.x; token < tokens; token += WARPS * 32) positions[token] += 1;
+
+    if ((KIND == QKV || KIND == HEAD) && threadIdx.x < B::tokens) {
+        const int token = first_token + threadIdx.x;
+        row_of[threadIdx.x] = token < tokens ? rows[token] : -1;
+        if (KIND == QKV) position_of[threadIdx.x] = token < tokens ? positions[token] : 0;
+    }
+    if (M::normed) {
+        for (int token = warp; token < B::tokens; token += WARPS) {
+            float sum = 0;
+            if (first_token + token < tokens) {
+                const int source = KIND == HEAD ? pick[first_token + token] : first_token + token;
+                for (int unit = lane; unit < HIDDEN_UNITS; unit += 32)
+                    sum = __fadd_rn(sum, __ldcg(squares + (i64)source * HIDDEN_UNITS + unit));
+            }
+            sum = warp_sum(sum);
+            if (lane == 0) scale[token] = rsqrtf(sum / HIDDEN + EPS);
+        }
+    }
+
+    // Lane (group, quad) holds numbers 8 quad to 8 quad + 7 of a tile of K, of weight row `group` and of tokens `group`
+    // and `group` + 8: the order of K inside an instruction is ours to choose, as long as both sides agree.
+    const bf16* from[TILES][2];
+#pragma unroll
+    for (int i = 0; i < TILES; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int token = first_token + i * 16 + half * 8 + group;
+            const int source = token >= tokens ? -1 : KIND == HEAD ? pick[token] : token;
+            from[i][half] = source < 0 ? nullptr : input + (i64)source * M::stride + begin * 32 + quad * 8;
+        }
+    auto read_tokens = [&](Pack (&to)[AHEAD][TILES][2], int first) {
+#pragma unroll
+        for (int j = 0; j < AHEAD; ++j)
+#pragma unroll
+            for (int i = 0; i < TILES; ++i)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    to[j][i][half] = {0, 0, 0, 0};
+                    if (from[i][half] && first + j < count) to[j][i][half] = load_pack(from[i][half] + (first + j) * 32);
+                }
+    };
+    float sums[TILES][UNITS][4] = {};
+    Pack a[AHEAD][TILES][2], later[AHEAD][TILES][2];
+    if (B::early) read_tokens(later, 0);
+    for (int done = 0; done < count; done += AHEAD) {
+        if (B::early) {
+#pragma unroll
+            for (int j = 0; j < AHEAD; ++j)
+#pragma unroll
+                for (int i = 0; i < TILES; ++i)
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) a[j][i][half] = later[j][i][half];
+            read_tokens(later, done + AHEAD);
+        } else {
+            read_tokens(a, done);
+        }
+#pragma unroll
+        for (int j = 0; j < AHEAD; ++j) {
+            if (done + j >= count) break;
+#pragma unroll
+            for (int unit = 0; unit < UNITS; ++unit) {
+                const Pack b = next[j][unit];
+#pragma unroll
+                for (int i = 0; i < TILES; ++i) {
+                    const Pack first = a[j][i][0], second = a[j][i][1];
+                    multiply(sums[i][unit], first.x, second.x, first.y, second.y, b.x, b.y);
+                    multiply(sums[i][unit], first.z, second.z, first.w, second.w, b.z, b.w);
+                }
+                if (done + j + AHEAD < count)
+                    next[j][unit] = load_weights(tile + ((i64)unit * M::tiles + done + j + AHEAD) * 32);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; ++i)
+#pragma unroll
+        for (int unit = 0; unit < UNITS; ++unit) {
+            partial[warp][i * 16 + group][unit * 4 + quad] = make_float2(sums[i][unit][0], sums[i][unit][1]);
+            partial[warp][i * 16 + 8 + group][unit * 4 + quad] = make_float2(sums[i][unit][2], sums[i][unit][3]);
+        }
+    __syncthreads();
+
+    for (int item = threadIdx.x; item < B::tokens * B::pairs; item += WARPS * 32) {
+        const int local = item / B::pairs, pair = item % B::pairs, token = first_token + local;
+        const int column = first_unit * 8 + pair * 2;
+        float2 sum = partial[0][local][pair];
+#pragma unroll
+        for (int other = 1; other < WARPS; ++other) {
+            sum.x = __fadd_rn(sum.x, partial[other][local][pair].x);
+            sum.y = __fadd_rn(sum.y, partial[other][local][pair].y);
+        }
+        if (M::normed) {
+            sum.x = __fmul_rn(sum.x, scale[local]);
+            sum.y = __fmul_rn(sum.y, scale[local]);
+        }
+        const bool here = token < tokens && column < M::n, both = here && column + 1 < M::n;
+        if (bias && here) sum.x = __fadd_rn(sum.x, bias[column]);
+        if (bias && both) sum.y = __fadd_rn(sum.y, bias[column + 1]);
+
+        if (KIND == QKV && !QK_NORM) {  // rows 2 i and 2 i + 1 of a query or key head are its numbers i and i + HALF
+            const int row = here ? row_of[local] : -1, position = position_of[local];
+            if (row < 0) continue;
+            const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
+            bf16* to = cache + row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)position * HEAD_DIM;
+            if (kept < KV_HEADS) sum = turned(sum.x, sum.y, table, position, i);
+            if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
+                float* query = (float*)output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
+                query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
+                query[HALF] = __fmul_rn(sum.y, ATTENTION_SCALE);
+            } else {
+                const bool key = kept < KV_HEADS;
+                to[key ? i : within] = to_bf16(sum.x);
+                to[key ? i + HALF : within + 1] = to_bf16(sum.y);
+            }
+        } else if (KIND == QKV) {
+            float* to = (float*)output + (i64)token * QKV_WIDTH + column;
+            if (here) to[0] = sum.x;
+            if (both) to[1] = sum.y;
+        } else if (KIND == GATE_UP) {  // rows 2 i and 2 i + 1 are those of gate and up
+            const float gate = sum.x / (1.0f + __expf(-sum.x));
+            if (here) ((bf16*)output)[(i64)token * INNER_PADDED + column / 2] = to_bf16(__fmul_rn(gate, sum.y));
+        } else if (KIND == HEAD) {
+            const int row = here ? row_of[local] : -1;
+            if (row >= 0) ((float*)output)[(i64)row * VOCAB + column] = sum.x;
+            if (row >= 0 && both) ((float*)output)[(i64)row * VOCAB + column + 1] = sum.y;
+        } else {
+            const i64 at = (i64)token * HIDDEN_PADDED + column;
+            float* x = (float*)output;
+            float square = 0;
+            if (here) {
+                const float value = __fadd_rn(__ldcg(x + at), sum.x);
+                x[at] = value;
+                next_input[at] = to_bf16(__fmul_rn(value, next_norm[column]));
+                square = __fmul_rn(value, value);
+            }
+            if (both) {
+                const float value = __fadd_rn(__ldcg(x + at + 1), sum.y);
+                x[at + 1] = value;
+                next_input[at + 1] = to_bf16(__fmul_rn(value, next_norm[column + 1]));
+                square = __fadd_rn(square, __fmul_rn(value, value));
+            }
+            square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 1));
+            square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 2));
+            if (here && pair % 4 == 0) next_squares[(i64)token * HIDDEN_UNITS + column / 8] = square;
+        }
+    }
+}
+
+#define PRODUCT(name, kind, tiles)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_##tiles(                                           \
+        i64 tokens, const Pack* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
+        const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows,               \
+        int* positions, const float* table, bf16* cache) {                                                             \
+        product<kind, tiles>(                                                                                          \
+            (int)tokens, weights, bias, input, squares, output, next_norm, next_input, next_squares, pick, rows,       \
+            positions, table, cache);                                                                                  \
+    }
+#define PRODUCTS(name, kind) PRODUCT(name, kind, 1) PRODUCT(name, kind, 2) PRODUCT(name, kind, 4)
+PRODUCTS(qkv, QKV)
+PRODUCTS(output, OUTPUT)
+PRODUCTS(gate_up, GATE_UP)
+PRODUCTS(down, DOWN)
+PRODUCTS(head, HEAD)
+
+// The residual stream begins: x is a row of the embedding table, which lies in the tiles of the head.
+extern "C" __global__ void __launch_bounds__(256) embed(
+    i64 tokens, const Pack* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
+    bf16* next_input, float* next_squares) {
+    let_next_start();
+    wait_for_previous();
+    const i64 token = blockIdx.x;
+    const int row = rows[token], id = row < 0 ? 0 : ids ? ids[token] : drawn[2 * row];
+    for (int unit = threadIdx.x; unit < HIDDEN_UNITS; unit += 256) {
+        float value[8], square = 0;
+        unpack(table[((i64)(id / 8) * Matrix<HEAD>::tiles + unit / 4) * 32 + id % 8 * 4 + unit % 4], value);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const int column = unit * 8 + i;
+            x[token * HIDDEN_PADDED + column] = value[i];
+            next_input[token * HIDDEN_PADDED + column] = to_bf16(__fmul_rn(value[i], next_norm[column]));
+            square = __fadd_rn(square, __fmul_rn(value[i], value[i]));
+        }
+        next_squares[token * HIDDEN_UNITS + unit] = square;
+    }
+}

@@ -1,0 +1,182 @@
+"""What the kernels are told of a model, and the memory that they work in; the other side of `kernels/*.cu`."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+
+from gpu.checkpoint.config import ModelConfig
+from gpu.cuda.arena import Array, Plan
+from gpu.cuda.tiles import COLUMNS, tiled_shape, up
+from gpu.errors import CheckpointError
+
+_SOURCES = ("common.cu", "products.cu", "attention.cu", "sampling.cu")
+CHUNK = 256  # tokens of prompts that go through the layers together
+SPLIT = 256  # positions; see attention.cu
+_UNIT = 8  # numbers of the residual stream under one sum of squares
+_LOG2_E = 1.4426950408889634
+_HEAD_DIMS = range(8, 257, 8)
+
+
+def source() -> str:
+    """Give the kernels as one text."""
+    return "".join(f'#line 1 "{name}"\n' + (files("gpu.cuda") / "kernels" / name).read_text() for name in _SOURCES)
+
+
+def bucket(tokens: int) -> int:
+    """Give the number of tokens for which a graph is recorded that serves so many: a power of two."""
+    return 1 << (tokens - 1).bit_length()
+
+
+@dataclass(slots=True, frozen=True)
+class Product:
+    """A matrix product as it is launched: [n, k] times so many tokens."""
+
+    name: str
+    n: int
+    k: int
+
+    def launch(self, tokens: int) -> tuple[str, tuple[int, int, int]]:
+        """Name the kernel for so many tokens, and give its grid."""
+        tiles = 1 if tokens <= 16 else 2 if tokens <= 32 else 4
+        units = 2 if tiles > 1 or self.n >= 8192 else 1
+        return f"{self.name}_{tiles}", (up(self.n, 8 * units) // (8 * units), up(tokens, 16 * tiles) // (16 * tiles), 1)
+
+
+@dataclass(slots=True, frozen=True)
+class Shape:
+    """A model, and how many tokens there is room for."""
+
+    model: ModelConfig
+    rows: int
+    capacity: int
+
+    def check(self) -> None:
+        """Raise CheckpointError if no kernel is made for such a model."""
+        if self.model.head_dim not in _HEAD_DIMS:
+            raise CheckpointError(
+                f"head_dim is {self.model.head_dim}: the cuda engine needs a multiple of 8 up to 256; "
+                f'load the model with engine="numpy"'
+            )
+
+    @property
+    def qkv_width(self) -> int:
+        return (self.model.heads + 2 * self.model.kv_heads) * self.model.head_dim
+
+    @property
+    def products(self) -> dict[str, Product]:
+        model = self.model
+        sizes = {
+            "qkv": (self.qkv_width, model.hidden),
+            "output": (model.hidden, model.heads * model.head_dim),
+            "gate_up": (2 * model.intermediate, model.hidden),
+            "down": (model.hidden, model.intermediate),
+            "head": (model.vocab, model.hidden),
+        }
+        return {name: Product(name, n, k) for name, (n, k) in sizes.items()}
+
+    @property
+    def head_groups(self) -> int:
+        """How many blocks attend to a split for a token: each has up to four query heads of one key head."""
+        queries = next(count for count in (4, 3, 2, 1) if self.model.query_group % count == 0)
+        return self.model.heads // queries
+
+    @property
+    def slots(self) -> int:
+        """How many tokens a decode step has room for."""
+        return bucket(self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens can be in the layers at once."""
+        return max(self.slots, CHUNK)
+
+    def ways(self, tokens: int, longest: int, processors: int) -> int:
+        """How many blocks share the positions of a token: enough for the device, a power of two, never bits."""
+        if tokens > self._split_tokens(processors):
+            return 1
+        return bucket(-(-longest // SPLIT))
+
+    def attention(self, tokens: int, ways: int, processors: int) -> tuple[str, tuple[int, int, int]]:
+        """Name the kernel that attends, and give its grid: heads that share a key go together unless few blocks do."""
+        if tokens * self.head_groups * ways < processors:
+            return "attention_apart", (ways, self.model.heads, tokens)
+        return "attention", (ways, self.head_groups, tokens)
+
+    def _split_tokens(self, processors: int) -> int:
+        return min(self.slots, -(-2 * processors // self.head_groups))
+
+    def defines(self) -> tuple[str, ...]:
+        """Give the macros that the kernels are compiled with."""
+        model = self.model
+        values = {
+            "HIDDEN": model.hidden,
+            "HEADS": model.heads,
+            "KV_HEADS": model.kv_heads,
+            "HEAD_DIM": model.head_dim,
+            "INTERMEDIATE": model.intermediate,
+            "VOCAB": model.vocab,
+            "LAYERS": model.layers,
+            "CAPACITY": self.capacity,
+            "QK_NORM": int(model.qk_norm),
+            "EPS": f"{float(model.rms_norm_eps)!r}f",
+            "ATTENTION_SCALE": f"{_LOG2_E / math.sqrt(model.head_dim)!r}f",
+        }
+        return tuple(f"{name}={value}" for name, value in values.items())
+
+    def state(self, processors: int) -> Plan:
+        """Plan all memory but the weights."""
+        model, rows, tokens = self.model, self.rows, self.tokens
+        splits = -(-self.capacity // SPLIT)
+        partials = self._split_tokens(processors) * model.heads * splits * (model.head_dim + 2)
+        return {
+            "kv_cache": Array(
+                (rows, model.layers, 2, model.kv_heads, self.capacity, model.head_dim), "bfloat16"
+            ),  # keys, values
+            "logits": Array((rows, model.vocab), "float32"),
+            "kept_logits": Array((rows, model.vocab), "float32"),
+            "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
+            "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
+            "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
+            "chunk": Array((5, CHUNK), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
+            "everyone": Array((self.slots,), "int32"),  # 0, 1, 2, ...
+            "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
+            "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),
+            "normed": Array((tokens, up(model.hidden, COLUMNS)), "bfloat16"),  # without the root mean square
+            "squares": Array((tokens, -(-model.hidden // _UNIT)), "float32"),
+            "qkv": Array((tokens, self.qkv_width), "float32"),
+            "attended": Array((tokens, up(model.heads * model.head_dim, COLUMNS)), "bfloat16"),
+            "inner": Array((tokens, up(model.intermediate, COLUMNS)), "bfloat16"),
+            "partials": Array((partials,), "float32"),
+            "arrivals": Array((tokens, model.heads), "int32"),
+        }
+
+    def weights(self) -> Plan:
+        """Plan the memory of the weights."""
+        model, products = self.model, self.products
+        hidden = up(model.hidden, COLUMNS)
+        biases = {"qkv": model.qkv_bias, "output": model.output_bias, "gate_up": model.mlp_bias, "down": model.mlp_bias}
+        plan: dict[str, Array] = {}
+        if not model.tied_embeddings:
+            plan["embedding"] = Array(tiled_shape(model.vocab, model.hidden), "bfloat16")
+        for layer in range(model.layers):
+            plan[f"{layer}.input_norm"] = plan[f"{layer}.inner_norm"] = Array((hidden,), "float32")
+            for name, biased in biases.items():
+                plan[f"{layer}.{name}"] = Array(tiled_shape(products[name].n, products[name].k), "bfloat16")
+                if biased:
+                    plan[f"{layer}.{name}_bias"] = Array((products[name].n,), "float32")
+            if model.qk_norm:
+                for name in ("query_norm", "key_norm"):
+                    plan[f"{layer}.{name}"] = Array((model.head_dim,), "float32")
+        plan["final_norm"] = Array((hidden,), "float32")
+        plan["head"] = Array(tiled_shape(model.vocab, model.hidden), "bfloat16")
+        return plan
+
+    def bytes_per_step(self) -> int:
+        """Count the bytes of weights that a decode step reads."""
+        return sum(array.nbytes for name, array in self.weights().items() if name != "embedding")
+
+
+def kernels_digest() -> str:
+    """Tell one version of the kernels from another."""
+    return hashlib.sha256(source().encode()).hexdigest()[:16]

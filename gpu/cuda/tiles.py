@@ -1,0 +1,52 @@
+"""How a matrix lies in the device's memory: tiles of 8 rows and 32 columns, in the order in which a warp reads them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu.cuda.bfloat16 import UInt16Array, rounded, widened
+
+ROWS, COLUMNS = 8, 32
+_SLAB = 4096  # rows that are packed at once: bounds the memory that takes
+
+
+def up(count: int, multiple: int) -> int:
+    """Round up to a multiple."""
+    return -(-count // multiple) * multiple
+
+
+def tiled_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
+    """Give [units, tiles, 8, 32]; units come in pairs, and what pads the matrix is zero."""
+    return up(rows, 2 * ROWS) // ROWS, up(columns, COLUMNS) // COLUMNS, ROWS, COLUMNS
+
+
+def slabs(matrix: npt.NDArray[np.float32]) -> Iterator[UInt16Array]:
+    """Give the tiles of a matrix, a few thousand rows at a time."""
+    for first in range(0, len(matrix), _SLAB):
+        yield tiled(matrix[first : first + _SLAB])
+
+
+def tiled(matrix: npt.NDArray[np.float32]) -> UInt16Array:
+    """Round a matrix to bfloat16 and lay it out in tiles.
+
+    Parameters
+    ----------
+    matrix : ndarray, [rows, columns] float32
+
+    Returns
+    -------
+    ndarray, [units, tiles, 8, 32] uint16
+    """
+    rows, columns = matrix.shape
+    units, tiles, _, _ = tiled_shape(rows, columns)
+    padded = np.zeros((units * ROWS, tiles * COLUMNS), np.uint16)
+    padded[:rows, :columns] = rounded(matrix)
+    return np.ascontiguousarray(padded.reshape(units, ROWS, tiles, COLUMNS).transpose(0, 2, 1, 3))
+
+
+def untiled(tiles: UInt16Array, rows: int, columns: int) -> npt.NDArray[np.float32]:
+    """Give the matrix that was laid out in these tiles."""
+    units, count, _, _ = tiles.shape
+    padded = tiles.transpose(0, 2, 1, 3).reshape(units * ROWS, count * COLUMNS)
+    return widened(np.ascontiguousarray(padded[:rows, :columns]))

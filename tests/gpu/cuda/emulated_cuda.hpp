@@ -1,0 +1,232 @@
+// Runs CUDA kernels on the CPU, one block after the other, each of its threads a coroutine: slow, but every index,
+// barrier and exchange between lanes is the kernel's own. x86-64 only.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#define EMULATED
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(...)
+
+struct dim3 { unsigned x, y, z; };
+struct float2 { float x, y; };
+struct Pack { uint32_t x, y, z, w; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
+static dim3 threadIdx, blockIdx, gridDim;
+using std::min;
+
+namespace emulation {
+constexpr int STACK = 1 << 16, MOST = 1024;
+struct Barrier {
+    int arrived = 0;
+    uint64_t passed = 0;
+};
+struct Fiber {
+    void* stack_pointer;
+    const uint64_t* awaited;  // null: may run
+    uint64_t seen;
+    bool ended;
+};
+struct Meeting {  // of the lanes of a mask; who writes for the next one disturbs nobody who still reads
+    Barrier barrier;
+    uint32_t mask;
+    uint64_t posted[2][32][8];
+};
+struct Warp {
+    std::vector<Meeting> meetings;
+};
+static Fiber fibers[MOST];
+static Warp warps[MOST / 32];
+static Barrier block;
+static void* scheduler;
+static int current, alive;
+static std::vector<char> stacks(MOST * STACK);
+static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+static uint64_t parameters[16];
+
+extern "C" void switch_context(void** save, void* load);
+asm(R"(
+.text
+switch_context:
+    push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp
+    ret
+)");
+
+inline void wait(Barrier& barrier, int expected) {
+    if (++barrier.arrived == expected) {
+        barrier.arrived = 0;
+        ++barrier.passed;
+        return;
+    }
+    fibers[current].awaited = &barrier.passed;
+    fibers[current].seen = barrier.passed;
+    const int own = current;
+    switch_context(&fibers[own].stack_pointer, scheduler);
+}
+inline Meeting& meeting(uint32_t mask) {
+    auto& meetings = warps[current / 32].meetings;
+    for (Meeting& found : meetings)
+        if (found.mask == mask) return found;
+    if (meetings.size() == meetings.capacity()) std::abort();  // they must not move
+    meetings.push_back({{}, mask, {}});
+    return meetings.back();
+}
+// Posts numbers, waits for the lanes of the mask, and reads theirs.
+template <class Read> auto exchange(uint32_t mask, const uint64_t* own, int count, Read read) {
+    Meeting& with = meeting(mask);
+    auto& posted = with.posted[with.barrier.passed % 2];
+    for (int i = 0; i < count; ++i) posted[current % 32][i] = own[i];
+    wait(with.barrier, __builtin_popcount(mask));
+    return read(posted);
+}
+static void run() {
+    const uint64_t* p = parameters;
+    entry(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15]);
+    fibers[current].ended = true;
+    --alive;
+    if (block.arrived && block.arrived == alive) {
+        block.arrived = 0;
+        ++block.passed;
+    }
+    const int own = current;
+    switch_context(&fibers[own].stack_pointer, scheduler);
+}
+static void run_block(int threads) {
+    for (int i = 0; i < threads; ++i) {
+        char* top = stacks.data() + (size_t)(i + 1) * STACK;
+        top = (char*)((uintptr_t)top & ~(uintptr_t)15) - 8;
+        void** sp = (void**)top;
+        *--sp = (void*)run;
+        for (int j = 0; j < 6; ++j) *--sp = nullptr;
+        fibers[i] = {sp, nullptr, 0, false};
+    }
+    for (int i = 0; i < (threads + 31) / 32; ++i) {
+        warps[i].meetings.clear();
+        warps[i].meetings.reserve(4096);
+    }
+    block = {};
+    alive = threads;
+    while (alive) {
+        bool moved = false;
+        for (current = 0; current < threads; ++current) {
+            Fiber& fiber = fibers[current];
+            if (fiber.ended || (fiber.awaited && *fiber.awaited == fiber.seen)) continue;
+            fiber.awaited = nullptr;
+            threadIdx = {(unsigned)current, 0, 0};
+            moved = true;
+            switch_context(&scheduler, fiber.stack_pointer);
+        }
+        if (!moved) {
+            std::fprintf(stderr, "deadlock: threads wait for one another\n");
+            std::abort();
+        }
+    }
+}
+template <class T> uint64_t bits(T value) {
+    uint64_t out = 0;
+    std::memcpy(&out, &value, sizeof value);
+    return out;
+}
+template <class T> T value_of(uint64_t bits) {
+    T out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+}
+}  // namespace emulation
+
+extern "C" void emulate(void* kernel, int x, int y, int z, int threads, const uint64_t* parameters, int count) {
+    using namespace emulation;
+    entry = (decltype(entry))kernel;
+    for (int i = 0; i < count; ++i) emulation::parameters[i] = parameters[i];
+    gridDim = {(unsigned)x, (unsigned)y, (unsigned)z};
+    for (unsigned k = 0; k < gridDim.z; ++k)
+        for (unsigned j = 0; j < gridDim.y; ++j)
+            for (unsigned i = 0; i < gridDim.x; ++i) {
+                blockIdx = {i, j, k};
+                run_block(threads);
+            }
+}
+
+inline void __syncthreads() { emulation::wait(emulation::block, emulation::alive); }
+inline void __threadfence() {}
+template <class T> T __shfl_sync(uint32_t mask, T value, int lane) {
+    const uint64_t own = emulation::bits(value);
+    return emulation::exchange(mask, &own, 1, [&](auto& posted) { return emulation::value_of<T>(posted[lane][0]); });
+}
+template <class T> T __shfl_xor_sync(uint32_t mask, T value, int step) { return __shfl_sync(mask, value, (threadIdx.x & 31) ^ step); }
+template <class T> T __shfl_up_sync(uint32_t mask, T value, int step) {
+    const int lane = threadIdx.x & 31;
+    return __shfl_sync(mask, value, lane >= step ? lane - step : lane);
+}
+template <class F> uint32_t over_lanes(uint32_t mask, uint64_t own, F each) {
+    return emulation::exchange(mask, &own, 1, [&](auto& posted) {
+        uint32_t result = 0;
+        for (int lane = 0; lane < 32; ++lane)
+            if (mask >> lane & 1) result = each(result, lane, posted[lane][0]);
+        return result;
+    });
+}
+inline uint32_t __ballot_sync(uint32_t mask, bool on) {
+    return over_lanes(mask, on, [](uint32_t r, int lane, uint64_t v) { return v ? r | 1u << lane : r; });
+}
+inline uint32_t __match_any_sync(uint32_t mask, uint32_t value) {
+    return over_lanes(mask, value, [&](uint32_t r, int lane, uint64_t v) { return v == value ? r | 1u << lane : r; });
+}
+inline uint32_t __reduce_add_sync(uint32_t mask, uint32_t value) {
+    return over_lanes(mask, value, [](uint32_t r, int, uint64_t v) { return r + (uint32_t)v; });
+}
+inline int __ffs(uint32_t mask) { return __builtin_ffs((int)mask); }
+template <class T> T atomicAdd(T* at, T value) {
+    T before = *at;
+    *at += value;
+    return before;
+}
+template <class T> T __ldcg(const T* at) { return *at; }
+template <class T> void __stcg(T* at, T value) { *at = value; }
+inline float __uint_as_float(uint32_t v) { return emulation::value_of<float>(v); }
+inline uint32_t __float_as_uint(float v) { return (uint32_t)emulation::bits(v); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
+inline float __expf(float v) { return std::exp(v); }
+inline float rsqrtf(float v) { return 1 / std::sqrt(v); }
+inline uint32_t __float2uint_rz(float v) { return (uint32_t)v; }
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
+
+inline Pack load_weights(const Pack* address) { return *address; }
+inline Pack load_pack(const uint16_t* address) {
+    Pack v;
+    if ((uintptr_t)address % 16) std::abort();
+    std::memcpy(&v, address, 16);
+    return v;
+}
+inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    const uint64_t own[6] = {a0, a1, a2, a3, b0, b1};
+    const int lane = threadIdx.x & 31;
+    emulation::exchange(0xffffffffu, own, 6, [&](auto& posted) {
+        auto half = [](uint64_t pair, int k) { return (double)__uint_as_float((uint32_t)(k & 1 ? pair >> 16 : pair) << 16); };
+        for (int i = 0; i < 4; ++i) {
+            const int row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + i % 2;
+            double sum = d[i];
+            for (int k = 0; k < 16; ++k)
+                sum += half(posted[row % 8 * 4 + k % 8 / 2][(row >= 8) + 2 * (k >= 8)], k) *
+                       half(posted[column * 4 + k % 8 / 2][4 + (k >= 8)], k);
+            d[i] = (float)sum;
+        }
+        return 0;
+    });
+}
+inline void let_next_start() {}
+inline void wait_for_previous() {}

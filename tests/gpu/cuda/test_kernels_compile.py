@@ -1,0 +1,88 @@
+"""Every kernel compiles for every generation of devices and many shapes, and keeps all it needs in registers."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import tiny_config
+
+from gpu import ModelConfig
+from gpu.cuda.shape import Shape, source
+
+nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+try:
+    nvrtc.nvrtcVersion()
+except Exception as error:
+    pytest.skip(f"no NVRTC here: {error}", allow_module_level=True)
+
+from gpu.cuda import compiler  # noqa: E402
+
+pytestmark = pytest.mark.slow
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "100M": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_key_value_heads": 12,
+        "head_dim": 64, "vocab_size": 32000,
+    },
+    "Llama-3.2-1B": {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 64, "vocab_size": 128256,
+    },
+    "Llama-3.1-8B": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "vocab_size": 128256,
+    },
+    "heads of 80, seven to a key": {"head_dim": 80, "num_attention_heads": 14, "num_key_value_heads": 2},
+    "heads of 256, odd sizes": {
+        "head_dim": 256, "num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 83,
+        "intermediate_size": 41, "vocab_size": 1031,
+    },
+}  # fmt: skip
+
+
+def defines(family: str = "llama", **fields: Any) -> tuple[str, ...]:
+    return Shape(ModelConfig.from_json(tiny_config(family, **fields)), rows=8, capacity=128).defines()
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_all_kernels_compile_without_spills(name: str, architecture: str) -> None:
+    family = "qwen3" if name == "tiny" else "llama"
+    macros = [f"-D{define}" for define in defines(family, **SHAPES[name])]
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", *macros]
+    code, words = compiler.compile_source(source(), options)
+    assert code.startswith(b"\x7fELF")
+    kernels = re.findall(r"Compiling entry function '(\w+)'", words)
+    assert {"embed", "qkv_1", "qkv_4", "attention", "down_2", "head_1", "sample"} <= set(kernels)
+    assert ("rope" in kernels) == (family == "qwen3")
+    assert "warning" not in words
+    used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", words)
+    assert dict(zip(kernels, used, strict=True)) == dict.fromkeys(kernels, ("0", "0", "0"))
+
+
+def test_what_was_compiled_is_found_again_unless_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text, options = 'extern "C" __global__ void nothing() {}', ["--gpu-architecture=sm_80"]
+    first = compiler.compiled(text, options)
+    [path] = (tmp_path / "phasewalk" / "kernels").iterdir()
+    written = path.stat().st_mtime_ns
+    assert compiler.compiled(text, options) == first
+    assert path.stat().st_mtime_ns == written
+    for damaged in (b"", path.read_bytes()[:-1]):
+        path.write_bytes(damaged)
+        assert compiler.compiled(text, options) == first
+        assert path.read_bytes().endswith(first)
+    compiler.compiled(text, ["--gpu-architecture=sm_90"])
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "phasewalk").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiler.compiled('extern "C" __global__ void nothing() {}', ["--gpu-architecture=sm_80"])
+
+
+def test_what_does_not_compile_is_told_in_the_words_of_the_compiler() -> None:
+    with pytest.raises(compiler.DeviceError, match=r"(?s)could not compile the kernels.*nonsense"):
+        compiler.compile_source("nonsense;", ["--gpu-architecture=sm_80"])
