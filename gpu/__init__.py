@@ -1,12 +1,13 @@
 """Engines that run language models: pre-bound buffers, a linear KV cache, checkpoints and reproducible sampling."""
 
+from typing import TYPE_CHECKING, Any
+
 from gpu.bandwidth import measure_read_bandwidth
 from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint, tokenizer_fingerprint
 from gpu.checkpoint.hub import resolve_checkpoint
 from gpu.checkpoint.index import Checkpoint, expected_tensors
-from gpu.cuda.engine import CudaEngine
 from gpu.engine import Engine
 from gpu.errors import (
     CapacityError,
@@ -25,6 +26,9 @@ from gpu.rope import RopeConfig
 from gpu.rows import RowKeeper
 from gpu.sampling import Candidates, candidates, check_sampling, sample
 from gpu.self_check import self_check
+
+if TYPE_CHECKING:
+    from gpu.cuda.engine import CudaEngine as CudaEngine
 
 __all__ = [
     "BufferInfo",
@@ -59,6 +63,15 @@ __all__ = [
     "tokenizer_fingerprint",
     "unavailable_engines",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the engine of a device when it is asked for: who has none need not wait for it."""
+    if name != "CudaEngine":
+        raise AttributeError(f"module 'gpu' has no attribute {name!r}")
+    from gpu.cuda.engine import CudaEngine
+
+    return CudaEngine
 
 
 def __dir__() -> list[str]:

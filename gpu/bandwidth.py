@@ -1,7 +1,6 @@
 """Measures how fast this machine reads memory: the limit of every decode step."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -22,6 +21,8 @@ def measure_read_bandwidth(threads: int = 1) -> float:
     float
         Bytes per second.
     """
+    from concurrent.futures import ThreadPoolExecutor  # only who measures need wait for it
+
     matrix = np.ones((_BYTES // 4 // _WIDTH, _WIDTH), np.float32)
     vector = np.ones(_WIDTH, np.float32)
     result = np.empty(len(matrix), np.float32)

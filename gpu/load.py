@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.hub import resolve_checkpoint
 from gpu.checkpoint.index import Checkpoint, Progress
 from gpu.cuda.available import missing as cuda_missing
-from gpu.cuda.engine import CudaEngine
 from gpu.engine import Engine
 from gpu.errors import CapacityError, CheckpointError
 from gpu.numpy.engine import NumpyEngine
@@ -15,8 +15,15 @@ from gpu.self_check import self_check as check_engine
 
 _DEFAULT_CAPACITY = 4096
 
+
+def _cuda(*arguments: Any, **options: Any) -> Engine:
+    from gpu.cuda.engine import CudaEngine  # only who has a device need wait for it
+
+    return CudaEngine(*arguments, **options)
+
+
 # In the order of preference: "auto" takes the first.
-_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": CudaEngine, "numpy": NumpyEngine}
+_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "numpy": NumpyEngine}
 _MISSING: dict[str, Callable[[], str | None]] = {"cuda": cuda_missing}  # of those that do not run everywhere
 
 
