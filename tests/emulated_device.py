@@ -46,11 +46,12 @@ class EmulatedDevice:
     """See `gpu.cuda.device.Device`; everything is done at once."""
 
     processors = 4
+    capability = (9, 0)
 
     def __init__(self) -> None:
         self._memory: list[np.ndarray] = []
         self._recording: list[tuple[Any, ...]] | None = None
-        self._library: Any = None
+        self._libraries: list[Any] = []
 
     def environment(self) -> dict[str, Any]:
         return {"device": "emulated"}
@@ -80,17 +81,25 @@ class EmulatedDevice:
                 macros = [f"-D{define}" for define in defines]
                 subprocess.run(["g++", *_FLAGS, *macros, "-o", str(result), str(code)], check=True)
                 result.replace(built)
-        self._library = ctypes.CDLL(str(built))
+        self._libraries.append(ctypes.CDLL(str(built)))
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
+        together: bool = False,
+    ) -> None:  # fmt: skip
+        work = (kernel, grid, threads, parameters, shared, together)
         if self._recording is not None:
-            self._recording.append((kernel, grid, threads, *parameters))
+            self._recording.append(work)
         else:
-            self._run(kernel, grid, threads, *parameters)
+            self._run(*work)
 
-    def _run(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def _run(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, parameters: tuple[int, ...], shared: int,
+        together: bool,
+    ) -> None:  # fmt: skip
+        library = next(library for library in reversed(self._libraries) if hasattr(library, kernel))
         values = (ctypes.c_uint64 * len(parameters))(*parameters)
-        self._library.emulate(getattr(self._library, kernel), *grid, threads, values, len(parameters))
+        library.emulate(getattr(library, kernel), *grid, threads, values, len(parameters), shared, together)
 
     def copy(self, source: Lines, target: Lines) -> None:
         assert (source.width, source.height) == (target.width, target.height)

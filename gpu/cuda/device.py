@@ -39,6 +39,7 @@ class Device(Protocol):
     """
 
     processors: int  # streaming multiprocessors
+    capability: tuple[int, int]  # compute capability
 
     def environment(self) -> dict[str, Any]:
         """Tell what of it can change a bit, as plain JSON values."""
@@ -61,11 +62,18 @@ class Device(Protocol):
         ...
 
     def build(self, source: str, defines: Sequence[str]) -> None:
-        """Compile kernels, or take them from the cache, and load them."""
+        """Compile kernels, or take them from the cache, and load them besides those that are there."""
         ...
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
-        """Run a kernel; every parameter takes 8 bytes."""
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
+        together: bool = False,
+    ) -> None:  # fmt: skip
+        """Run a kernel; every parameter takes 8 bytes.
+
+        `shared` is the bytes of shared memory of a block that its code does not name, `together` that all blocks must
+        be on the device at once.
+        """
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:

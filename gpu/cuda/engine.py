@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
+from gpu.cuda import persistent
 from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device, Event, Lines
@@ -64,6 +65,7 @@ class CudaEngine(RowKeeper):
         rows: int,
         capacity: int,
         threads: int | None = None,
+        decode: str | None = None,
         device: Device | None = None,
     ) -> None:
         super().__init__(model, rows=rows, capacity=capacity, kv_bytes=2)
@@ -77,12 +79,12 @@ class CudaEngine(RowKeeper):
         self._lock = threading.RLock()  # one call at a time launches
         self._closed = False
         try:
-            self._bind(checkpoint)
+            self._bind(checkpoint, decode)
         except BaseException:
             device.close()
             raise
 
-    def _bind(self, checkpoint: Checkpoint | None) -> None:
+    def _bind(self, checkpoint: Checkpoint | None, decode: str | None) -> None:
         device, shape, rows = self._device, self._shape, self.kv_cache.rows
         device.enter()
         weights, free = size_of(shape.weights()), device.memory_free()
@@ -95,11 +97,18 @@ class CudaEngine(RowKeeper):
         check_weights(weights, device=free)
         check_capacity(rows, self.kv_cache.capacity, needs, weights=weights, device=free)
         self._weights = Arena(device, shape.weights())
-        self._arena = Arena(device, shape.state(device.processors))
+        self._arena = Arena(device, {**shape.state(device.processors), **persistent.state(shape)})
         self._staging = Staging(device)
         device.build(source(), shape.defines())
         self._graphs = GraphCache(device)
         self._forward = Forward(device, shape, self._weights, self._arena)
+        self._persistent = None
+        if decode != "per-op" and persistent.missing(shape, device) is None:
+            self._persistent = persistent.bind(device, shape, self._weights, self._arena, self._staging)
+            tokens = 1
+            while tokens <= min(shape.slots, persistent.MOST_TOKENS):
+                self._persistent.build(tokens)
+                tokens *= 2
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
@@ -191,7 +200,11 @@ class CudaEngine(RowKeeper):
             tokens = bucket(len(rows))
             ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
             self._step = None  # until the step is whole: an interrupt may come between
-            self._graphs.run(("decode", tokens, ways), lambda: self._forward.decode(tokens, ways))
+            whole = self._persistent
+            if whole is not None and tokens <= persistent.MOST_TOKENS:
+                self._graphs.run(("persistent", tokens), lambda: whole.decode(tokens))
+            else:
+                self._graphs.run(("decode", tokens, ways), lambda: self._forward.decode(tokens, ways))
             self._step = tuple(rows), tuple(position + 1 for position in positions)
             for row in rows:
                 self.kv_cache.commit(row, 1)
