@@ -80,10 +80,15 @@ class CudaDevice:
         self._pinned.append(address)
         return address, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
+    def release(self, address: int) -> None:
+        """Give pinned memory back."""
+        self._pinned.remove(address)
+        _checked(driver.cuMemFreeHost(address))
+
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
         """Compile kernels, or take them from the cache, and load each."""
         options = [f"--gpu-architecture={self.architecture}", "--std=c++17", *(f"-D{define}" for define in defines)]
-        self._code = ObjectCode.from_cubin(compiled(source, options))
+        self._code = ObjectCode.from_cubin(compiled(source, options, compiling=compiling))
         self._kernels.clear()
 
     def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:

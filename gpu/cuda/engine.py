@@ -16,9 +16,10 @@ from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device, Event, Lines
 from gpu.cuda.forward import Forward
 from gpu.cuda.graphs import GraphCache
+from gpu.cuda.loading import load
 from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
 from gpu.cuda.staging import Staging
-from gpu.cuda.weights import WeightWriter
+from gpu.cuda.weights import places, write_random
 from gpu.errors import LogitsError
 from gpu.memory import check_capacity, check_weights
 from gpu.rows import RowKeeper
@@ -97,7 +98,8 @@ class CudaEngine(RowKeeper):
         self._weights = Arena(device, shape.weights())
         self._arena = Arena(device, shape.state(device.processors))
         self._staging = Staging(device)
-        device.build(source(), shape.defines())
+        announce = checkpoint.announce if checkpoint is not None else lambda what: None
+        device.build(source(), shape.defines(), compiling=lambda: announce("compiling kernels (once for this model)"))
         self._graphs = GraphCache(device)
         self._forward = Forward(device, shape, self._weights, self._arena)
 
@@ -106,11 +108,10 @@ class CudaEngine(RowKeeper):
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
         self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
         self._weight_bytes = shape.bytes_per_step()
-        writer = WeightWriter(shape, self._weights, self._staging)
         if checkpoint is None:
-            writer.write_random()
+            write_random(device, shape, self._weights, self._staging)
         else:
-            writer.write(checkpoint)
+            load(device, checkpoint, self._weights, places(self.model), wait=lambda event: event.sync())
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]

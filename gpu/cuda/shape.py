@@ -10,7 +10,7 @@ from gpu.cuda.arena import Array, Plan
 from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
-_SOURCES = ("common.cu", "products.cu", "attention.cu", "sampling.cu")
+_SOURCES = ("common.cu", "products.cu", "attention.cu", "sampling.cu", "loading.cu")
 CHUNK = 256  # tokens of prompts that go through the layers together
 SPLIT = 256  # positions; see attention.cu
 _UNIT = 8  # numbers of the residual stream under one sum of squares
