@@ -72,8 +72,9 @@ def loading_bar(what: str) -> Iterator["Progress | None"]:
             if doing not in tasks:
                 for before in tasks.values():
                     bar.update(before, visible=False)
-                tasks[doing] = bar.add_task(f"loading {shown(what)}: {doing}", total=total or None, visible=False)
-            bar.update(tasks[doing], completed=done, visible=not 0 < total < LARGE_CHECKPOINT)
+                seen = not 0 < total < LARGE_CHECKPOINT
+                tasks[doing] = bar.add_task(f"loading {shown(what)}: {doing}", total=total or None, visible=seen)
+            bar.update(tasks[doing], completed=done)
 
         yield progress
 
