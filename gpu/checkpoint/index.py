@@ -14,7 +14,8 @@ from gpu.checkpoint.safetensors import ITEM_BYTES, TensorEntry, read_header
 from gpu.errors import CheckpointError
 from gpu.printable import printable
 
-Progress = Callable[[str, int, int], None]  # (what is done, bytes done, bytes in all: 0 of what has none)
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done, bytes done, bytes in all) while an engine loads; 0 of 0 where there are none to count."""
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -11,15 +11,15 @@ from pathlib import Path
 import emulated_device
 import numpy as np
 import pytest
-from checkpoints import tiny_config, write_checkpoint, write_safetensors
+from checkpoints import FAMILIES, tiny_config, write_checkpoint, write_safetensors
 from emulated_device import CAN_EMULATE, EmulatedDevice
 
 from gpu import Checkpoint, CheckpointError, CudaEngine, ModelConfig, expected_tensors
 from gpu.checkpoint.safetensors import read_header
+from gpu.cuda import loading
 from gpu.cuda.arena import Arena, Array
 from gpu.cuda.bfloat16 import widened
 from gpu.cuda.device import Device, Lines
-from gpu.cuda.loading import load
 from gpu.cuda.shape import Shape, source
 from gpu.cuda.staging import Staging
 from gpu.cuda.tiles import tiled, tiled_shape
@@ -89,7 +89,7 @@ def write_raw(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
 def loaded(device: Device, path: Path, plan: dict[str, Array], places: dict[str, Place], slot_size: int) -> Arena:
     arena = Arena(device, plan)
     checkpoint = Checkpoint(read_header(path))
-    load(device, checkpoint, arena, places, wait=lambda event: event.sync(), slot_size=slot_size)
+    loading.load(device, checkpoint, arena, places, wait=lambda event: event.sync(), slot_size=slot_size)
     assert checkpoint.done == checkpoint.total
     return arena
 
@@ -183,6 +183,18 @@ def test_random_weights_are_the_same_each_time_and_padded_with_zeros(bare: Devic
         assert 0.05 < abs(values).max() < 0.08
         seen.add(first[:64].tobytes())
     assert len(seen) == sum(array.dtype == "bfloat16" for array in shape.weights().values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shards_change_nothing(load: Callable[..., CudaEngine], tmp_path: Path, family: str) -> None:
+    found = []
+    for shards in (1, 3):
+        engine = load(write_checkpoint(tmp_path / str(shards), family, dtype="float16", shards=shards), max_batch=1)
+        [row] = engine.kv_cache.acquire(1)
+        engine.write_prompt(row, [3, 1, 4])
+        engine.prefill([row])
+        found.append(engine.read_logits(row))
+    assert np.array_equal(*found)
 
 
 class Interrupt:
