@@ -11,7 +11,7 @@ from gpu.cuda.arena import Arena
 from gpu.cuda.device import Device, Event
 from gpu.cuda.weights import Place
 
-_SLOTS, _SLOT = 8, 8 << 20  # all that loading takes of the host, however large a tensor is
+_SLOTS, _SLOT = 8, 4 << 20  # all that loading takes of the host, however large a tensor is
 _READERS = 4  # threads: one alone does not keep a fast disk busy
 _TYPES = {"F32": 0, "F16": 1, "BF16": 2}  # as in loading.cu
 _THREADS, _BLOCKS = 256, 8  # of a block, of a processor

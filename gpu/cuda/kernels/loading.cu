@@ -1,5 +1,5 @@
 // How the numbers of a checkpoint come to where the other kernels read them. They arrive as they lie in their file, in
-// pinned memory of the host, which a kernel reads once and in order: no copy on the device is faster.
+// pinned memory of the host, which a kernel reads once and in order, about as fast as it could be copied.
 namespace loading {
 enum Type { F32, F16, BF16 };
 

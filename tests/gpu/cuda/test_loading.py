@@ -278,4 +278,4 @@ print(peak() - before - device.reserved)
     command = [sys.executable, "-c", code, str(tmp_path)]
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin:/usr/local/bin"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 96 << 20  # the ring takes 64 MiB
+    assert int(done.stdout) < 64 << 20  # the ring takes 32 MiB
