@@ -53,6 +53,11 @@ class EmulatedDevice:
         self._recording: list[tuple[Any, ...]] | None = None
         self._libraries: list[Any] = []
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of its memory, pinned memory included."""
+        return sum(memory.nbytes for memory in self._memory)
+
     def environment(self) -> dict[str, Any]:
         return {"device": "emulated"}
 
@@ -69,11 +74,15 @@ class EmulatedDevice:
         found = self._reserve(size)
         return found.ctypes.data, found
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
+    def release(self, address: int) -> None:
+        self._memory = [found for found in self._memory if not 0 <= address - found.ctypes.data < found.nbytes]
+
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
         text = HEADER.read_text() + source
         name = hashlib.sha256("\0".join([text, *defines, *_FLAGS]).encode()).hexdigest()
         built = _BUILT / f"{name}.so"
         if not built.exists():
+            compiling()
             _BUILT.mkdir(mode=0o700, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=_BUILT) as folder:
                 code, result = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"

@@ -61,8 +61,12 @@ class Device(Protocol):
         """Reserve pinned memory of the host, until `close`: its address and its bytes."""
         ...
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
-        """Compile kernels, or take them from the cache, and load them besides those that are there."""
+    def release(self, address: int) -> None:
+        """Give pinned memory back that nothing in the stream asks for any more."""
+        ...
+
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+        """Compile kernels, having called `compiling`, or take them from the cache, and load them too."""
         ...
 
     def launch(

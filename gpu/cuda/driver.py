@@ -81,10 +81,15 @@ class CudaDevice:
         self._pinned.append(address)
         return address, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
+    def release(self, address: int) -> None:
+        """Give pinned memory back."""
+        self._pinned.remove(address)
+        _checked(driver.cuMemFreeHost(address))
+
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
         """Compile kernels, or take them from the cache, and load each."""
         options = [f"--gpu-architecture={self.architecture}", "--std=c++17", *(f"-D{define}" for define in defines)]
-        self._codes.append(ObjectCode.from_cubin(compiled(source, options)))
+        self._codes.append(ObjectCode.from_cubin(compiled(source, options, compiling=compiling)))
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
@@ -107,18 +112,13 @@ class CudaDevice:
         launch(target, self._configs[form], self._kernels[kernel], *parameters)
 
     def _loaded(self, name: str, shared: int) -> Any:
-        for code in reversed(self._codes):
-            try:
-                kernel = code.get_kernel(name)
-            except Exception:  # of cuda.core: not in this one
-                continue
-            handle = driver.CUkernel(int(kernel.handle))
-            _checked(driver.cuKernelGetFunction(handle))  # loads it now
-            if shared:
-                attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                _checked(driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(0)))
-            return kernel
-        raise DeviceError(f"there is no kernel {name}")
+        kernel = next(found for code in reversed(self._codes) if (found := _kernel(code, name)) is not None)
+        handle = driver.CUkernel(int(kernel.handle))
+        _checked(driver.cuKernelGetFunction(handle))  # loads it now
+        if shared:
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _checked(driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(0)))
+        return kernel
 
     def copy(self, source: Lines, target: Lines) -> None:
         """Copy within the device, or between it and pinned memory."""
@@ -168,6 +168,13 @@ class CudaDevice:
         self._kernels.clear()
         self._codes.clear()
         self._stream.close()
+
+
+def _kernel(code: Any, name: str) -> Any:
+    try:
+        return code.get_kernel(name)
+    except Exception:  # of cuda.core: it has none of that name
+        return None
 
 
 class _Graph:

@@ -17,9 +17,10 @@ from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device, Event, Lines
 from gpu.cuda.forward import Forward
 from gpu.cuda.graphs import GraphCache
+from gpu.cuda.loading import load
 from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
 from gpu.cuda.staging import Staging
-from gpu.cuda.weights import WeightWriter
+from gpu.cuda.weights import places, write_random
 from gpu.errors import LogitsError
 from gpu.memory import check_capacity, check_weights
 from gpu.rows import RowKeeper
@@ -99,7 +100,12 @@ class CudaEngine(RowKeeper):
         self._weights = Arena(device, shape.weights())
         self._arena = Arena(device, {**shape.state(device.processors), **persistent.state(shape)})
         self._staging = Staging(device)
-        device.build(source(), shape.defines())
+        announce = checkpoint.announce if checkpoint is not None else lambda what: None
+
+        def compiling() -> None:
+            announce("compiling kernels (once for this model)")
+
+        device.build(source(), shape.defines(), compiling=compiling)
         self._graphs = GraphCache(device)
         self._forward = Forward(device, shape, self._weights, self._arena)
         self._persistent = None
@@ -107,7 +113,7 @@ class CudaEngine(RowKeeper):
             self._persistent = persistent.bind(device, shape, self._weights, self._arena, self._staging)
             tokens = 1
             while tokens <= min(shape.slots, persistent.MOST_TOKENS):
-                self._persistent.build(tokens)
+                self._persistent.build(tokens, compiling=compiling)
                 tokens *= 2
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
@@ -115,11 +121,10 @@ class CudaEngine(RowKeeper):
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
         self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
         self._weight_bytes = shape.bytes_per_step()
-        writer = WeightWriter(shape, self._weights, self._staging)
         if checkpoint is None:
-            writer.write_random()
+            write_random(device, shape, self._weights, self._staging)
         else:
-            writer.write(checkpoint)
+            load(device, checkpoint, self._weights, places(self.model), wait=lambda event: event.sync())
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]

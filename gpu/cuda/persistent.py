@@ -1,5 +1,6 @@
 """A decode step as one kernel that stays on the device: for which models and devices, and how it is launched."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +47,10 @@ class Persistent:
     arena: Arena
     last_words: np.ndarray  # where, block and thread of a wait that did not end
 
-    def build(self, tokens: int) -> None:
+    def build(self, tokens: int, *, compiling: Callable[[], None]) -> None:
         """Compile the kernel for so many tokens: a power of two."""
-        self.device.build(persistent_source(), (*self.shape.defines(), f"TOKENS_OF_STEP={tokens}"))
+        defines = (*self.shape.defines(), f"TOKENS_OF_STEP={tokens}")
+        self.device.build(persistent_source(), defines, compiling=compiling)
 
     def decode(self, tokens: int) -> None:
         """Take the token that was drawn for each row of the step through all layers, to its logits; count on."""

@@ -20,7 +20,7 @@ _HEAD_DIMS = range(8, 257, 8)
 
 def source() -> str:
     """Give the kernels as one text."""
-    return _joined(*_SHARED, "sampling.cu")
+    return _joined(*_SHARED, "sampling.cu", "loading.cu")
 
 
 def persistent_source() -> str:
