@@ -2,7 +2,8 @@
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device, Event, Lines
 from gpu.cuda.graphs import GraphCache
+from gpu.cuda.paths import choose_path
 from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
-from gpu.cuda.staging import Staging
+from gpu.cuda.staging import Staging, Window
+from gpu.cuda.watchdog import Watchdog
 from gpu.cuda.weights import WeightWriter
-from gpu.errors import LogitsError
-from gpu.memory import check_capacity, check_weights
+from gpu.errors import CheckpointError, DeviceError, LogitsError
+from gpu.memory import check_capacity, check_weights, size, too_large
 from gpu.rows import RowKeeper
 from gpu.sampling import check_sampling, no_distribution, thresholds
 
@@ -51,6 +54,10 @@ class CudaEngine(RowKeeper):
         Tokens a row can hold.
     threads : int, optional
         Has no meaning here.
+    decode : {"per-op", "persistent"}, optional
+        How it decodes, see `gpu.cuda.paths`; its own choice if not given.
+    timeout : float, optional
+        Seconds after which a device that does not answer has failed, see `gpu.cuda.watchdog`.
     device : Device, optional
         Where it runs; the first NVIDIA GPU if not given.
     """
@@ -66,6 +73,8 @@ class CudaEngine(RowKeeper):
         rows: int,
         capacity: int,
         threads: int | None = None,
+        decode: str | None = None,
+        timeout: float | None = None,
         device: Device | None = None,
     ) -> None:
         super().__init__(model, rows=rows, capacity=capacity, kv_bytes=2)
@@ -76,17 +85,22 @@ class CudaEngine(RowKeeper):
 
             device = CudaDevice()
         self._device = device
-        self._lock = threading.RLock()  # one call at a time launches
+        self._lock = threading.RLock()  # one call at a time launches; none holds it while it waits
         self._closed = False
+        self._path, self._why = choose_path(decode, device.capability)
+        self._watchdog = Watchdog(device, self._path, timeout)
+        self._graphs = GraphCache(device)
         try:
-            self._bind(checkpoint)
+            with self._launching():
+                self._bind(checkpoint)
+            self._watchdog.wait(device.record(), "load")
         except BaseException:
-            device.close()
+            with suppress(DeviceError):
+                self._give_back()
             raise
 
     def _bind(self, checkpoint: Checkpoint | None) -> None:
         device, shape, rows = self._device, self._shape, self.kv_cache.rows
-        device.enter()
         weights, free = size_of(shape.weights()), device.memory_free()
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
@@ -96,11 +110,17 @@ class CudaEngine(RowKeeper):
 
         check_weights(weights, device=free)
         check_capacity(rows, self.kv_cache.capacity, needs, weights=weights, device=free)
-        self._weights = Arena(device, shape.weights())
-        self._arena = Arena(device, shape.state(device.processors))
-        self._staging = Staging(device)
+        try:  # another process may have been faster
+            self._weights = Arena(device, shape.weights())
+        except MemoryError as error:
+            raise CheckpointError(f"the device refused the {size(weights)} that the weights take: {error}") from error
+        try:
+            self._arena = Arena(device, shape.state(device.processors))
+        except MemoryError as error:
+            raise too_large(rows, self.kv_cache.capacity, needs, weights=weights, device=free) from error
+        self._staging = Staging(device, self._watchdog)
+        self._window = Window(device, self._watchdog, self._launching)
         device.build(source(), shape.defines())
-        self._graphs = GraphCache(device)
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
@@ -154,7 +174,7 @@ class CudaEngine(RowKeeper):
 
     def prefill(self, rows: Sequence[int]) -> None:
         """Feed the prompts, all rows together, chunk by chunk, see `Engine.prefill`."""
-        with self._launching():
+        with self._launching("prefill", rows):
             self._check_rows(rows)
             prompts = []
             for row in rows:
@@ -182,7 +202,7 @@ class CudaEngine(RowKeeper):
 
     def decode(self, rows: Sequence[int]) -> None:
         """Feed one token a row, see `Engine.decode`."""
-        with self._launching():
+        with self._launching("decode", rows):
             self._check_rows(rows)
             for row in rows:
                 self.kv_cache.check_room(row, 1)
@@ -205,7 +225,7 @@ class CudaEngine(RowKeeper):
 
     def sample(self, rows: Sequence[int]) -> None:
         """Draw the next token of each row, see `gpu.sampling`; it is on its way to the host at once."""
-        with self._launching():
+        with self._launching("sample", rows):
             self._check_rows(rows)
             if not rows:
                 return
@@ -233,11 +253,13 @@ class CudaEngine(RowKeeper):
                 self._fetch(late)
             events = {id(event): event for row in rows if (event := self._arrived[row]) is not None}
         for event in events.values():
-            event.sync()
-        for row in rows:
-            if fault := int(self._drawn[row, 1]):
+            self._watchdog.wait(event, "sampled", rows)
+        with self._launching():  # it may have been closed meanwhile
+            drawn = self._drawn[list(rows)].tolist()
+        for _, fault in drawn:
+            if fault:
                 raise self._without_distribution(fault)
-        return tuple(int(self._drawn[row, 0]) for row in rows)
+        return tuple(token for token, _ in drawn)
 
     # --- logits -------------------------------------------------------------------------------------------------
 
@@ -245,7 +267,7 @@ class CudaEngine(RowKeeper):
         """Wait for the row's logits, or its kept ones, and give a copy."""
         self._check_row(row)
         logits = np.empty(self.model.vocab, np.float32)
-        self._read(self._logits(row, kept), logits)
+        self._window.read(self._logits(row, kept), logits, f"read_logits of row {row}")
         return logits
 
     def write_logits(self, row: int, logits: Float32Array, *, kept: bool = False) -> None:
@@ -274,7 +296,7 @@ class CudaEngine(RowKeeper):
         model = self.model
         stretch = np.empty((model.layers, 2, model.kv_heads, last - first, model.head_dim), np.uint16)
         if stretch.size:
-            self._read(self._stretch(row, first, last), stretch)
+            self._window.read(self._stretch(row, first, last), stretch, f"export_kv of row {row}")
         return widened(stretch)
 
     def import_kv(self, row: int, first: int, array: npt.NDArray[Any]) -> None:
@@ -308,7 +330,7 @@ class CudaEngine(RowKeeper):
         """Wait, and give what there is one number of for this row."""
         self._check_row(row)
         drawn = np.empty(2, np.int32)
-        self._read(self._arena.lines("drawn", row), drawn)
+        self._window.read(self._arena.lines("drawn", row), drawn, f"peek of row {row}")
         return {"next_token": int(drawn[0]), **self._sampling[row]}
 
     def bytes_per_token(self, rows: Sequence[int]) -> int:
@@ -324,7 +346,7 @@ class CudaEngine(RowKeeper):
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": 1,
-            "path": "per-op",
+            "path": self._path,
             "kernels": kernels_digest(),
             "numpy": np.__version__,
             **self._device.environment(),
@@ -335,6 +357,11 @@ class CudaEngine(RowKeeper):
         graphs = self._graphs
         return {"hits": graphs.hits, "captures": graphs.captures, "fallbacks": graphs.fallbacks}
 
+    def facts(self) -> dict[str, str | int]:
+        """Tell which way it decodes and why, and what its graphs were good for."""
+        counts = {f"graph {name}": count for name, count in self.graph_counts().items()}
+        return {"decode path": f"{self._path} ({self._why})", **counts}
+
     def clear_cuda_graphs(self) -> None:
         """Forget all graphs; each is recorded again when it is next used."""
         with self._launching():
@@ -344,16 +371,38 @@ class CudaEngine(RowKeeper):
         """Give all memory of the device back; every call that needs it is refused from now on."""
         if self._home.left:  # nothing of it works in a child, and the memory is the parent's
             return
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._graphs.clear()
-                self._device.close()
+        with self._window.turn, self._lock:  # nobody reads what is given back
+            if self._closed:
+                return
+            self._closed = True
+            self._give_back()
 
     # --- how ----------------------------------------------------------------------------------------------------
 
-    def _launching(self) -> "_Launching":
-        return _Launching(self)
+    def _give_back(self) -> None:
+        """Free what the device holds; nothing of one that has failed can be."""
+        if self._watchdog.failure is None:
+            self._device.enter()
+            self._watchdog.wait(self._device.record(), "close")
+            self._graphs.clear()
+            self._device.close()
+
+    @contextmanager
+    def _launching(self, work: str = "", rows: Sequence[int] = ()) -> Iterator[None]:
+        """Let one thread at a time launch, in the process of the engine, as long as that is open and works."""
+        self._home.check()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the engine is closed: load it again")
+            self._watchdog.check()
+            if work:
+                self._watchdog.launches(work, rows)
+            try:
+                self._device.enter()
+                yield
+            except Exception as error:
+                self._watchdog.examine(error)
+                raise
 
     def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
         """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
@@ -452,10 +501,6 @@ class CudaEngine(RowKeeper):
         for row in rows:
             self._arrived[row] = event
 
-    def _read(self, lines: Lines, target: npt.NDArray[Any]) -> None:
-        with self._launching():
-            self._device.read(lines, target)
-
     def _logits(self, row: int, kept: bool = False) -> Lines:
         return self._arena.lines("kept_logits" if kept else "logits", row)
 
@@ -471,24 +516,3 @@ class CudaEngine(RowKeeper):
 
     def _without_distribution(self, fault: int) -> LogitsError:
         return no_distribution(_FAULTS[fault & 3], fault >> 2, self.model.vocab)
-
-
-class _Launching:
-    """Lets one thread at a time launch, in the process of the engine, as long as that is open."""
-
-    __slots__ = ("_engine",)
-
-    def __init__(self, engine: CudaEngine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> None:
-        engine = self._engine
-        engine._home.check()
-        engine._lock.acquire()
-        if engine._closed:
-            engine._lock.release()
-            raise RuntimeError("the engine is closed: load it again")
-        engine._device.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._engine._lock.release()
