@@ -1,4 +1,4 @@
-"""The CUDA engine: one kernel an operation, all of a step in one graph, and nobody waits but who asks for a value."""
+"""The CUDA engine: all of a step in one graph, and nobody waits but who asks for a value."""
 
 import struct
 import threading
@@ -15,6 +15,7 @@ from gpu.checkpoint.index import Checkpoint
 from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device, Event, Lines
+from gpu.cuda.forward import Forward
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.paths import choose_path
 from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
@@ -28,9 +29,6 @@ from gpu.sampling import check_sampling, no_distribution, thresholds
 
 Float32Array = npt.NDArray[np.float32]
 
-_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512}
-_PRODUCT_THREADS = 256
-_HEADS_OF_ROPE = 4  # of a block
 _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
 _NOBODY = -1
 
@@ -121,6 +119,7 @@ class CudaEngine(RowKeeper):
         self._staging = Staging(device, self._watchdog)
         self._window = Window(device, self._watchdog, self._launching)
         device.build(source(), shape.defines())
+        self._forward = Forward(device, shape, self._weights, self._arena)
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
@@ -209,16 +208,10 @@ class CudaEngine(RowKeeper):
             if not rows:
                 return
             positions = self._stepping(rows)
-            tokens, arena = bucket(len(rows)), self._arena
+            tokens = bucket(len(rows))
             ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
-
-            def work() -> None:
-                of_rows, at = arena.at("step", 0), arena.at("step", 1)
-                self._layers(tokens, 0, of_rows, at, ways)
-                self._head(tokens, arena.at("everyone"), of_rows, positions=at)
-
             self._step = None  # until the step is whole: an interrupt may come between
-            self._graphs.run(("decode", tokens, ways), work)
+            self._graphs.run(("decode", tokens, ways), lambda: self._forward.decode(tokens, ways))
             self._step = tuple(rows), tuple(position + 1 for position in positions)
             for row in rows:
                 self.kv_cache.commit(row, 1)
@@ -230,17 +223,10 @@ class CudaEngine(RowKeeper):
             if not rows:
                 return
             self._stepping(rows)
-            tokens, arena = bucket(len(rows)), self._arena
-
-            def work() -> None:
-                self._launch(
-                    "sample", (tokens, 1, 1), tokens, arena.at("logits"), arena.at("sampling"), arena.at("step", 0),
-                    arena.at("step", 1), arena.at("drawn"),
-                )  # fmt: skip
-
+            tokens = bucket(len(rows))
             for row in rows:
                 self._arrived[row] = None
-            self._graphs.run(("sample", tokens), work)
+            self._graphs.run(("sample", tokens), lambda: self._forward.sample(tokens))
             self._fetch(rows)
 
     def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
@@ -413,73 +399,10 @@ class CudaEngine(RowKeeper):
         chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
         self._staging.write(arena.lines("chunk"), chunk)
 
-        def layers() -> None:
-            self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways=1)
-
-        self._graphs.run(("prefill", tokens), layers)
+        self._graphs.run(("prefill", tokens), lambda: self._forward.prefill(tokens))
         if len(ends):
             ended = max(16, bucket(len(ends)))
-            self._graphs.run(("head", ended), lambda: self._head(ended, arena.at("chunk", 3), arena.at("chunk", 4)))
-
-    def _layers(self, tokens: int, ids: int, rows: int, positions: int, ways: int) -> None:
-        """Launch all of a forward pass but the head; without ids the tokens are those that were drawn."""
-        model, arena, weights = self.model, self._arena, self._weights
-        x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
-        qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
-        rope, attention = arena.at("rope"), self._shape.attention(tokens, ways, self._device.processors)
-        table = weights.optional("embedding") or weights.at("head")
-        heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
-
-        self._launch(
-            "embed", (tokens, 1, 1), tokens, table, ids, arena.at("drawn"), rows, weights.at("0.input_norm"), x, normed,
-            squares,
-        )  # fmt: skip
-        for layer in range(model.layers):
-            last = layer == model.layers - 1
-            of_layer = arena.at("kv_cache", 0, layer)
-            next_norm = weights.at("final_norm" if last else f"{layer + 1}.input_norm")
-            inner_norm = weights.at(f"{layer}.inner_norm")
-            self._product(
-                "qkv", layer, tokens, normed, squares, qkv, rows=rows, positions=positions, table=rope, cache=of_layer
-            )
-            if model.qk_norm:
-                self._launch(
-                    "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
-                    weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
-                )  # fmt: skip
-            self._launch(
-                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
-            )
-            self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
-            self._product("gate_up", layer, tokens, normed, squares, inner)
-            self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
-
-    def _head(self, tokens: int, pick: int, rows: int, *, positions: int = 0) -> None:
-        """Launch the product that turns picked tokens into the logits of their rows, and counts positions on."""
-        arena = self._arena
-        self._run_product(
-            "head", tokens, self._weights.at("head"), 0, arena.at("normed"), arena.at("squares"), arena.at("logits"),
-            pick=pick, rows=rows, positions=positions,
-        )  # fmt: skip
-
-    def _product(self, name: str, layer: int, tokens: int, *given: int, **more: int) -> None:
-        """Launch a product of a layer; see `product` in products.cu for what it is given."""
-        matrix, bias = self._weights.at(f"{layer}.{name}"), self._weights.optional(f"{layer}.{name}_bias")
-        self._run_product(name, tokens, matrix, bias, *given, **more)
-
-    def _run_product(
-        self, name: str, tokens: int, matrix: int, bias: int, given: int, squares: int, result: int,
-        next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
-        positions: int = 0, table: int = 0, cache: int = 0,
-    ) -> None:  # fmt: skip
-        kernel, grid = self._shape.products[name].launch(tokens)
-        self._device.launch(
-            kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
-            next_squares, pick, rows, positions, table, cache,
-        )  # fmt: skip
-
-    def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:
-        self._device.launch(kernel, grid, _THREADS[kernel], *parameters)
+            self._graphs.run(("ends", ended), lambda: self._forward.ends(ended))
 
     def _stepping(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Have the device know the rows and positions of a step; it counts on by itself as long as they stay."""

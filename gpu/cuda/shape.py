@@ -142,11 +142,11 @@ class Shape:
             "everyone": Array((self.slots,), "int32"),  # 0, 1, 2, ...
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
             "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),
-            "normed": Array((tokens, up(model.hidden, COLUMNS)), "bfloat16"),  # without the root mean square
+            "normed": Array(tiled_shape(tokens, model.hidden), "bfloat16"),  # without the root mean square
             "squares": Array((tokens, -(-model.hidden // _UNIT)), "float32"),
             "qkv": Array((tokens, self.qkv_width), "float32"),
-            "attended": Array((tokens, up(model.heads * model.head_dim, COLUMNS)), "bfloat16"),
-            "inner": Array((tokens, up(model.intermediate, COLUMNS)), "bfloat16"),
+            "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),
+            "inner": Array(tiled_shape(tokens, model.intermediate), "bfloat16"),
             "partials": Array((partials,), "float32"),
             "arrivals": Array((tokens, model.heads), "int32"),
         }

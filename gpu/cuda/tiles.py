@@ -1,4 +1,4 @@
-"""How a matrix lies in the device's memory: tiles of 8 rows and 32 columns, in the order in which a warp reads them."""
+"""How a matrix lies in the device's memory: tiles of 8 rows and 32 columns, their chunks turned; see common.cu."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,8 @@ import numpy.typing as npt
 from gpu.cuda.bfloat16 import UInt16Array, rounded, widened
 
 ROWS, COLUMNS = 8, 32
+_CHUNK = 8  # numbers of a row that stay together
+_TURNED = np.arange(COLUMNS // _CHUNK) ^ np.arange(ROWS)[:, None] // 2  # [8, 4]: which chunk lies where
 _SLAB = 4096  # rows that are packed at once: bounds the memory that takes
 
 
@@ -42,11 +44,17 @@ def tiled(matrix: npt.NDArray[np.float32]) -> UInt16Array:
     units, tiles, _, _ = tiled_shape(rows, columns)
     padded = np.zeros((units * ROWS, tiles * COLUMNS), np.uint16)
     padded[:rows, :columns] = rounded(matrix)
-    return np.ascontiguousarray(padded.reshape(units, ROWS, tiles, COLUMNS).transpose(0, 2, 1, 3))
+    return _turned(padded.reshape(units, ROWS, tiles, COLUMNS).transpose(0, 2, 1, 3))
 
 
 def untiled(tiles: UInt16Array, rows: int, columns: int) -> npt.NDArray[np.float32]:
     """Give the matrix that was laid out in these tiles."""
     units, count, _, _ = tiles.shape
-    padded = tiles.transpose(0, 2, 1, 3).reshape(units * ROWS, count * COLUMNS)
+    padded = _turned(tiles).transpose(0, 2, 1, 3).reshape(units * ROWS, count * COLUMNS)
     return widened(np.ascontiguousarray(padded[:rows, :columns]))
+
+
+def _turned(tiles: UInt16Array) -> UInt16Array:
+    """Put the chunks of each row where they lie, or back: it is its own inverse."""
+    chunks = tiles.reshape(*tiles.shape[:3], COLUMNS // _CHUNK, _CHUNK)
+    return chunks[:, :, np.arange(ROWS)[:, None], _TURNED].reshape(tiles.shape)

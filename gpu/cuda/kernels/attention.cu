@@ -242,7 +242,7 @@ __device__ __forceinline__ void attend(
     for (int e = 0; e < ELEMENTS<QUERIES>; ++e) {
         const int element = threadIdx.x + e * 128;
         if (element < QUERIES * HEAD_DIM)
-            attended[token * ATTENDED_PADDED + (i64)first_head * HEAD_DIM + element] = to_bf16(total[e].o / total[e].l);
+            attended[in_tiles(token, first_head * HEAD_DIM + element, ATTENDED_TILES)] = to_bf16(total[e].o / total[e].l);
     }
 }
 

@@ -16,15 +16,29 @@ constexpr u32 ALL_LANES = 0xffffffffu;
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
+// Weights and what they are multiplied with lie in tiles of 8 rows (tokens) and 32 columns: [rows / 8, columns / 32, 8, 32].
+// The four chunks of 8 numbers of a row are turned by the row, as tensor cores and shared memory like to read them. Lane
+// (group, quad) of a warp multiplies, of row `group`, the numbers 4 quad to 4 quad + 3 of either half of the columns.
+constexpr int TILE = 256;
+__host__ __device__ constexpr i64 in_tiles(i64 row, int column, int tiles) {
+    const int chunk = (column / 8 % 4) ^ (int)(row / 2 % 4);
+    return (row / 8 * tiles + column / 32) * TILE + row % 8 * 32 + chunk * 8 + column % 8;
+}
+__device__ __forceinline__ const bf16* other_half(const bf16* address) { return (const bf16*)((u64)address ^ 32); }
+
 #ifndef EMULATED
 struct Pack { u32 x, y, z, w; };  // 16 bytes: eight bfloat16
 
-// Weights are read once: they take no place in L1.
-__device__ __forceinline__ Pack load_weights(const Pack* address) {
+// A lane's numbers of a tile, see below. Weights are read once: they take no place in L1.
+__device__ __forceinline__ Pack load_weights(const bf16* address) {
     Pack v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.z), "=r"(v.w) : "l"(other_half(address)));
     return v;
+}
+__device__ __forceinline__ Pack load_tokens(const bf16* address) {
+    const uint2 first = __ldcg((const uint2*)address), second = __ldcg((const uint2*)other_half(address));
+    return {first.x, first.y, second.x, second.y};
 }
 __device__ __forceinline__ Pack load_pack(const bf16* address) {
     const uint4 v = __ldcg(reinterpret_cast<const uint4*>(address));
@@ -81,6 +95,7 @@ __device__ __forceinline__ float2 turned(float a, float b, const float* table, i
 }
 constexpr int QKV_WIDTH = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
 constexpr int HIDDEN_UNITS = ceil_div(HIDDEN, 8);        // a partial sum of squares each
-constexpr int HIDDEN_PADDED = round_up(HIDDEN, 32);      // what lies behind a padded vector is zero, always
-constexpr int ATTENDED_PADDED = round_up(HEADS * HEAD_DIM, 32);
-constexpr int INNER_PADDED = round_up(INTERMEDIATE, 32);
+constexpr int HIDDEN_PADDED = round_up(HIDDEN, 32);      // what pads a row is zero, always
+constexpr int HIDDEN_TILES = ceil_div(HIDDEN, 32);
+constexpr int ATTENDED_TILES = ceil_div(HEADS * HEAD_DIM, 32);
+constexpr int INNER_TILES = ceil_div(INTERMEDIATE, 32);

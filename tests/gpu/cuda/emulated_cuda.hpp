@@ -205,7 +205,15 @@ inline float rsqrtf(float v) { return 1 / std::sqrt(v); }
 inline uint32_t __float2uint_rz(float v) { return (uint32_t)v; }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
 
-inline Pack load_weights(const Pack* address) { return *address; }
+inline const uint16_t* other_half(const uint16_t* address);
+inline Pack load_tokens(const uint16_t* address) {
+    Pack v;
+    if ((uintptr_t)address % 8) std::abort();
+    std::memcpy(&v.x, address, 8);
+    std::memcpy(&v.z, other_half(address), 8);
+    return v;
+}
+inline Pack load_weights(const uint16_t* address) { return load_tokens(address); }
 inline Pack load_pack(const uint16_t* address) {
     Pack v;
     if ((uintptr_t)address % 16) std::abort();

@@ -42,7 +42,10 @@ def test_a_matrix_comes_back_from_its_tiles(rows: int, columns: int) -> None:
     assert np.count_nonzero(tiles) == np.count_nonzero(matrix)
 
 
-def test_a_tile_is_eight_rows_of_thirty_two_columns() -> None:
+def test_a_tile_is_eight_rows_of_four_turned_chunks() -> None:
     matrix = np.arange(16 * 64, dtype=np.float32).reshape(16, 64) % 256
-    tiles = widened(tiled(matrix))
-    assert np.array_equal(tiles[1, 1], matrix[8:16, 32:64])
+    tile = widened(tiled(matrix))[1, 1].reshape(8, 4, 8)
+    for row in range(8):
+        for chunk in range(4):
+            first = 32 + chunk * 8
+            assert np.array_equal(tile[row, chunk ^ row // 2], matrix[8 + row, first : first + 8])

@@ -1,0 +1,105 @@
+"""A forward pass as launches, one kernel an operation: what runs after what, on which memory."""
+
+from dataclasses import dataclass
+
+from gpu.cuda.arena import Arena
+from gpu.cuda.device import Device
+from gpu.cuda.shape import Shape
+
+_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512}
+_PRODUCT_THREADS = 256
+_HEADS_OF_ROPE = 4  # of a block
+
+
+@dataclass(slots=True, frozen=True)
+class Forward:
+    """Launches the kernels of a model on memory that was bound once."""
+
+    device: Device
+    shape: Shape
+    weights: Arena
+    arena: Arena
+
+    def prefill(self, tokens: int) -> None:
+        """Take the tokens of the chunk through all layers."""
+        arena = self.arena
+        self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways=1)
+
+    def ends(self, tokens: int) -> None:
+        """Turn the tokens of the chunk that end a prompt into the logits of their rows."""
+        self._head(tokens, self.arena.at("chunk", 3), self.arena.at("chunk", 4))
+
+    def decode(self, tokens: int, ways: int) -> None:
+        """Take the token that was drawn for each row of the step through all layers, to its logits; count on."""
+        arena = self.arena
+        rows, positions = arena.at("step", 0), arena.at("step", 1)
+        self._layers(tokens, 0, rows, positions, ways)
+        self._head(tokens, arena.at("everyone"), rows, positions=positions)
+
+    def sample(self, tokens: int) -> None:
+        """Draw the next token of each row of the step."""
+        arena = self.arena
+        self._launch(
+            "sample", (tokens, 1, 1), tokens, arena.at("logits"), arena.at("sampling"), arena.at("step", 0),
+            arena.at("step", 1), arena.at("drawn"),
+        )  # fmt: skip
+
+    def _layers(self, tokens: int, ids: int, rows: int, positions: int, ways: int) -> None:
+        """Launch all of a forward pass but the head; without ids the tokens are those that were drawn."""
+        model, arena, weights = self.shape.model, self.arena, self.weights
+        x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
+        qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
+        rope, attention = arena.at("rope"), self.shape.attention(tokens, ways, self.device.processors)
+        table = weights.optional("embedding") or weights.at("head")
+        heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
+
+        self._launch(
+            "embed", (tokens, 1, 1), tokens, table, ids, arena.at("drawn"), rows, weights.at("0.input_norm"), x, normed,
+            squares,
+        )  # fmt: skip
+        for layer in range(model.layers):
+            last = layer == model.layers - 1
+            of_layer = arena.at("kv_cache", 0, layer)
+            next_norm = weights.at("final_norm" if last else f"{layer + 1}.input_norm")
+            inner_norm = weights.at(f"{layer}.inner_norm")
+            self._product(
+                "qkv", layer, tokens, normed, squares, qkv, rows=rows, positions=positions, table=rope, cache=of_layer
+            )
+            if model.qk_norm:
+                self._launch(
+                    "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
+                    weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
+                )  # fmt: skip
+            self._launch(
+                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
+            )
+            self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
+            self._product("gate_up", layer, tokens, normed, squares, inner)
+            self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
+
+    def _head(self, tokens: int, pick: int, rows: int, *, positions: int = 0) -> None:
+        """Launch the product that turns picked tokens into the logits of their rows, and counts positions on."""
+        arena = self.arena
+        self._run_product(
+            "head", tokens, self.weights.at("head"), 0, arena.at("normed"), arena.at("squares"), arena.at("logits"),
+            pick=pick, rows=rows, positions=positions,
+        )  # fmt: skip
+
+    def _product(self, name: str, layer: int, tokens: int, *given: int, **more: int) -> None:
+        """Launch a product of a layer; see `product` in products.cu for what it is given."""
+        matrix, bias = self.weights.at(f"{layer}.{name}"), self.weights.optional(f"{layer}.{name}_bias")
+        self._run_product(name, tokens, matrix, bias, *given, **more)
+
+    def _run_product(
+        self, name: str, tokens: int, matrix: int, bias: int, given: int, squares: int, result: int,
+        next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
+        positions: int = 0, table: int = 0, cache: int = 0,
+    ) -> None:  # fmt: skip
+        kernel, grid = self.shape.products[name].launch(tokens)
+        self.device.launch(
+            kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
+            next_squares, pick, rows, positions, table, cache,
+        )  # fmt: skip
+
+    def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:
+        self.device.launch(kernel, grid, _THREADS[kernel], *parameters)
