@@ -1,6 +1,6 @@
 """The ways in which the engine can decode, and which of them a device can run."""
 
-from gpu.errors import DeviceError
+from gpu.errors import DeviceError, OptionError
 
 Capability = tuple[int, int]
 _NEEDED: dict[str, Capability] = {"per-op": (8, 0), "persistent": (9, 0)}
@@ -16,7 +16,7 @@ def choose_path(asked: str | None, capability: Capability) -> tuple[str, str]:
 
     Raises
     ------
-    ValueError
+    OptionError
         If there is none of that name.
     DeviceError
         If this device cannot run it.
@@ -24,7 +24,7 @@ def choose_path(asked: str | None, capability: Capability) -> tuple[str, str]:
     if asked is None:
         return "per-op", "the engine's choice"
     if asked not in _NEEDED:
-        raise ValueError(f"there is no decode path {asked!r}: expected {' or '.join(_NEEDED)}")
+        raise OptionError(f"there is no decode path {asked!r}: expected {' or '.join(_NEEDED)}")
     if asked not in decode_paths(capability):
         raise DeviceError(
             f"decode={asked!r} needs compute capability {_version(_NEEDED[asked])}, this device has "

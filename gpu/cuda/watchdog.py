@@ -62,8 +62,9 @@ class Watchdog:
                 waited = time.monotonic() - began
                 if waited > self._seconds:
                     self._fail(
-                        f"{_named(call, rows)} has waited {self._seconds:g} s: {self._launched()} is still running on "
-                        f"the device{self._words()}; start another process, or allow it more with {TIMEOUT}"
+                        f"{_named(call, rows)} has waited {self._seconds:g} s: {self._launched()} or what was launched "
+                        f"before it is still running on the device{self._words()}; start another process, or allow it "
+                        f"more with {TIMEOUT}"
                     )
                 if waited > _SPIN:
                     time.sleep(waited / _PART)
