@@ -106,12 +106,20 @@ class InterruptedDevice(EmulatedDevice):
         self._passing(lambda: super(InterruptedDevice, self).copy(source, target))
 
     def record(self) -> Event:
-        event: Event = self._passing(super().record)
-        return event
+        return _InterruptedEvent(self, self._passing(super().record))
 
     def capture(self, work: Callable[[], None]) -> Graph:
         graph = super().capture(work)
         return _InterruptedGraph(self, graph)
+
+
+class _InterruptedEvent:
+    def __init__(self, device: InterruptedDevice, event: Event) -> None:
+        self._device, self._event = device, event
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self._device._passing(lambda: self._event.is_done))
 
 
 class _InterruptedGraph:

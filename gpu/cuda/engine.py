@@ -233,14 +233,17 @@ class CudaEngine(RowKeeper):
         """Wait until the tokens have reached the host."""
         if not rows:
             return ()
-        with self._launching():
-            late = [row for row in rows if self._arrived[row] is None]
-            if late:
-                self._fetch(late)
+        self._home.check()
+        with self._lock:
+            self._check_open()
+            if late := [row for row in rows if self._arrived[row] is None]:
+                with self._launching():
+                    self._fetch(late)
             events = {id(event): event for row in rows if (event := self._arrived[row]) is not None}
         for event in events.values():
             self._watchdog.wait(event, "sampled", rows)
-        with self._launching():  # it may have been closed meanwhile
+        with self._lock:
+            self._check_open()  # it may have been closed meanwhile
             drawn = self._drawn[list(rows)].tolist()
         for _, fault in drawn:
             if fault:
@@ -378,9 +381,7 @@ class CudaEngine(RowKeeper):
         """Let one thread at a time launch, in the process of the engine, as long as that is open and works."""
         self._home.check()
         with self._lock:
-            if self._closed:
-                raise RuntimeError("the engine is closed: load it again")
-            self._watchdog.check()
+            self._check_open()
             if work:
                 self._watchdog.launches(work, rows)
             try:
@@ -389,6 +390,11 @@ class CudaEngine(RowKeeper):
             except Exception as error:
                 self._watchdog.examine(error)
                 raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the engine is closed: load it again")
+        self._watchdog.check()
 
     def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
         """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
