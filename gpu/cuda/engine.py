@@ -88,6 +88,7 @@ class CudaEngine(RowKeeper):
         self._path, self._why = choose_path(decode, device.capability)
         self._watchdog = Watchdog(device, self._path, timeout)
         self._graphs = GraphCache(device)
+        self._watchdog.owned.append(self._graphs)
         try:
             with self._launching():
                 self._bind(checkpoint)

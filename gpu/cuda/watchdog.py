@@ -1,5 +1,6 @@
 """The one place that waits for the device: not for ever, and with words for what happened if it does not answer."""
 
+import ctypes
 import os
 import time
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ TIMEOUT = "PHASEWALK_DEVICE_TIMEOUT"  # seconds, for whoever gives no other numb
 _DEFAULT = 30.0
 _SPIN = 0.01  # seconds: a token takes less, and none of it may be lost to the scheduler of the system
 _PART = 100  # a longer wait looks again after so small a part of itself
-_given_up: list[Device] = []  # to free anything of theirs would wait, or fail
 
 
 class Watchdog:
@@ -33,6 +33,8 @@ class Watchdog:
 
     Attributes
     ----------
+    owned : list
+        What Python must never free once the device has failed.
     last_words : uint32 [3] in pinned memory, optional
         Where a kernel that gives up leaves a code other than 0, its block and its thread before it traps.
     """
@@ -42,6 +44,7 @@ class Watchdog:
         self.failure: str | None = None
         self._device, self._path = device, path
         self._seconds = _seconds() if seconds is None else seconds
+        self.owned: list[object] = [device]
         self._work: tuple[str, Sequence[int]] = "load", ()  # what was launched last
 
     def launches(self, work: str, rows: Sequence[int]) -> None:
@@ -85,7 +88,8 @@ class Watchdog:
 
     def _fail(self, what: str) -> NoReturn:
         self.failure = f"the engine failed: {what}"
-        _given_up.append(self._device)
+        # To unload a kernel waits for the one that hangs, also when Python frees what is left as the process ends.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.owned))
         raise DeviceError(self.failure)
 
     def _launched(self) -> str:
