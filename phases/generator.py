@@ -92,6 +92,7 @@ class Generator:
         self_check: bool = True,
         progress: Progress | None = None,
         machine: Machine[Generation] = generation_machine,
+        **options: Any,
     ) -> Self:
         """Load a checkpoint in Hugging Face format: a folder or a hub id; None is the bundled demo model.
 
@@ -109,6 +110,8 @@ class Generator:
             Compare prefill with decode once before use; costs a few tokens' time.
         progress
             Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
+        **options
+            What only this engine takes, see `gpu.load_engine`.
 
         Raises
         ------
@@ -118,7 +121,7 @@ class Generator:
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         loaded = load_engine(
             folder, engine, max_batch=max_batch, capacity=capacity, threads=threads, self_check=self_check,
-            progress=progress,
+            progress=progress, **options,
         )  # fmt: skip
         try:
             tokenizer = Tokenizer.from_pretrained(folder)

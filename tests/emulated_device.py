@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,7 @@ _BUILT = Path(tempfile.gettempdir()) / f"phasewalk-emulated-{os.getuid() if hasa
 
 
 class _Event:
-    def sync(self) -> None:
-        pass
+    is_done = True
 
 
 class _Graph:
@@ -47,6 +47,7 @@ class EmulatedDevice:
 
     processors = 4
     capability = (9, 0)
+    _one_at_a_time = threading.Lock()  # a kernel's shared memory is a static variable of the library
 
     def __init__(self) -> None:
         self._memory: list[np.ndarray] = []
@@ -108,18 +109,13 @@ class EmulatedDevice:
     ) -> None:  # fmt: skip
         library = next(library for library in reversed(self._libraries) if hasattr(library, kernel))
         values = (ctypes.c_uint64 * len(parameters))(*parameters)
-        library.emulate(getattr(library, kernel), *grid, threads, values, len(parameters), shared, together)
+        with self._one_at_a_time:
+            library.emulate(getattr(library, kernel), *grid, threads, values, len(parameters), shared, together)
 
     def copy(self, source: Lines, target: Lines) -> None:
         assert (source.width, source.height) == (target.width, target.height)
         for index in range(source.height):
             at, to = source.address + index * source.pitch, target.address + index * target.pitch
-            ctypes.memmove(to, at, source.width)
-
-    def read(self, source: Lines, target: np.ndarray) -> None:
-        assert target.nbytes == source.width * source.height
-        for index in range(source.height):
-            to, at = target.ctypes.data + index * source.width, source.address + index * source.pitch
             ctypes.memmove(to, at, source.width)
 
     def record(self) -> Event:
@@ -132,6 +128,9 @@ class EmulatedDevice:
             return _Graph(self._recording, self._run)
         finally:
             self._recording = None
+
+    def fault(self) -> str | None:
+        return None
 
     def close(self) -> None:
         self._memory.clear()

@@ -19,8 +19,9 @@ class Lines(NamedTuple):
 class Event(Protocol):
     """A place in the stream."""
 
-    def sync(self) -> None:
-        """Wait until all work before it is done."""
+    @property
+    def is_done(self) -> bool:
+        """Whether all work before it is done; raises if the device has failed."""
         ...
 
 
@@ -54,11 +55,11 @@ class Device(Protocol):
         ...
 
     def allocate(self, size: int) -> int:
-        """Reserve device memory, all zero, until `close`."""
+        """Reserve device memory, all zero, until `close`; raises MemoryError."""
         ...
 
     def pinned(self, size: int) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Reserve pinned memory of the host, until `close`: its address and its bytes."""
+        """Reserve pinned memory of the host, until `close`: its address and its bytes; raises MemoryError."""
         ...
 
     def release(self, address: int) -> None:
@@ -84,10 +85,6 @@ class Device(Protocol):
         """Copy between device memory and device or pinned memory."""
         ...
 
-    def read(self, source: Lines, target: npt.NDArray[Any]) -> None:
-        """Wait for all that is in the stream, and copy device memory into a contiguous array."""
-        ...
-
     def record(self) -> Event:
         """Mark this place in the stream."""
         ...
@@ -96,6 +93,10 @@ class Device(Protocol):
         """Record the launches that `work` makes instead of running them."""
         ...
 
+    def fault(self) -> str | None:
+        """Say what broke the device for this process, if anything has."""
+        ...
+
     def close(self) -> None:
-        """Wait for the stream, and give all memory back."""
+        """Give all memory back; nothing is in the stream any more."""
         ...

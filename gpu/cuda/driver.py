@@ -27,7 +27,10 @@ class CudaDevice:
             raise DeviceError(f"the cuda engine cannot run here: {reason}")
         self._device = cuda.core.Device(0)
         self._ready = threading.local()
+        self._handle = driver.CUstream(0)  # until there is one of ours
         self.enter()
+        if (reason := self.fault()) is not None:
+            raise DeviceError(f"the cuda engine cannot run in this process any more, start another: {reason}")
         self._stream = self._device.create_stream()
         self._handle = driver.CUstream(int(self._stream.handle))
         self._building: Any = None  # the graph that is being recorded
@@ -50,7 +53,7 @@ class CudaDevice:
         version = _checked(driver.cuDriverGetVersion())
         return {
             "device": self._device.name,
-            "compute_capability": ".".join(map(str, self._device.compute_capability)),
+            "compute_capability": ".".join(map(str, self.capability)),
             "processors": self.processors,
             "cuda_driver": f"{version // 1000}.{version % 1000 // 10}",
             "cuda_core": cuda.core.__version__,
@@ -127,18 +130,6 @@ class CudaDevice:
         else:
             _checked(driver.cuMemcpy2DAsync(_unified(source, target.address, target.pitch), self._handle))
 
-    def read(self, source: Lines, target: npt.NDArray[Any]) -> None:
-        """Copy into memory that is not pinned: returns when all is there."""
-        address = target.ctypes.data
-        if source.height == 1:
-            _checked(driver.cuMemcpyDtoHAsync(address, source.address, source.width, self._handle))
-        else:
-            form = _unified(source, 0, source.width)
-            form.srcMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
-            form.dstMemoryType, form.dstHost = driver.CUmemorytype.CU_MEMORYTYPE_HOST, address
-            _checked(driver.cuMemcpy2DAsync(form, self._handle))
-        _checked(driver.cuStreamSynchronize(self._handle))
-
     def record(self) -> Event:
         """Mark this place in the stream."""
         event: Event = self._stream.record()
@@ -155,10 +146,15 @@ class CudaDevice:
             builder.end_building()
         return _Graph(builder.complete(), self._stream)
 
+    def fault(self) -> str | None:
+        """Give the error that stays with the process, if there is one: every call would have it."""
+        (result,) = driver.cuStreamQuery(self._handle)
+        healthy = (driver.CUresult.CUDA_SUCCESS, driver.CUresult.CUDA_ERROR_NOT_READY)
+        return None if result in healthy else _words(result)
+
     def close(self) -> None:
-        """Wait for the stream, and give all memory back."""
+        """Give all memory back."""
         self.enter()
-        self._stream.sync()
         for address in self._allocated:
             _checked(driver.cuMemFree(address))
         for address in self._pinned:
@@ -200,8 +196,13 @@ def _unified(source: Lines, target: int, pitch: int) -> Any:
 def _checked(answer: tuple[Any, ...]) -> Any:
     """Give what a call of the driver returned, or raise what it says went wrong."""
     result, *values = answer
+    if result == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError(_words(result))
     if result != driver.CUresult.CUDA_SUCCESS:
-        _, text = driver.cuGetErrorString(result)
-        words = text.decode() if isinstance(text, bytes) else str(text)
-        raise DeviceError(f"the device failed: {words} ({result.name})")
+        raise DeviceError(f"the device failed: {_words(result)}")
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def _words(result: Any) -> str:
+    _, text = driver.cuGetErrorString(result)
+    return f"{text.decode() if isinstance(text, bytes) else text} ({result.name})"

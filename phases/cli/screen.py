@@ -107,14 +107,14 @@ def warn(message: str) -> None:
 
 def complain(error: Exception) -> None:
     """Print an error that a user can mend in one line; any other is raised again."""
-    from gpu import CapacityError, CheckpointError, LogitsError, NoFreeRows, SelfCheckError
+    from gpu import CapacityError, CheckpointError, DeviceError, LogitsError, NoFreeRows, OptionError, SelfCheckError
     from phases.cli.target import UserCodeError
     from phases.errors import RequestError
     from statemachine import GraphvizMissing, PhaseError, StateMachineError
 
     mendable = (
-        RequestError, CheckpointError, CapacityError, LogitsError, NoFreeRows, SelfCheckError, GraphvizMissing,
-        StateMachineError, OSError, MemoryError, UserCodeError,
+        RequestError, CheckpointError, CapacityError, DeviceError, LogitsError, NoFreeRows, OptionError, SelfCheckError,
+        GraphvizMissing, StateMachineError, OSError, MemoryError, UserCodeError,
     )  # fmt: skip
     found: BaseException = error
     if isinstance(error, PhaseError):
