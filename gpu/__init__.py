@@ -7,7 +7,7 @@ from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint, tokenizer_fingerprint
 from gpu.checkpoint.hub import resolve_checkpoint
-from gpu.checkpoint.index import Checkpoint, expected_tensors
+from gpu.checkpoint.index import Checkpoint, Progress, expected_tensors
 from gpu.engine import Engine
 from gpu.errors import (
     CapacityError,
@@ -49,6 +49,7 @@ __all__ = [
     "NoFreeRows",
     "NumpyEngine",
     "OptionError",
+    "Progress",
     "RopeConfig",
     "RowKeeper",
     "SelfCheckError",

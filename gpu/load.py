@@ -83,7 +83,8 @@ def load_engine(
     self_check : bool
         Run the engine's check of itself, which costs about eight decode steps.
     progress : callable, optional
-        Called with (bytes read, bytes in all) as weights are read.
+        Called with (what is done, bytes done, bytes in all): as weights are read, and with 0 of 0 bytes before
+        anything else that takes long, as compiling kernels does.
     **options
         What only this engine takes (cuda: `decode`, `timeout`, see `CudaEngine`); None leaves the choice to it.
 

@@ -62,12 +62,23 @@ class Device(Protocol):
         """Reserve pinned memory of the host, until `close`: its address and its bytes; raises MemoryError."""
         ...
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
-        """Compile kernels, or take them from the cache, and load them."""
+    def release(self, address: int) -> None:
+        """Give pinned memory back that nothing in the stream asks for any more."""
         ...
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
-        """Run a kernel; every parameter takes 8 bytes."""
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+        """Compile kernels, having called `compiling`, or take them from the cache, and load them too."""
+        ...
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
+        together: bool = False,
+    ) -> None:  # fmt: skip
+        """Run a kernel; every parameter takes 8 bytes.
+
+        `shared` is the bytes of shared memory of a block that its code does not name, `together` that all blocks must
+        be on the device at once.
+        """
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:

@@ -12,16 +12,18 @@ import numpy.typing as npt
 from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
+from gpu.cuda import persistent
 from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device, Event, Lines
 from gpu.cuda.forward import Forward
 from gpu.cuda.graphs import GraphCache
+from gpu.cuda.loading import load
 from gpu.cuda.paths import choose_path
 from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
-from gpu.cuda.weights import WeightWriter
+from gpu.cuda.weights import places, write_random
 from gpu.errors import CheckpointError, DeviceError, LogitsError
 from gpu.memory import check_capacity, check_weights, size, too_large
 from gpu.rows import RowKeeper
@@ -85,7 +87,7 @@ class CudaEngine(RowKeeper):
         self._device = device
         self._lock = threading.RLock()  # one call at a time launches; none holds it while it waits
         self._closed = False
-        self._path, self._why = choose_path(decode, device.capability)
+        self._path, self._why = choose_path(decode, persistent.missing(shape, device))
         self._watchdog = Watchdog(device, self._path, timeout)
         self._graphs = GraphCache(device)
         self._watchdog.owned.append(self._graphs)
@@ -114,24 +116,42 @@ class CudaEngine(RowKeeper):
         except MemoryError as error:
             raise CheckpointError(f"the device refused the {size(weights)} that the weights take: {error}") from error
         try:
-            self._arena = Arena(device, shape.state(device.processors))
+            self._arena = Arena(device, {**shape.state(device.processors), **persistent.state(shape)})
         except MemoryError as error:
             raise too_large(rows, self.kv_cache.capacity, needs, weights=weights, device=free) from error
         self._staging = Staging(device, self._watchdog)
         self._window = Window(device, self._watchdog, self._launching)
-        device.build(source(), shape.defines())
+        announce = checkpoint.announce if checkpoint is not None else lambda what: None
+
+        def compiling() -> None:
+            announce("compiling kernels (once for this model)")
+
+        device.build(source(), shape.defines(), compiling=compiling)
         self._forward = Forward(device, shape, self._weights, self._arena)
+        self._persistent = None
+        if self._path == "persistent":
+            self._persistent = persistent.bind(device, shape, self._weights, self._arena, self._staging)
+            self._watchdog.last_words = self._persistent.last_words
+            tokens = 1
+            while tokens <= min(shape.slots, persistent.MOST_TOKENS):
+                self._persistent.build(tokens, compiling=compiling)
+                tokens *= 2
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
         self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
         self._weight_bytes = shape.bytes_per_step()
-        writer = WeightWriter(shape, self._weights, self._staging)
         if checkpoint is None:
-            writer.write_random()
+            write_random(device, shape, self._weights, self._staging)
         else:
-            writer.write(checkpoint)
+            load(
+                device,
+                checkpoint,
+                self._weights,
+                places(self.model),
+                wait=lambda event: self._watchdog.wait(event, "load"),
+            )
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
@@ -212,7 +232,11 @@ class CudaEngine(RowKeeper):
             tokens = bucket(len(rows))
             ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
             self._step = None  # until the step is whole: an interrupt may come between
-            self._graphs.run(("decode", tokens, ways), lambda: self._forward.decode(tokens, ways))
+            whole = self._persistent
+            if whole is not None and tokens <= persistent.MOST_TOKENS:
+                self._graphs.run(("persistent", tokens), lambda: whole.decode(tokens))
+            else:
+                self._graphs.run(("decode", tokens, ways), lambda: self._forward.decode(tokens, ways))
             self._step = tuple(rows), tuple(position + 1 for position in positions)
             for row in rows:
                 self.kv_cache.commit(row, 1)

@@ -2,38 +2,29 @@
 
 from gpu.errors import DeviceError, OptionError
 
-Capability = tuple[int, int]
-_NEEDED: dict[str, Capability] = {"per-op": (8, 0), "persistent": (9, 0)}
+_NAMES = ("per-op", "persistent")
+_PERSISTENT = (9, 0)  # compute capability, of which no later one has all
 
 
-def decode_paths(capability: Capability) -> tuple[str, ...]:
+def decode_paths(capability: tuple[int, int]) -> tuple[str, ...]:
     """Name those that a device of this compute capability can run."""
-    return tuple(path for path, needed in _NEEDED.items() if capability >= needed)
+    return _NAMES if capability == _PERSISTENT else _NAMES[:1]
 
 
-def choose_path(asked: str | None, capability: Capability) -> tuple[str, str]:
-    """Give the way to decode, and why it is this one.
+def choose_path(asked: str | None, no_persistent: str | None) -> tuple[str, str]:
+    """Give the way to decode, and why it is this one; `no_persistent` says why there is no other, if there is none.
 
     Raises
     ------
     OptionError
         If there is none of that name.
     DeviceError
-        If this device cannot run it.
+        If it cannot run this model on this device.
     """
     if asked is None:
-        return "per-op", "the engine's choice"
-    if asked not in _NEEDED:
-        raise OptionError(f"there is no decode path {asked!r}: expected {' or '.join(_NEEDED)}")
-    if asked not in decode_paths(capability):
-        raise DeviceError(
-            f"decode={asked!r} needs compute capability {_version(_NEEDED[asked])}, this device has "
-            f"{_version(capability)}: it decodes {' or '.join(decode_paths(capability))}"
-        )
-    if asked == "persistent":
-        raise DeviceError("decode='persistent' is not there yet: leave it out, or ask for decode='per-op'")
+        return ("per-op", no_persistent) if no_persistent else ("persistent", "the engine's choice")
+    if asked not in _NAMES:
+        raise OptionError(f"there is no decode path {asked!r}: expected {' or '.join(_NAMES)}")
+    if asked == "persistent" and no_persistent:
+        raise DeviceError(f"decode='persistent' cannot be had, {no_persistent}: leave it out, or ask for 'per-op'")
     return asked, "asked for"
-
-
-def _version(capability: Capability) -> str:
-    return ".".join(map(str, capability))

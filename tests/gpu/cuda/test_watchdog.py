@@ -16,7 +16,7 @@ from unreliable_device import UnreliableDevice
 
 from gpu import Checkpoint, DeviceError, ModelConfig, OptionError, engines, load_engine
 from gpu.cuda.engine import CudaEngine
-from gpu.cuda.paths import choose_path
+from gpu.cuda.paths import choose_path, decode_paths
 from gpu.cuda.watchdog import TIMEOUT, Watchdog
 from phases import Generator
 from phases.tokenizer import Tokenizer
@@ -26,10 +26,10 @@ emulated = pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64")
 on_gpu = pytest.mark.skipif("cuda" not in engines(), reason="needs a device")
 
 
-def load(folder: Path, device: EmulatedDevice, timeout: float = 0.05) -> CudaEngine:
+def load(folder: Path, device: EmulatedDevice, *, decode: str | None = "per-op") -> CudaEngine:
     model = ModelConfig.from_folder(folder)
     checkpoint = Checkpoint.open(folder, model)
-    return CudaEngine(model, checkpoint, rows=4, capacity=48, device=device, timeout=timeout)
+    return CudaEngine(model, checkpoint, rows=4, capacity=48, device=device, decode=decode, timeout=0.05)
 
 
 def step(engine: CudaEngine, row: int) -> tuple[int, ...]:
@@ -169,12 +169,19 @@ def test_the_bound_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_decode_path_is_one_that_the_device_can_run(checkpoint: Path) -> None:
-    assert choose_path(None, (8, 0)) == ("per-op", "the engine's choice")
-    assert choose_path("per-op", (9, 0)) == ("per-op", "asked for")
+    assert choose_path(None, None) == ("persistent", "the engine's choice")
+    assert choose_path(None, "too old") == ("per-op", "too old")
+    assert choose_path("per-op", None) == ("per-op", "asked for")
+    assert decode_paths((8, 9)) == ("per-op",)
+    assert decode_paths((9, 0)) == ("per-op", "persistent")
     with pytest.raises(OptionError, match="there is no decode path 'fast': expected per-op or persistent"):
-        choose_path("fast", (9, 0))
-    with pytest.raises(DeviceError, match=r"'persistent' needs compute capability 9\.0, this device has 8\.9: it dec"):
-        choose_path("persistent", (8, 9))
+        choose_path("fast", None)
+    device = EmulatedDevice()
+    device.capability = (8, 9)
+    with pytest.raises(
+        DeviceError, match=r"'persistent' cannot be had, the device has compute capability 8\.9, not 9\.0"
+    ):
+        load(checkpoint, device, decode="persistent")
     with pytest.raises(OptionError, match="the engine numpy has no option decode"):
         load_engine(checkpoint, "numpy", decode="per-op")
     assert load_engine(checkpoint, "numpy", decode=None).facts() == {}
