@@ -15,11 +15,12 @@ from gpu.checkpoint.index import Checkpoint
 from gpu.cuda import persistent
 from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
+from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Event, Lines
 from gpu.cuda.forward import Forward
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.loading import load
-from gpu.cuda.paths import choose_path
+from gpu.cuda.paths import PER_OP, check_path
 from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
@@ -87,20 +88,21 @@ class CudaEngine(RowKeeper):
         self._device = device
         self._lock = threading.RLock()  # one call at a time launches; none holds it while it waits
         self._closed = False
-        self._path, self._why = choose_path(decode, persistent.missing(shape, device))
-        self._watchdog = Watchdog(device, self._path, timeout)
+        self._no_whole_step = persistent.missing(shape, device)
+        check_path(decode, self._no_whole_step)
+        self._watchdog = Watchdog(device, timeout)
         self._graphs = GraphCache(device)
         self._watchdog.owned.append(self._graphs)
         try:
             with self._launching():
-                self._bind(checkpoint)
+                self._bind(checkpoint, decode)
             self._watchdog.wait(device.record(), "load")
         except BaseException:
             with suppress(DeviceError):
                 self._give_back()
             raise
 
-    def _bind(self, checkpoint: Checkpoint | None) -> None:
+    def _bind(self, checkpoint: Checkpoint | None, decode: str | None) -> None:
         device, shape, rows = self._device, self._shape, self.kv_cache.rows
         weights, free = size_of(shape.weights()), device.memory_free()
 
@@ -128,14 +130,13 @@ class CudaEngine(RowKeeper):
 
         device.build(source(), shape.defines(), compiling=compiling)
         self._forward = Forward(device, shape, self._weights, self._arena)
-        self._persistent = None
-        if self._path == "persistent":
-            self._persistent = persistent.bind(device, shape, self._weights, self._arena, self._staging)
-            self._watchdog.last_words = self._persistent.last_words
-            tokens = 1
-            while tokens <= min(shape.slots, persistent.MOST_TOKENS):
-                self._persistent.build(tokens, compiling=compiling)
-                tokens *= 2
+        whole = None
+        if decode != PER_OP and self._no_whole_step is None:
+            whole = persistent.bind(device, shape, self._weights, self._arena, self._staging)
+            self._watchdog.last_words = whole.last_words
+        why = "asked for" if decode else self._no_whole_step or "the engine's choice"
+        self._decoding = Decoding(self._forward, whole, self._graphs, why)
+        self._decoding.build(shape.slots, compiling=compiling)
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
@@ -152,6 +153,9 @@ class CudaEngine(RowKeeper):
                 places(self.model),
                 wait=lambda event: self._watchdog.wait(event, "load"),
             )
+
+        if decode is None:
+            self._decoding.measure(device, shape, self._arena, self._staging, self._watchdog)
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
@@ -232,11 +236,8 @@ class CudaEngine(RowKeeper):
             tokens = bucket(len(rows))
             ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
             self._step = None  # until the step is whole: an interrupt may come between
-            whole = self._persistent
-            if whole is not None and tokens <= persistent.MOST_TOKENS:
-                self._graphs.run(("persistent", tokens), lambda: whole.decode(tokens))
-            else:
-                self._graphs.run(("decode", tokens, ways), lambda: self._forward.decode(tokens, ways))
+            self._watchdog.path = self._decoding.path(tokens, ways)
+            self._decoding.launch(tokens, ways)
             self._step = tuple(rows), tuple(position + 1 for position in positions)
             for row in rows:
                 self.kv_cache.commit(row, 1)
@@ -360,7 +361,6 @@ class CudaEngine(RowKeeper):
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": 1,
-            "path": self._path,
             "kernels": kernels_digest(),
             "numpy": np.__version__,
             **self._device.environment(),
@@ -374,7 +374,7 @@ class CudaEngine(RowKeeper):
     def facts(self) -> dict[str, str | int]:
         """Tell which way it decodes and why, and what its graphs were good for."""
         counts = {f"graph {name}": count for name, count in self.graph_counts().items()}
-        return {"decode path": f"{self._path} ({self._why})", **counts}
+        return {"decode path": f"{self._watchdog.path} ({self._decoding.why})", **counts}
 
     def clear_cuda_graphs(self) -> None:
         """Forget all graphs; each is recorded again when it is next used."""

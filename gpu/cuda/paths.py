@@ -2,29 +2,47 @@
 
 from gpu.errors import DeviceError, OptionError
 
-_NAMES = ("per-op", "persistent")
-_PERSISTENT = (9, 0)  # compute capability, of which no later one has all
+Capability = tuple[int, int]
+PER_OP, PERSISTENT = "per-op", "persistent"
+_NEEDED: dict[str, Capability] = {PER_OP: (8, 0), PERSISTENT: (9, 0)}
 
 
-def decode_paths(capability: tuple[int, int]) -> tuple[str, ...]:
+def decode_paths(capability: Capability) -> tuple[str, ...]:
     """Name those that a device of this compute capability can run."""
-    return _NAMES if capability == _PERSISTENT else _NAMES[:1]
+    return tuple(path for path in _NEEDED if no_device(path, capability) is None)
 
 
-def choose_path(asked: str | None, no_persistent: str | None) -> tuple[str, str]:
-    """Give the way to decode, and why it is this one; `no_persistent` says why there is no other, if there is none.
+def check_path(asked: str | None, missing: str | None) -> None:
+    """Raise if this way to decode was asked for, and there is none such.
+
+    Parameters
+    ----------
+    asked : str, optional
+        The name of a way.
+    missing : str, optional
+        Why there is no kernel for a whole step here, if there is none.
 
     Raises
     ------
     OptionError
         If there is none of that name.
     DeviceError
-        If it cannot run this model on this device.
+        If it cannot be taken here.
     """
-    if asked is None:
-        return ("per-op", no_persistent) if no_persistent else ("persistent", "the engine's choice")
-    if asked not in _NAMES:
-        raise OptionError(f"there is no decode path {asked!r}: expected {' or '.join(_NAMES)}")
-    if asked == "persistent" and no_persistent:
-        raise DeviceError(f"decode='persistent' cannot be had, {no_persistent}: leave it out, or ask for 'per-op'")
-    return asked, "asked for"
+    if asked is not None and asked not in _NEEDED:
+        raise OptionError(f"there is no decode path {asked!r}: expected {' or '.join(_NEEDED)}")
+    if asked == PERSISTENT and missing is not None:
+        raise DeviceError(f"decode={asked!r} cannot be had here: {missing}; leave it out, or ask for {PER_OP!r}")
+
+
+def no_device(path: str, capability: Capability) -> str | None:
+    """Say what is wrong with a device for this way to decode, or give None."""
+    needed = _NEEDED[path]
+    # The kernel of a whole step is made of instructions that only 9.0 has; the others run on all that came later.
+    if capability < needed or (path == PERSISTENT and capability != needed):
+        return f"it needs compute capability {_version(needed)}, this device has {_version(capability)}"
+    return None
+
+
+def _version(capability: Capability) -> str:
+    return ".".join(map(str, capability))

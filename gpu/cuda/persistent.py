@@ -1,13 +1,13 @@
 """A decode step as one kernel that stays on the device: for which models and devices, and how it is launched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpu.cuda.arena import Arena, Array, Plan
 from gpu.cuda.device import Device
-from gpu.cuda.paths import decode_paths
+from gpu.cuda.paths import PERSISTENT, no_device
 from gpu.cuda.shape import Shape, persistent_source
 from gpu.cuda.staging import Staging
 
@@ -19,8 +19,8 @@ _COUNTER = 32  # numbers from one counter to the next
 
 def missing(shape: Shape, device: Device) -> str | None:
     """Say why there is no such kernel for this model on this device, or give None."""
-    if "persistent" not in decode_paths(device.capability):
-        return f"the device has compute capability {'.'.join(map(str, device.capability))}, not 9.0"
+    if (wrong := no_device(PERSISTENT, device.capability)) is not None:
+        return wrong
     if shape.model.qk_norm:
         return "the model normalises its heads"
     for product in shape.products.values():
@@ -46,6 +46,13 @@ class Persistent:
     shape: Shape
     arena: Arena
     last_words: np.ndarray  # where, block and thread of a wait that did not end
+
+    def sizes(self, tokens: int) -> Iterator[int]:
+        """Give the sizes of steps, up to one that serves so many tokens: powers of two, and no more than it can."""
+        size = 1
+        while size <= min(tokens, MOST_TOKENS):
+            yield size
+            size *= 2
 
     def build(self, tokens: int, *, compiling: Callable[[], None]) -> None:
         """Compile the kernel for so many tokens: a power of two."""

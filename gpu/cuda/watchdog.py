@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu.cuda.device import Device, Event
+from gpu.cuda.paths import PER_OP
 from gpu.errors import DeviceError
 
 TIMEOUT = "PHASEWALK_DEVICE_TIMEOUT"  # seconds, for whoever gives no other number
@@ -25,24 +26,25 @@ class Watchdog:
     ----------
     device : Device
         Who is waited for.
-    path : str
-        How it decodes, for the message.
     seconds : float, optional
         After so long without an answer it has failed; `PHASEWALK_DEVICE_TIMEOUT`, or 30, if not given. What can be
         under way at once, the prompts in the ring of `Staging` above all, takes a small part of that.
 
     Attributes
     ----------
+    path : str
+        How it decodes at the moment, for the message.
     owned : list
         What Python must never free once the device has failed.
     last_words : uint32 [3] in pinned memory, optional
         Where a kernel that gives up leaves a code other than 0, its block and its thread before it traps.
     """
 
-    def __init__(self, device: Device, path: str, seconds: float | None = None) -> None:
+    def __init__(self, device: Device, seconds: float | None = None) -> None:
         self.last_words: npt.NDArray[np.uint32] | None = None
         self.failure: str | None = None
-        self._device, self._path = device, path
+        self.path = PER_OP
+        self._device = device
         self._seconds = _seconds() if seconds is None else seconds
         self.owned: list[object] = [device]
         self._work: tuple[str, Sequence[int]] = "load", ()  # what was launched last
@@ -93,7 +95,7 @@ class Watchdog:
         raise DeviceError(self.failure)
 
     def _launched(self) -> str:
-        return f"{_named(*self._work)} ({self._path})"
+        return f"{_named(*self._work)} ({self.path})"
 
     def _words(self) -> str:
         if self.last_words is None or not self.last_words[0]:

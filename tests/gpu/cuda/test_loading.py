@@ -53,7 +53,7 @@ def shape_of(**fields: int) -> Shape:
 def fetched(device: Device, lines: Lines, dtype: type) -> np.ndarray:
     address, found = device.pinned(lines.width)
     device.copy(lines, Lines(address, lines.width))
-    Watchdog(device, "per-op").wait(device.record(), "a test")
+    Watchdog(device).wait(device.record(), "a test")
     return found.view(dtype).copy()
 
 
@@ -90,9 +90,13 @@ def write_raw(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
 def loaded(device: Device, path: Path, plan: dict[str, Array], places: dict[str, Place], slot_size: int) -> Arena:
     arena = Arena(device, plan)
     checkpoint = Checkpoint(read_header(path))
-    watchdog = Watchdog(device, "per-op")
     loading.load(
-        device, checkpoint, arena, places, wait=lambda event: watchdog.wait(event, "a test"), slot_size=slot_size
+        device,
+        checkpoint,
+        arena,
+        places,
+        wait=lambda event: Watchdog(device).wait(event, "a test"),
+        slot_size=slot_size,
     )
     assert checkpoint.done == checkpoint.total
     return arena
@@ -168,7 +172,7 @@ def test_random_weights_are_the_same_each_time_and_padded_with_zeros(bare: Devic
     shape = shape_of(hidden_size=200, intermediate_size=333, vocab_size=1001)
     arenas = [Arena(bare, shape.weights()) for _ in range(3)]
     for arena, seed in zip(arenas, (0, 0, 1), strict=True):
-        write_random(bare, shape, arena, Staging(bare, Watchdog(bare, "per-op")), seed=seed)
+        write_random(bare, shape, arena, Staging(bare, Watchdog(bare)), seed=seed)
     seen = set()
     for name, array in shape.weights().items():
         first, again, other = (fetched(bare, arena.lines(name), np.uint8) for arena in arenas)
