@@ -205,8 +205,10 @@ with Generator.from_pretrained(sys.argv[1], "cuda", max_batch=1) as generator:
 """
 
 
-def together(folder: Path, count: int, environment: dict[str, str]) -> set[str]:
-    """What so many processes generate at the same time: each starts when all have loaded."""
+def together(
+    folder: Path, count: int, environment: dict[str, str], *, loaded: Callable[[], None] = lambda: None
+) -> set[str]:
+    """What so many processes generate at the same time: each starts when all have loaded, and `loaded` was called."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -218,6 +220,7 @@ def together(folder: Path, count: int, environment: dict[str, str]) -> set[str]:
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
+        loaded()
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("\n")
@@ -250,16 +253,24 @@ def mps(tmp_path: Path) -> Iterator[dict[str, str]]:
     try:
         yield environment
     finally:
-        subprocess.run(
-            [program], input="quit\n", env={**os.environ, **environment}, text=True, capture_output=True, timeout=30
-        )
+        mps_control(environment, "quit")
+
+
+def mps_control(environment: dict[str, str], command: str) -> str:
+    return subprocess.run(
+        ["nvidia-cuda-mps-control"], input=f"{command}\n", env={**os.environ, **environment}, text=True,
+        capture_output=True, timeout=30,
+    ).stdout  # fmt: skip
 
 
 @pytest.mark.gpu
 @on_gpu
 def test_two_processes_under_mps_generate_the_same(chat: Path, mps: dict[str, str]) -> None:
+    def is_served() -> None:
+        assert mps_control(mps, "get_server_list").strip().isdigit()  # the one server that both are clients of
+
     [alone] = together(chat, 1, {})
-    assert together(chat, 2, mps) == {alone}
+    assert together(chat, 2, mps, loaded=is_served) == {alone}
 
 
 FORKS = """
@@ -272,7 +283,7 @@ engine.write_prompt(row, [1, 2, 3])
 engine.prefill([row])
 child = os.fork()
 if not child:
-    signal.alarm(60)
+    signal.alarm(20)
     for act in (lambda: engine.decode([row]), lambda: load_engine(folder, "cuda", max_batch=1, capacity=48)):
         try:
             act()
@@ -292,7 +303,7 @@ engine.close()
 @on_gpu
 def test_a_child_of_a_fork_is_refused_and_its_parent_goes_on(chat: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKS, str(chat)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", FORKS, str(chat)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done
     used, loaded, parent = done.stdout.splitlines()
