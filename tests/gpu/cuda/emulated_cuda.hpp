@@ -25,7 +25,7 @@ static dim3 threadIdx, blockIdx, gridDim;
 using std::min;
 
 namespace emulation {
-constexpr int STACK = 1 << 15, MOST = 1 << 14, NAMED_BARRIERS = 16;
+constexpr int STACK = 1 << 15, MOST = 1 << 11, NAMED_BARRIERS = 16;
 struct Barrier {
     int arrived = 0;
     uint64_t passed = 0;
@@ -58,7 +58,7 @@ static int threads_of_block;
 static int current_block() { return current / threads_of_block; }
 static Block& block() { return blocks[current_block()]; }
 static void* scheduler;
-static std::vector<char> stacks(MOST * STACK);
+static char* const stacks = (char*)std::malloc((size_t)MOST * STACK);  // pages that nobody touches take no memory
 static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
 static uint64_t parameters[16];
 
@@ -119,7 +119,7 @@ static void run_blocks(int count, int threads, dim3 first, int shared) {
     if (all > MOST) std::abort();
     threads_of_block = threads;
     for (int i = 0; i < all; ++i) {
-        char* top = stacks.data() + (size_t)(i + 1) * STACK;
+        char* top = stacks + (size_t)(i + 1) * STACK;
         top = (char*)((uintptr_t)top & ~(uintptr_t)15) - 8;
         void** sp = (void**)top;
         *--sp = (void*)run;

@@ -221,8 +221,8 @@ def together(
     """What so many processes generate at the same time: each starts when all have loaded, and `loaded` was called."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(folder), decode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **environment},
+            [sys.executable, "-c", PROGRAM, str(folder), decode], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, **environment},
         )
         for _ in range(count)
     ]  # fmt: skip
