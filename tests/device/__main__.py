@@ -18,6 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from gpu import unavailable_engines
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 ACCURACY = "tests/gpu/cuda/test_accuracy.py"
@@ -88,6 +90,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it works")
     options = parser.parse_args()
+    if (missing := unavailable_engines().get("cuda")) is not None:
+        sys.exit(f"there is nothing to run on: {missing}")
     outcomes = [run(job) for job in jobs(options.parts, quick=options.quick)]
     table = Table("part", "seconds", "", "last word")
     words = {True: "[green]passed", False: "[red]FAILED", None: "[yellow]skipped"}
