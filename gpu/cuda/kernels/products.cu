@@ -23,6 +23,83 @@ template <int KIND> struct Matrix {
     __device__ static constexpr int count(int warp) { return (tiles - warp * hand + (WARPS - 1) * hand) / (WARPS * hand) * hand; }
 };
 
+// What becomes of a sum: of two neighbouring columns of a token.
+struct Given {  // what the last step needs besides; each is read where there is time
+    float scale;               // of the token, where the input is normed
+    const float* bias;         // of the matrix, or null
+    int row, position;         // of the token
+    float2 x, next_norm;       // where the residual stream is added to
+};
+struct Target {
+    void* output;
+    bf16* next_input;          // the residual stream, for the next norm
+    float* next_squares;
+    const float* table;        // of rotary embeddings
+    bf16* cache;
+};
+
+// All lanes of a warp come here; four in a row have the eight columns of a unit. `here`: there is such a token and column.
+template <int KIND>
+__device__ __forceinline__ void finish(float2 sum, const Given& given, const Target& target, int token, int column, bool here) {
+    using M = Matrix<KIND>;
+    const bool both = here && column + 1 < M::n;
+    if (M::normed) {
+        sum.x = __fmul_rn(sum.x, given.scale);
+        sum.y = __fmul_rn(sum.y, given.scale);
+    }
+    if (given.bias && here) sum.x = __fadd_rn(sum.x, given.bias[column]);
+    if (given.bias && both) sum.y = __fadd_rn(sum.y, given.bias[column + 1]);
+
+    if (KIND == QKV && !QK_NORM) {  // rows 2 i and 2 i + 1 of a query or key head are its numbers i and i + HALF
+        if (!here || given.row < 0) return;
+        const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
+        bf16* to = target.cache + given.row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)given.position * HEAD_DIM;
+        if (kept < KV_HEADS) sum = turned(sum.x, sum.y, target.table, given.position, i);
+        if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
+            float* query = (float*)target.output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
+            query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
+            query[HALF] = __fmul_rn(sum.y, ATTENTION_SCALE);
+        } else {
+            const bool key = kept < KV_HEADS;
+            to[key ? i : within] = to_bf16(sum.x);
+            to[key ? i + HALF : within + 1] = to_bf16(sum.y);
+        }
+    } else if (KIND == QKV) {
+        float* to = (float*)target.output + (i64)token * QKV_WIDTH + column;
+        if (here) to[0] = sum.x;
+        if (both) to[1] = sum.y;
+    } else if (KIND == GATE_UP) {  // rows 2 i and 2 i + 1 are those of gate and up
+        const float gate = sum.x / (1.0f + __expf(-sum.x));
+        if (here) ((bf16*)target.output)[in_tiles(token, column / 2, INNER_TILES)] = to_bf16(__fmul_rn(gate, sum.y));
+    } else if (KIND == HEAD) {
+        if (here && given.row >= 0) ((float*)target.output)[(i64)given.row * VOCAB + column] = sum.x;
+        if (both && given.row >= 0) ((float*)target.output)[(i64)given.row * VOCAB + column + 1] = sum.y;
+    } else {
+        float* x = (float*)target.output + (i64)token * HIDDEN_PADDED + column;
+        float square = 0;
+        if (here) {
+            x[0] = sum.x = __fadd_rn(given.x.x, sum.x);
+            target.next_input[in_tiles(token, column, HIDDEN_TILES)] = to_bf16(__fmul_rn(sum.x, given.next_norm.x));
+            square = __fmul_rn(sum.x, sum.x);
+        }
+        if (both) {
+            x[1] = sum.y = __fadd_rn(given.x.y, sum.y);
+            target.next_input[in_tiles(token, column + 1, HIDDEN_TILES)] = to_bf16(__fmul_rn(sum.y, given.next_norm.y));
+            square = __fadd_rn(square, __fmul_rn(sum.y, sum.y));
+        }
+        square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 1));
+        square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 2));
+        if (here && column % 8 == 0) target.next_squares[(i64)token * HIDDEN_UNITS + column / 8] = square;
+    }
+}
+
+// The root mean square of a token's residual stream, inverted; by a whole warp.
+__device__ __forceinline__ float norm_scale(const float* squares) {
+    float sum = 0;
+    for (int unit = threadIdx.x & 31; unit < HIDDEN_UNITS; unit += 32) sum = __fadd_rn(sum, __ldcg(squares + unit));
+    return rsqrtf(warp_sum(sum) / HIDDEN + EPS);
+}
+
 template <int KIND, int TILES> struct Block {
     // Two units share what is read of the tokens, unless there would be too few blocks for the device.
     static constexpr int units = TILES > 1 || Matrix<KIND>::n >= 8192 ? 2 : 1;
@@ -72,14 +149,10 @@ __device__ __forceinline__ void product(
     }
     if (M::normed) {
         for (int token = warp; token < B::tokens; token += WARPS) {
-            float sum = 0;
-            if (first_token + token < tokens) {
-                const int source = KIND == HEAD ? pick[first_token + token] : first_token + token;
-                for (int unit = lane; unit < HIDDEN_UNITS; unit += 32)
-                    sum = __fadd_rn(sum, __ldcg(squares + (i64)source * HIDDEN_UNITS + unit));
-            }
-            sum = warp_sum(sum);
-            if (lane == 0) scale[token] = rsqrtf(sum / HIDDEN + EPS);
+            if (first_token + token >= tokens) break;
+            const int source = KIND == HEAD ? pick[first_token + token] : first_token + token;
+            const float found = norm_scale(squares + (i64)source * HIDDEN_UNITS);
+            if (lane == 0) scale[token] = found;
         }
     }
 
@@ -146,6 +219,7 @@ __device__ __forceinline__ void product(
         }
     __syncthreads();
 
+    const Target target = {output, next_input, next_squares, table, cache};
     for (int item = threadIdx.x; item < B::tokens * B::pairs; item += WARPS * 32) {
         const int local = item / B::pairs, pair = item % B::pairs, token = first_token + local;
         const int column = first_unit * 8 + pair * 2;
@@ -155,60 +229,14 @@ __device__ __forceinline__ void product(
             sum.x = __fadd_rn(sum.x, partial[other][local][pair].x);
             sum.y = __fadd_rn(sum.y, partial[other][local][pair].y);
         }
-        if (M::normed) {
-            sum.x = __fmul_rn(sum.x, scale[local]);
-            sum.y = __fmul_rn(sum.y, scale[local]);
+        const bool here = token < tokens && column < M::n;
+        Given given = {scale[local], bias, row_of[local], position_of[local], {0, 0}, {0, 0}};
+        if (M::residual && here) {
+            const float* x = (const float*)output + (i64)token * HIDDEN_PADDED + column;
+            given.x = make_float2(__ldcg(x), __ldcg(x + 1));
+            given.next_norm = make_float2(next_norm[column], next_norm[column + 1]);
         }
-        const bool here = token < tokens && column < M::n, both = here && column + 1 < M::n;
-        if (bias && here) sum.x = __fadd_rn(sum.x, bias[column]);
-        if (bias && both) sum.y = __fadd_rn(sum.y, bias[column + 1]);
-
-        if (KIND == QKV && !QK_NORM) {  // rows 2 i and 2 i + 1 of a query or key head are its numbers i and i + HALF
-            const int row = here ? row_of[local] : -1, position = position_of[local];
-            if (row < 0) continue;
-            const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
-            bf16* to = cache + row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)position * HEAD_DIM;
-            if (kept < KV_HEADS) sum = turned(sum.x, sum.y, table, position, i);
-            if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
-                float* query = (float*)output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
-                query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
-                query[HALF] = __fmul_rn(sum.y, ATTENTION_SCALE);
-            } else {
-                const bool key = kept < KV_HEADS;
-                to[key ? i : within] = to_bf16(sum.x);
-                to[key ? i + HALF : within + 1] = to_bf16(sum.y);
-            }
-        } else if (KIND == QKV) {
-            float* to = (float*)output + (i64)token * QKV_WIDTH + column;
-            if (here) to[0] = sum.x;
-            if (both) to[1] = sum.y;
-        } else if (KIND == GATE_UP) {  // rows 2 i and 2 i + 1 are those of gate and up
-            const float gate = sum.x / (1.0f + __expf(-sum.x));
-            if (here) ((bf16*)output)[in_tiles(token, column / 2, INNER_TILES)] = to_bf16(__fmul_rn(gate, sum.y));
-        } else if (KIND == HEAD) {
-            const int row = here ? row_of[local] : -1;
-            if (row >= 0) ((float*)output)[(i64)row * VOCAB + column] = sum.x;
-            if (row >= 0 && both) ((float*)output)[(i64)row * VOCAB + column + 1] = sum.y;
-        } else {
-            const i64 at = (i64)token * HIDDEN_PADDED + column;
-            float* x = (float*)output;
-            float square = 0;
-            if (here) {
-                const float value = __fadd_rn(__ldcg(x + at), sum.x);
-                x[at] = value;
-                next_input[in_tiles(token, column, HIDDEN_TILES)] = to_bf16(__fmul_rn(value, next_norm[column]));
-                square = __fmul_rn(value, value);
-            }
-            if (both) {
-                const float value = __fadd_rn(__ldcg(x + at + 1), sum.y);
-                x[at + 1] = value;
-                next_input[in_tiles(token, column + 1, HIDDEN_TILES)] = to_bf16(__fmul_rn(value, next_norm[column + 1]));
-                square = __fadd_rn(square, __fmul_rn(value, value));
-            }
-            square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 1));
-            square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 2));
-            if (here && pair % 4 == 0) next_squares[(i64)token * HIDDEN_UNITS + column / 8] = square;
-        }
+        finish<KIND>(sum, given, target, token, column, here);
     }
 }
 
