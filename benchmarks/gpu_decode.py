@@ -110,7 +110,7 @@ class Figure:
         if self.target is None:
             return self.shape, self.what, self._text(self.value), "", "", ""
         verdict = ("[green]reached" if self.reached else "[red]missed") + (" (goal)" if self.goal else "")
-        ratio = f"{self.value / self.target:.2f}" if self.target else ""
+        ratio = f"{self.value / self.target:.2f}" if self.value > 0 else ""  # below nothing is noise
         sign = "≥" if self.more_is_better else "≤"
         return self.shape, self.what, self._text(self.value), f"{sign} {self._text(self.target)}", ratio, verdict
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["100M", "1B"], choices=SHAPES)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--decode", help="the engine's path, where it has several; its own choice if not given")
-    parser.add_argument("--peer-seconds", type=int, default=45, help="time for the peers of a shape (default 45)")
+    parser.add_argument("--peer-seconds", type=int, default=40, help="time for the peers of a shape (default 40)")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
     peers = dict(asked_peers(options.shapes if "peers" in options.parts else [], options.peer_seconds))

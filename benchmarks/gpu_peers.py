@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -55,7 +56,7 @@ class Clock:
 
 
 def token_seconds(model: Any, new_tokens: int, **options: Any) -> float:
-    """Seconds a token after the first: prefill is not counted."""
+    """Seconds from a token to the next, the median: prefill is not counted."""
     ids = torch.randint(0, model.config.vocab_size, (1, PROMPT), device="cuda")
     clock = Clock()
     with torch.inference_mode():
@@ -63,7 +64,7 @@ def token_seconds(model: Any, new_tokens: int, **options: Any) -> float:
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
             do_sample=False, streamer=clock, **options,
         )  # fmt: skip
-    return (clock.times[-1] - clock.times[1]) / (new_tokens - 1)  # the first entry is the prompt
+    return statistics.median(after - before for before, after in pairwise(clock.times[1:]))  # the first is the prompt
 
 
 def main() -> None:
@@ -84,8 +85,7 @@ def main() -> None:
         for peer, options in PEERS.items():
             try:
                 token_seconds(model, WARM_UP[peer], **options)
-                seconds = statistics.median(token_seconds(model, NEW, **options) for _ in range(3))
-                tell(f"{shape} {peer}", seconds=seconds)
+                tell(f"{shape} {peer}", seconds=token_seconds(model, NEW, **options))
             except Exception as error:  # whatever a peer fails with, the others are still measured
                 tell(f"{shape} {peer}", missing=f"{type(error).__name__}: {error}"[:300])
         del model

@@ -129,7 +129,7 @@ def test_bits_of_a_row_are_the_same_alone_and_in_batches_of_any_size(
             found[row] += engine.read_logits(row).tobytes(), engine.export_kv(row, 0, lengths[row] + steps).tobytes()
         return found
 
-    alone = {row: bits([row])[row] for row in (rows if on_device else rows[:3])}
+    alone = {row: bits([row])[row] for row in (rows[::5] if on_device else rows[:3])}
     for batch in batches:
         company = [0, *(1 + random.permutation(max(batches) - 1)[: batch - 1]).tolist()]
         for row, found in bits(random.permutation(company).tolist()).items():

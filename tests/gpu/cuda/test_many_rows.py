@@ -4,6 +4,7 @@ Rows are few tokens wide, so that there can be many of them; `test_cuda_engine` 
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,21 +37,28 @@ def test_equal_logits_give_equal_tokens(load: Load, device: str, tmp_path: Path,
     folder = write_checkpoint(tmp_path, vocab_size=vocab, num_hidden_layers=1, hidden_size=8, intermediate_size=8)
     engine = load(folder, max_batch=count, capacity=CAPACITY)
     rows = engine.kv_cache.acquire(count)
-    random = np.random.default_rng(vocab)
+    options = [
+        Options.random(np.random.default_rng([vocab, number]), count, vocab, CAPACITY)
+        for number in range(-(-rounds // AGAIN))
+    ]
+
+    def prepared(number: int) -> tuple[np.ndarray, np.ndarray]:
+        logits = random_logits(np.random.default_rng([number, vocab]), count, vocab)
+        return logits, draw(logits, options[number // AGAIN])
+
     found, expected = [], []
-    for number in range(rounds):
-        if number % AGAIN == 0:
-            options = Options.random(random, count, vocab, CAPACITY)
-            for row in rows:
-                given = options.of(row)
-                engine.kv_cache.truncate(row, 0)
-                engine.kv_cache.commit(row, int(given.pop("position")))
-                engine.set_sampling(row, **given)  # type: ignore[arg-type]
-        logits = random_logits(random, count, vocab)
-        engine._staging.write(engine._arena.lines("logits"), logits)  # all rows at once, as no public verb does
-        engine.sample(rows)
-        expected.append(draw(logits, options))
-        found.append(engine.sampled(rows))
+    with ThreadPoolExecutor() as pool:
+        for number, (logits, tokens) in enumerate(pool.map(prepared, range(rounds))):
+            if number % AGAIN == 0:
+                for row in rows:
+                    given = options[number // AGAIN].of(row)
+                    engine.kv_cache.truncate(row, 0)
+                    engine.kv_cache.commit(row, int(given.pop("position")))
+                    engine.set_sampling(row, **given)  # type: ignore[arg-type]
+            engine._staging.write(engine._arena.lines("logits"), logits)  # all rows at once, as no public verb does
+            engine.sample(rows)
+            expected.append(tokens)
+            found.append(engine.sampled(rows))
     assert np.array_equal(np.array(found), np.array(expected))
     assert len(np.unique(expected)) > vocab / 2
 
