@@ -5,12 +5,12 @@
 Fails if a kernel that was compiled has not run, or a logit is no number.
 """
 
-import inspect
 import sys
 from typing import Any
 
 import numpy as np
 from cuda.bindings import driver
+from soak import decode_paths
 
 from gpu import CudaEngine, ModelConfig
 from gpu.cuda.driver import CudaDevice
@@ -75,22 +75,15 @@ def run(engine: CudaEngine) -> None:
 def main() -> None:
     made: set[str] = set()
     launched: set[str] = set()
-    paths = ("per-op", "persistent") if "decode" in inspect.signature(CudaEngine).parameters else (None,)
+    paths = decode_paths()
     for name, config in MODELS.items():
-        for path in paths:
-            device = Watched()
-            chosen = {"decode": path} if path else {}
-            model = ModelConfig.from_json(config)
-            try:
-                engine = CudaEngine(model, None, rows=ROWS, capacity=CAPACITY, device=device, **chosen)
-            except ValueError as error:  # the device has no such path
-                print(f"{name}, {path}: left out, {error}", flush=True)
-                continue
-            with engine:
+        for chosen in paths:
+            device, model = Watched(), ModelConfig.from_json(config)
+            with CudaEngine(model, None, rows=ROWS, capacity=CAPACITY, device=device, **chosen) as engine:
                 run(engine)
                 made |= device.made()
             launched |= device.launched
-            print(f"{name}{f', {path}' if path else ''}: ran", flush=True)
+            print(", ".join([name, *chosen.values()]), flush=True)
     print(f"{len(launched)} of {len(made)} kernels ran")
     if missing := made - launched:
         sys.exit(f"never launched: {', '.join(sorted(missing))}")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpu import CudaEngine, ModelConfig
+from gpu import CudaEngine, DeviceError, ModelConfig
 
 BATCHES = (1, 4, 8, 32)
 WALK = 250
@@ -66,8 +66,8 @@ def decode_paths() -> list[dict[str, str]]:
         try:
             CudaEngine(model, None, rows=1, capacity=64, decode=path).close()  # type: ignore[call-arg]
             found.append({"decode": path})
-        except ValueError as error:  # the device has no such path
-            print(f"{path} does not run here: {error}", flush=True)
+        except (ValueError, DeviceError) as error:  # the device has no such path
+            print(f"{path} is left out: {error}", flush=True)
     return found
 
 
