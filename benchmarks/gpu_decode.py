@@ -25,10 +25,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
@@ -139,27 +141,32 @@ def main() -> None:
     parser.add_argument("--peer-seconds", type=int, default=40, help="time for the peers of a shape (default 40)")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
-    peers = dict(asked_peers(options.shapes if "peers" in options.parts else [], options.peer_seconds))
-    read, device = read_bandwidth()
-    rates = Rates(device, read, peers.pop("matrix", None))
-    figures, paths = [], {}
-    for shape in options.shapes:
-        with loaded(shape, options.parts, options.decode) as engine:
-            paths[shape] = str(engine.environment()["path"])
-            for part, measure in MEASURES.items():
-                if part in options.parts:
-                    begin = time.perf_counter()
-                    found = list(measure(engine, shape, rates))
-                    say(f"{shape} {part}: {time.perf_counter() - begin:.1f} s")
-                    figures += found
-        figures += [
-            Figure(shape, f"peer: {name.split()[1]}", seconds * 1e3)
-            for name, seconds in peers.items()
-            if name.split()[0] == shape
-        ]
+    with ExitStack() as stack:
+        torch = None
+        if {"prefill", "peers"} & set(options.parts):
+            if find_spec("torch") is None:
+                say("no rate of matrix products and no peers: torch is not installed")
+            else:
+                torch = stack.enter_context(Torch(options.shapes if "peers" in options.parts else []))
+        matrix = torch.matrix_rate() if torch else None
+        read, device = read_bandwidth()
+        rates = Rates(device, read, matrix)
+        figures, paths = [], {}
+        for shape in options.shapes:
+            with loaded(shape, options.parts, options.decode) as engine:
+                paths[shape] = str(engine.environment()["path"])
+                for part, measure in MEASURES.items():
+                    if part in options.parts:
+                        begin = time.perf_counter()
+                        figures += measure(engine, shape, rates)
+                        say(f"{shape} {part}: {time.perf_counter() - begin:.1f} s")
+        if torch and "peers" in options.parts:
+            for name, seconds in torch.peers(options.peer_seconds * len(options.shapes)):
+                shape, peer = name.split(maxsplit=1)
+                figures.append(Figure(shape, f"a token, {peer}", seconds * 1e3))
     show(figures, rates, paths)
     if options.json:
-        found = {"device": device, "read": read, "matrix": rates.matrix, "paths": paths}
+        found = {"device": device, "read": read, "matrix": matrix, "paths": paths}
         options.json.write_text(json.dumps(found | {"figures": [asdict(figure) for figure in figures]}, indent=1))
 
 
@@ -295,7 +302,7 @@ def measure_prefill(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Fi
         yield Figure(shape, f"prefill, {tokens} tokens", seconds * 1e3)
     engine.kv_cache.release(rows)
     if rates.matrix is None:
-        say("prefill stands beside no rate of matrix products: torch is not installed")
+        say("prefill stands beside no rate of matrix products: torch gave none")
         return
     share = prefill_operations(engine.model, LONG_PROMPT) / seconds / rates.matrix
     yield Figure(
@@ -361,24 +368,48 @@ def read_bandwidth() -> tuple[float, str]:
         device.close()
 
 
-def asked_peers(shapes: Sequence[str], seconds: int) -> Iterator[tuple[str, float]]:
-    """Ask another process for torch's figures, as many as it gives in time; what is missing is said."""
-    if find_spec("torch") is None:
-        say("no matrix rate and no peers: torch is not installed")
-        return
-    command = [sys.executable, str(Path(__file__).with_name("gpu_peers.py")), *shapes]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        watch = threading.Timer(seconds * max(1, len(shapes)), process.kill)
+class Torch:
+    """A process that gives torch's figures: it imports while the engine is measured, and measures when asked.
+
+    What it does not give in time is left out, and that is said.
+    """
+
+    def __init__(self, shapes: Sequence[str]) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("gpu_peers.py")), *shapes]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def matrix_rate(self) -> float | None:
+        """Wait for the rate of matrix products, operations per second."""
+        return dict(self._figures(60, lines=1)).get("matrix")
+
+    def peers(self, seconds: float) -> list[tuple[str, float]]:
+        """Have the peers measured, and give the seconds a token of each, by name."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            print("go", file=self._process.stdin, flush=True)
+        return list(self._figures(seconds))
+
+    def _figures(self, seconds: float, *, lines: int | None = None) -> Iterator[tuple[str, float]]:
+        watch = threading.Timer(seconds, self._process.kill)
         watch.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            found = json.loads(line)
-            say(f"torch: {found}")
-            if "seconds" in found or "rate" in found:
-                yield found["name"], found.get("seconds", found.get("rate"))
-        if process.wait():
-            say(f"torch: ended early, with {process.returncode}: it failed, or its time of {watch.interval} s was up")
-        watch.cancel()
+        assert self._process.stdout is not None
+        try:
+            for line in islice(self._process.stdout, lines):
+                found = json.loads(line)
+                say(f"torch: {found}")
+                if "value" in found:
+                    yield found["name"], found["value"]
+        finally:
+            watch.cancel()
+        if lines is None and self._process.wait():
+            say(f"torch: it ended with {self._process.returncode}: it failed, or its {seconds} s were up")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def say(text: str) -> None:

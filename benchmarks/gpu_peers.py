@@ -1,8 +1,9 @@
 """What torch does on this device: its bf16 matrix product, and generate of transformers on the shapes of gpu_decode.py.
 
-    python benchmarks/gpu_peers.py [100M 1B 8B]
+    echo go | python benchmarks/gpu_peers.py [100M 1B 8B]
 
-Prints a line of JSON for each figure as it comes, so that whoever asks can stop waiting at any time.
+Prints a line of JSON for each figure as it comes, so that whoever asks can stop waiting at any time. The peers wait for
+a line of input: until then it only imports, which takes long and leaves the device alone.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import statistics
 import sys
 import time
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -68,24 +70,34 @@ def token_seconds(model: Any, new_tokens: int, **options: Any) -> float:
 
 
 def main() -> None:
+    began = time.perf_counter()
     if not torch.cuda.is_available():
         tell("matrix", missing="torch sees no device")
         return
-    tell("matrix", rate=matrix_rate())
-    for shape in sys.argv[1:]:
-        if find_spec("transformers") is None:
-            tell(f"{shape} peers", missing="transformers is not installed")
-            continue
-        from transformers import LlamaConfig, LlamaForCausalLM
+    tell("matrix", value=matrix_rate())
+    torch.cuda.empty_cache()
+    shapes = sys.argv[1:]
+    if not shapes:
+        return
+    if find_spec("transformers") is None:
+        tell("peers", missing="transformers is not installed")
+        return
+    import_module("torch._dynamo")
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-        torch.set_default_dtype(torch.bfloat16)
+    tell("imports", after=round(time.perf_counter() - began, 1))
+    sys.stdin.readline()
+    torch.set_default_dtype(torch.bfloat16)
+    for shape in shapes:
+        began = time.perf_counter()
         with torch.device("cuda"):
             config = LlamaConfig(**SHAPES[shape], max_position_embeddings=4096, eos_token_id=None, pad_token_id=0)
             model = LlamaForCausalLM(config).eval()
         for peer, options in PEERS.items():
             try:
                 token_seconds(model, WARM_UP[peer], **options)
-                tell(f"{shape} {peer}", seconds=token_seconds(model, NEW, **options))
+                tell(f"{shape} warm", after=round(time.perf_counter() - began, 1))
+                tell(f"{shape} transformers, {peer}", value=token_seconds(model, NEW, **options))
             except Exception as error:  # whatever a peer fails with, the others are still measured
                 tell(f"{shape} {peer}", missing=f"{type(error).__name__}: {error}"[:300])
         del model
