@@ -25,6 +25,7 @@ ROOT = HERE.parent.parent
 ACCURACY = "tests/gpu/cuda/test_accuracy.py"
 SANITIZER = ("compute-sanitizer", "--report-api-errors", "no", "--error-exitcode", "1")  # cuda.core probes the driver
 TOOLS = ("memcheck", "racecheck", "initcheck")
+SHAPES = ("--shapes", "100M", "1B", "8B")
 PARTS = ("tests", "soak", "accuracy", "sanitizer", "bench")
 
 
@@ -52,7 +53,7 @@ def jobs(parts: Sequence[str], *, quick: bool) -> list[Job]:
     python, script = sys.executable, [sys.executable, str(HERE / "every_kernel.py")]
     tests = [python, "-m", "pytest", "-q", "-x" if quick else "-ra", "-m", "gpu"]
     steps = ("1000", "250") if quick else ("20000", "1000")
-    bench = ["--shapes", "1B", "--parts", "decode", "machine"] if quick else ["--shapes", "100M", "1B", "8B"]
+    bench = ["--shapes", "1B", "--parts", "decode", "machine"] if quick else [*SHAPES, "--peer-seconds", "20"]
     every = {
         "tests": [Job("tests", [*tests, "--ignore", ACCURACY, "tests"], 240)],
         "soak": [Job("soak", [python, str(HERE / "soak.py"), "--steps", steps[0], "--large-steps", steps[1]], 180)],
