@@ -10,7 +10,7 @@ from gpu.cuda.arena import Array, Plan
 from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
-_SOURCES = ("common.cu", "products.cu", "attention.cu", "sampling.cu")
+_SHARED = ("common.cu", "products.cu", "attention.cu")
 CHUNK = 256  # tokens of prompts that go through the layers together
 SPLIT = 256  # positions; see attention.cu
 _UNIT = 8  # numbers of the residual stream under one sum of squares
@@ -20,7 +20,16 @@ _HEAD_DIMS = range(8, 257, 8)
 
 def source() -> str:
     """Give the kernels as one text."""
-    return "".join(f'#line 1 "{name}"\n' + (files("gpu.cuda") / "kernels" / name).read_text() for name in _SOURCES)
+    return _joined(*_SHARED, "sampling.cu", "loading.cu")
+
+
+def persistent_source() -> str:
+    """Give the kernel of a whole step as one text."""
+    return _joined(*_SHARED, "persistent.cu")
+
+
+def _joined(*names: str) -> str:
+    return "".join(f'#line 1 "{name}"\n' + (files("gpu.cuda") / "kernels" / name).read_text() for name in names)
 
 
 def bucket(tokens: int) -> int:
@@ -179,4 +188,4 @@ class Shape:
 
 def kernels_digest() -> str:
     """Tell one version of the kernels from another."""
-    return hashlib.sha256(source().encode()).hexdigest()[:16]
+    return hashlib.sha256((source() + persistent_source()).encode()).hexdigest()[:16]

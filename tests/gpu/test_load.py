@@ -73,9 +73,11 @@ def test_the_model_is_refused_before_any_weight_is_read(tmp_path: Path) -> None:
 
 
 def test_progress_reaches_the_end(checkpoint: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    load_engine(checkpoint, progress=lambda done, total: steps.append((done, total)))
-    assert steps[-1][0] == steps[-1][1] > 0
+    steps: list[tuple[str, int, int]] = []
+    load_engine(checkpoint, progress=lambda *step: steps.append(step))
+    doing, done, total = steps[-1]
+    assert doing == "reading weights"
+    assert done == total > 0
 
 
 def test_places_that_are_none(tmp_path: Path) -> None:

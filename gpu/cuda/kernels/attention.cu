@@ -1,5 +1,5 @@
 // Attention over what the cache holds; before it, where heads are normalised, rotary embedding and the cache's write.
-#if QK_NORM
+#if QK_NORM && !defined TOKENS_OF_STEP
 // One warp a head: normalise it, turn it by its position, and put keys and values into the cache.
 extern "C" __global__ void __launch_bounds__(128) rope(
     i64 tokens, float* qkv, const float* table, const float* query_norm, const float* key_norm, const int* rows,
@@ -77,10 +77,11 @@ template <int QUERIES> struct Shared {
 };
 
 // The state of one split, element by element: thread t has elements t, t + 128, ... of [QUERIES, HEAD_DIM].
-template <int QUERIES>
+struct Everyone { __device__ __forceinline__ void operator()() const { __syncthreads(); } };
+template <int QUERIES, class Meet = Everyone>
 __device__ __forceinline__ void attend_split(
     const float (&query)[QUERIES][8], const bf16* keys, const bf16* values, int first, int length,
-    Shared<QUERIES>& shared, State (&state)[ELEMENTS<QUERIES>]) {
+    Shared<QUERIES>& shared, State (&state)[ELEMENTS<QUERIES>], Meet meet = {}) {
     const int team = threadIdx.x / LANES, part = threadIdx.x % LANES;
     const bool mine = part * 8 < HEAD_DIM;
     const int end = min(first + SPLIT, length);
@@ -141,7 +142,7 @@ __device__ __forceinline__ void attend_split(
             }
         }
     }
-    __syncthreads();  // what was shared of the split before is read
+    meet();  // what was shared of the split before is read
 #pragma unroll
     for (int q = 0; q < QUERIES; ++q) {
         if (part == 0) {
@@ -152,7 +153,7 @@ __device__ __forceinline__ void attend_split(
 #pragma unroll
             for (int i = 0; i < 8; ++i) shared.o[team][q][part * 8 + i] = o[q][i];
     }
-    __syncthreads();
+    meet();
 #pragma unroll
     for (int e = 0; e < ELEMENTS<QUERIES>; ++e) {
         const int element = threadIdx.x + e * 128, q = element / HEAD_DIM, d = element % HEAD_DIM;
@@ -246,6 +247,7 @@ __device__ __forceinline__ void attend(
     }
 }
 
+#ifndef TOKENS_OF_STEP
 // Heads that share a key share what is read of the cache; where that makes too few blocks, each has one of its own.
 extern "C" __global__ void __launch_bounds__(128) attention(
     i64 tokens, const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended,
@@ -257,3 +259,4 @@ extern "C" __global__ void __launch_bounds__(128) attention_apart(
     float* partials, int* arrivals) {
     attend<1>(qkv, cache, rows, positions, attended, partials, arrivals);
 }
+#endif

@@ -240,6 +240,7 @@ __device__ __forceinline__ void product(
     }
 }
 
+#ifndef TOKENS_OF_STEP  // the kernels one by one
 #define PRODUCT(name, kind, tiles)                                                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_##tiles(                                           \
         i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
@@ -255,15 +256,11 @@ PRODUCTS(output, OUTPUT)
 PRODUCTS(gate_up, GATE_UP)
 PRODUCTS(down, DOWN)
 PRODUCTS(head, HEAD)
+#endif
 
-// The residual stream begins: x is a row of the embedding table, which lies in the tiles of the head.
-extern "C" __global__ void __launch_bounds__(256) embed(
-    i64 tokens, const bf16* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
-    bf16* next_input, float* next_squares) {
-    let_next_start();
-    wait_for_previous();
-    const i64 token = blockIdx.x;
-    const int row = rows[token], id = row < 0 ? 0 : ids ? ids[token] : drawn[2 * row];
+// The residual stream begins: x is a row of the embedding table, which lies in the tiles of the head. By 256 threads.
+__device__ __forceinline__ void begin_residual(
+    const bf16* table, int id, i64 token, const float* next_norm, float* x, bf16* next_input, float* next_squares) {
     for (int unit = threadIdx.x; unit < HIDDEN_UNITS; unit += 256) {
         float value[8], square = 0;
         unpack(load_pack(table + in_tiles(id, unit * 8, HIDDEN_TILES)), value);
@@ -277,3 +274,13 @@ extern "C" __global__ void __launch_bounds__(256) embed(
         next_squares[token * HIDDEN_UNITS + unit] = square;
     }
 }
+#ifndef TOKENS_OF_STEP
+extern "C" __global__ void __launch_bounds__(256) embed(
+    i64 tokens, const bf16* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
+    bf16* next_input, float* next_squares) {
+    let_next_start();
+    wait_for_previous();
+    const int token = blockIdx.x, row = rows[token], id = row < 0 ? 0 : ids ? ids[token] : drawn[2 * row];
+    begin_residual(table, id, token, next_norm, x, next_input, next_squares);
+}
+#endif

@@ -1,5 +1,5 @@
-// Runs CUDA kernels on the CPU, one block after the other, each of its threads a coroutine: slow, but every index,
-// barrier and exchange between lanes is the kernel's own. x86-64 only.
+// Runs CUDA kernels on the CPU, each thread a coroutine: slow, but every index, barrier and exchange between lanes is the
+// kernel's own. Blocks run one after the other, or together if they must. x86-64 only.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -13,6 +13,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __shared__ static
 #define __launch_bounds__(...)
 
@@ -24,7 +25,7 @@ static dim3 threadIdx, blockIdx, gridDim;
 using std::min;
 
 namespace emulation {
-constexpr int STACK = 1 << 16, MOST = 1024;
+constexpr int STACK = 1 << 15, MOST = 1 << 14, NAMED_BARRIERS = 16;
 struct Barrier {
     int arrived = 0;
     uint64_t passed = 0;
@@ -43,11 +44,20 @@ struct Meeting {  // of the lanes of a mask; who writes for the next one disturb
 struct Warp {
     std::vector<Meeting> meetings;
 };
+static int current, alive;
+static int current_block();
 static Fiber fibers[MOST];
 static Warp warps[MOST / 32];
-static Barrier block;
+struct Block {
+    Barrier barriers[NAMED_BARRIERS];  // the first is that of all threads
+    int alive;
+    std::vector<char> memory;
+};
+static Block blocks[MOST / 32];
+static int threads_of_block;
+static int current_block() { return current / threads_of_block; }
+static Block& block() { return blocks[current_block()]; }
 static void* scheduler;
-static int current, alive;
 static std::vector<char> stacks(MOST * STACK);
 static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
 static uint64_t parameters[16];
@@ -95,15 +105,20 @@ static void run() {
     entry(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15]);
     fibers[current].ended = true;
     --alive;
-    if (block.arrived && block.arrived == alive) {
-        block.arrived = 0;
-        ++block.passed;
+    Barrier& all = block().barriers[0];
+    if (--block().alive == all.arrived && all.arrived) {
+        all.arrived = 0;
+        ++all.passed;
     }
     const int own = current;
     switch_context(&fibers[own].stack_pointer, scheduler);
 }
-static void run_block(int threads) {
-    for (int i = 0; i < threads; ++i) {
+// Runs `count` blocks together; they are numbered from `first` on.
+static void run_blocks(int count, int threads, dim3 first, int shared) {
+    const int all = count * threads;
+    if (all > MOST) std::abort();
+    threads_of_block = threads;
+    for (int i = 0; i < all; ++i) {
         char* top = stacks.data() + (size_t)(i + 1) * STACK;
         top = (char*)((uintptr_t)top & ~(uintptr_t)15) - 8;
         void** sp = (void**)top;
@@ -111,19 +126,24 @@ static void run_block(int threads) {
         for (int j = 0; j < 6; ++j) *--sp = nullptr;
         fibers[i] = {sp, nullptr, 0, false};
     }
-    for (int i = 0; i < (threads + 31) / 32; ++i) {
+    for (int i = 0; i < (all + 31) / 32; ++i) {
         warps[i].meetings.clear();
         warps[i].meetings.reserve(4096);
     }
-    block = {};
-    alive = threads;
+    for (int i = 0; i < count; ++i) {
+        for (Barrier& barrier : blocks[i].barriers) barrier = {};
+        blocks[i].alive = threads;
+        blocks[i].memory.assign(shared + 1024, 0x5a);
+    }
+    alive = all;
     while (alive) {
         bool moved = false;
-        for (current = 0; current < threads; ++current) {
+        for (current = 0; current < all; ++current) {
             Fiber& fiber = fibers[current];
             if (fiber.ended || (fiber.awaited && *fiber.awaited == fiber.seen)) continue;
             fiber.awaited = nullptr;
-            threadIdx = {(unsigned)current, 0, 0};
+            threadIdx = {(unsigned)(current % threads), 0, 0};
+            blockIdx = {first.x + current / threads, first.y, first.z};
             moved = true;
             switch_context(&scheduler, fiber.stack_pointer);
         }
@@ -132,6 +152,11 @@ static void run_block(int threads) {
             std::abort();
         }
     }
+}
+// Lets all others go on; for who looks again and again.
+static void give_way() {
+    const int own = current;
+    switch_context(&fibers[own].stack_pointer, scheduler);
 }
 template <class T> uint64_t bits(T value) {
     uint64_t out = 0;
@@ -145,20 +170,23 @@ template <class T> T value_of(uint64_t bits) {
 }
 }  // namespace emulation
 
-extern "C" void emulate(void* kernel, int x, int y, int z, int threads, const uint64_t* parameters, int count) {
+extern "C" void emulate(
+    void* kernel, int x, int y, int z, int threads, const uint64_t* parameters, int count, int shared, bool together) {
     using namespace emulation;
     entry = (decltype(entry))kernel;
     for (int i = 0; i < count; ++i) emulation::parameters[i] = parameters[i];
     gridDim = {(unsigned)x, (unsigned)y, (unsigned)z};
+    if (together) return run_blocks(x, threads, {0, 0, 0}, shared);
     for (unsigned k = 0; k < gridDim.z; ++k)
         for (unsigned j = 0; j < gridDim.y; ++j)
-            for (unsigned i = 0; i < gridDim.x; ++i) {
-                blockIdx = {i, j, k};
-                run_block(threads);
-            }
+            for (unsigned i = 0; i < gridDim.x; ++i) run_blocks(1, threads, {i, j, k}, shared);
 }
 
-inline void __syncthreads() { emulation::wait(emulation::block, emulation::alive); }
+inline void __syncthreads() { emulation::wait(emulation::block().barriers[0], emulation::block().alive); }
+inline void __syncwarp() {
+    const uint64_t nothing = 0;
+    emulation::exchange(0xffffffffu, &nothing, 1, [](auto&) { return 0; });
+}
 inline void __threadfence() {}
 template <class T> T __shfl_sync(uint32_t mask, T value, int lane) {
     const uint64_t own = emulation::bits(value);
@@ -238,3 +266,49 @@ inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint3
 }
 inline void let_next_start() {}
 inline void wait_for_previous() {}
+
+// What the persistent kernel has besides.
+constexpr uint32_t PATIENCE = 100000;
+struct Barrier {
+    int expected, arrived;
+    uint32_t phase;
+};
+inline void begin(Barrier& barrier, int arrivals) { barrier = {arrivals, 0, 0}; }
+inline void fence_barriers() {}
+inline void arrive(Barrier& barrier) {
+    if (++barrier.arrived == barrier.expected) {
+        barrier.arrived = 0;
+        ++barrier.phase;
+    }
+}
+inline bool has_passed(const Barrier& barrier, uint32_t parity) {
+    if ((barrier.phase & 1) != parity) return true;
+    emulation::give_way();
+    return false;
+}
+inline uint64_t read_once() { return 0; }
+inline void copy_bulk(void* to, const void* from, uint32_t bytes, Barrier& landed, uint64_t) {
+    std::memcpy(to, from, bytes);
+    arrive(landed);
+}
+inline void fence_copies() {}
+inline Pack load_shared(const uint16_t* address) { return load_tokens(address); }
+inline uint32_t load_acquire(const uint32_t* at) {
+    emulation::give_way();
+    return *at;
+}
+inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
+inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
+inline void store_release_shared(int* at, int value) { *at = value; }
+inline int load_acquire_shared(const int* at) { return *at; }
+inline void breathe() { emulation::give_way(); }
+template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
+inline void more_registers() {}
+inline void fewer_registers() {}
+inline void stop_the_device() {
+    std::fprintf(stderr, "a wait does not end\n");
+    std::abort();
+}
+inline void* block_memory() {
+    return (void*)(((uintptr_t)emulation::block().memory.data() + 1023) & ~(uintptr_t)1023);
+}

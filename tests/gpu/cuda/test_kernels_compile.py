@@ -54,7 +54,7 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str) -> Non
     code, words = compiler.compile_source(source(), options)
     assert code.startswith(b"\x7fELF")
     kernels = re.findall(r"Compiling entry function '(\w+)'", words)
-    assert {"embed", "qkv_1", "qkv_4", "attention", "down_2", "head_1", "sample"} <= set(kernels)
+    assert {"embed", "qkv_1", "qkv_4", "attention", "down_2", "head_1", "sample", "load_matrix"} <= set(kernels)
     assert ("rope" in kernels) == (family == "qwen3")
     assert "warning" not in words
     used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", words)
@@ -64,10 +64,12 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str) -> Non
 def test_what_was_compiled_is_found_again_unless_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text, options = 'extern "C" __global__ void nothing() {}', ["--gpu-architecture=sm_80"]
-    first = compiler.compiled(text, options)
+    told: list[str] = []
+    first = compiler.compiled(text, options, compiling=lambda: told.append("compiling"))
     [path] = (tmp_path / "phasewalk" / "kernels").iterdir()
     written = path.stat().st_mtime_ns
-    assert compiler.compiled(text, options) == first
+    assert compiler.compiled(text, options, compiling=lambda: told.append("again")) == first
+    assert told == ["compiling"]
     assert path.stat().st_mtime_ns == written
     for damaged in (b"", path.read_bytes()[:-1]):
         path.write_bytes(damaged)
