@@ -16,7 +16,6 @@ torch's, as are the peers (`gpu_peers.py`), and without torch both are left out.
 """
 
 import argparse
-import inspect
 import json
 import statistics
 import subprocess
@@ -137,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["100M", "1B"], choices=SHAPES)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--decode", help="the engine's path, where it has several; its own choice if not given")
+    parser.add_argument("--decode", choices=("per-op", "persistent"), help="the engine's choice if not given")
     parser.add_argument("--peer-seconds", type=int, default=40, help="time for the peers of a shape (default 40)")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
@@ -154,26 +153,26 @@ def main() -> None:
         figures, paths = [], {}
         for shape in options.shapes:
             with loaded(shape, options.parts, options.decode) as engine:
-                paths[shape] = str(engine.environment()["path"])
                 for part, measure in MEASURES.items():
                     if part in options.parts:
                         begin = time.perf_counter()
                         figures += measure(engine, shape, rates)
                         say(f"{shape} {part}: {time.perf_counter() - begin:.1f} s")
+                paths[shape] = str(engine.facts()["decode path"])
+                say(f"{shape}: {engine.facts()}")
         if torch and "peers" in options.parts:
             for name, seconds in torch.peers(options.peer_seconds * len(options.shapes)):
                 shape, peer = name.split(maxsplit=1)
                 figures.append(Figure(shape, f"a token, {peer}", seconds * 1e3))
-    show(figures, rates, paths)
+    show(figures, rates)
     if options.json:
         found = {"device": device, "read": read, "matrix": matrix, "paths": paths}
         options.json.write_text(json.dumps(found | {"figures": [asdict(figure) for figure in figures]}, indent=1))
 
 
-def show(figures: Sequence[Figure], rates: Rates, paths: dict[str, str]) -> None:
+def show(figures: Sequence[Figure], rates: Rates) -> None:
     matrix = "" if rates.matrix is None else f", {rates.matrix / 1e12:.0f} TFLOP/s in bf16 products"
-    ways = ", ".join(f"{shape} {path}" for shape, path in paths.items())
-    title = f"{rates.device}: reads {rates.read / 1e9:.0f} GB/s{matrix}; decode: {ways}"
+    title = f"{rates.device}: reads {rates.read / 1e9:.0f} GB/s{matrix}"
     table = Table("shape", "figure", "measured", "target", "ratio", "", title=title)
     for figure in figures:
         table.add_row(*figure.cells())
@@ -186,12 +185,9 @@ def show(figures: Sequence[Figure], rates: Rates, paths: dict[str, str]) -> None
 
 
 def loaded(shape: str, parts: Sequence[str], decode: str | None) -> CudaEngine:
-    chosen = {"decode": decode} if decode and "decode" in inspect.signature(CudaEngine).parameters else {}
-    if decode and not chosen:
-        say("this engine has one decode path: --decode is left out")
     capacity = (LONG_CONTEXT if "context" in parts else LONG_PROMPT) + NEW
     begin = time.perf_counter()
-    engine = CudaEngine(model_config(shape), None, rows=max(BATCHES), capacity=capacity, **chosen)
+    engine = CudaEngine(model_config(shape), None, rows=max(BATCHES), capacity=capacity, decode=decode)
     engine.peek(0)  # all that was launched is done
     say(f"{shape} loaded: {time.perf_counter() - begin:.1f} s")
     return engine
@@ -253,7 +249,8 @@ def measure_decode(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Fig
     alone = 0.0
     for batch in BATCHES:
         seconds = decode_seconds(engine, batch, PROMPT)
-        yield Figure(shape, f"decode, batch {batch}", seconds * 1e3)
+        path = str(engine.facts()["decode path"]).split()[0]
+        yield Figure(shape, f"decode, batch {batch} ({path})", seconds * 1e3)
         if batch == 1:
             alone = seconds
             [row] = engine.kv_cache.acquire(1)
@@ -354,7 +351,7 @@ def read_bandwidth() -> tuple[float, str]:
     try:
         size = min(4 << 30, device.memory_free() // 2)
         memory, to = device.allocate(size), device.allocate(4)
-        device.build(READ, ())
+        device.build(READ, (), compiling=lambda: None)
         best = 0.0
         for _ in range(5):
             device.record().sync()

@@ -6,26 +6,31 @@ Fails if a kernel that was compiled has not run, or a logit is no number.
 """
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cuda.bindings import driver
-from soak import decode_paths
 
-from gpu import CudaEngine, ModelConfig
+from gpu import Checkpoint, CudaEngine, DeviceError, ModelConfig
 from gpu.cuda.driver import CudaDevice
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from checkpoints import write_checkpoint
+
 SIZES = {
-    "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 515, "max_position_embeddings": 1024,
+    "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 64, "vocab_size": 515, "max_position_embeddings": 1024,
 }  # fmt: skip
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": SIZES | {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True},
-    "qwen3, odd sizes": SIZES
-    | {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 83, "intermediate_size": 41, "head_dim": 80},
-    "qwen2, one key head": SIZES
-    | {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 1, "head_dim": 128, "vocab_size": 131},
-}
+ODD = {"hidden_size": 83, "intermediate_size": 41, "head_dim": 80}
+ONE_KEY_HEAD = {"num_key_value_heads": 1, "head_dim": 128, "vocab_size": 131, "tie_word_embeddings": True}
+MODELS: list[tuple[str, str | None, dict[str, Any]]] = [  # family, how the checkpoint is stored, sizes
+    ("llama", None, SIZES),
+    ("llama", "bfloat16", SIZES),
+    ("qwen3", "float32", SIZES | ODD),
+    ("qwen2", "float16", SIZES | ONE_KEY_HEAD),
+]
 ROWS, CAPACITY = 40, 576
 
 
@@ -41,10 +46,13 @@ class Watched(CudaDevice):
         super().launch(kernel, *arguments, **options)
 
     def made(self) -> set[str]:
-        library = driver.CUlibrary(int(self._code.handle))
-        _, count = driver.cuLibraryGetKernelCount(library)
-        _, kernels = driver.cuLibraryEnumerateKernels(count, library)
-        return {driver.cuKernelGetName(kernel)[1].decode() for kernel in kernels}
+        names = set()
+        for code in self._codes:
+            library = driver.CUlibrary(int(code.handle))
+            _, count = driver.cuLibraryGetKernelCount(library)
+            _, kernels = driver.cuLibraryEnumerateKernels(count, library)
+            names |= {driver.cuKernelGetName(kernel)[1].decode() for kernel in kernels}
+        return names
 
 
 def run(engine: CudaEngine) -> None:
@@ -61,7 +69,7 @@ def run(engine: CudaEngine) -> None:
     engine.prefill(rows[:1])
     engine.prefill(rows[1:3])
     engine.prefill(rows[3:])
-    for batch in (1, 2, 8, 9, 17, ROWS):
+    for batch in (1, 2, 4, 8, 9, 17, ROWS):
         for _ in range(2):
             engine.sample(rows[:batch])
             engine.decode(rows[:batch])
@@ -75,15 +83,23 @@ def run(engine: CudaEngine) -> None:
 def main() -> None:
     made: set[str] = set()
     launched: set[str] = set()
-    paths = decode_paths()
-    for name, config in MODELS.items():
-        for chosen in paths:
-            device, model = Watched(), ModelConfig.from_json(config)
-            with CudaEngine(model, None, rows=ROWS, capacity=CAPACITY, device=device, **chosen) as engine:
-                run(engine)
-                made |= device.made()
-            launched |= device.launched
-            print(", ".join([name, *chosen.values()]), flush=True)
+    for family, dtype, sizes in MODELS:
+        for path in ("per-op", "persistent"):
+            with tempfile.TemporaryDirectory() as folder:
+                write_checkpoint(Path(folder), family, dtype=dtype or "float32", **sizes)
+                model, device = ModelConfig.from_folder(Path(folder)), Watched()
+                checkpoint = Checkpoint.open(Path(folder), model) if dtype else None
+                name = f"{family}, {dtype or 'random'}, {path}"
+                try:
+                    engine = CudaEngine(model, checkpoint, rows=ROWS, capacity=CAPACITY, decode=path, device=device)
+                except DeviceError as error:  # there is none for this model or device
+                    print(f"{name}: left out, {error}", flush=True)
+                    continue
+                with engine:
+                    run(engine)
+                    made |= device.made()
+                launched |= device.launched
+            print(name, flush=True)
     print(f"{len(launched)} of {len(made)} kernels ran")
     if missing := made - launched:
         sys.exit(f"never launched: {', '.join(sorted(missing))}")

@@ -9,7 +9,6 @@ of Llama 3.2 1B a row's, in turn.
 """
 
 import argparse
-import inspect
 import sys
 import time
 from collections.abc import Iterator
@@ -46,11 +45,11 @@ def main() -> None:
             model = ModelConfig.from_json(config)
             capacity = PROMPT + 9 * max(BATCHES) + WALK + 1
             with CudaEngine(model, None, rows=max(BATCHES), capacity=capacity, **chosen) as engine:
-                path = engine.environment()["path"]
                 for batch in BATCHES:
                     begin = time.perf_counter()
                     found = soak(engine, batch, steps, every_row=every_row)
                     different += len(found)
+                    path = engine.facts()["decode path"]
                     what = f"{len(found)} DIFFER, first at {found[0]}" if found else "every bit repeats"
                     seconds = time.perf_counter() - begin
                     print(f"{name}, {path}, batch {batch}: {steps} steps, {what} ({seconds:.1f} s)", flush=True)
@@ -59,12 +58,10 @@ def main() -> None:
 
 def decode_paths() -> list[dict[str, str]]:
     """Give what to load the engine with, for each of its paths that runs here."""
-    if "decode" not in inspect.signature(CudaEngine).parameters:
-        return [{}]
     model, found = ModelConfig.from_json(SMALL), []
     for path in ("per-op", "persistent"):
         try:
-            CudaEngine(model, None, rows=1, capacity=64, decode=path).close()  # type: ignore[call-arg]
+            CudaEngine(model, None, rows=1, capacity=64, decode=path).close()
             found.append({"decode": path})
         except (ValueError, DeviceError) as error:  # the device has no such path
             print(f"{path} is left out: {error}", flush=True)

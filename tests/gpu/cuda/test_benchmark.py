@@ -44,11 +44,16 @@ def test_every_part_gives_figures(
             figures += list(measure(engine, "tiny", rates))
         assert engine.kv_cache.free == 2
     found = {figure.what: figure.value for figure in figures}
-    for what in ("decode, batch 1", "a token, the whole machine", "first token of 4 tokens", "prefill, 8 tokens"):
+    for what in (
+        "decode, batch 1 (per-op)",
+        "a token, the whole machine",
+        "first token of 4 tokens",
+        "prefill, 8 tokens",
+    ):
         assert found[what] > 0
     assert 0 < found["share of read bandwidth"] < 1
     assert not list(tmp_path.iterdir())
-    benchmark["show"](figures, rates, {"tiny": "per-op"})
+    benchmark["show"](figures, rates)
     assert "what the context costs, batch 2" in capsys.readouterr().out
 
 
