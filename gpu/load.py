@@ -51,7 +51,7 @@ def refused_engine(name: str) -> str | None:
 
 
 def engine_device(name: str) -> dict[str, str]:
-    """Tell a person of the device that an engine of `engines()` runs on: nothing of one that needs none."""
+    """Tell a person of the device that an engine runs on: nothing of one that needs none, or cannot run here."""
     return _DEVICES[name]() if name in _DEVICES else {}
 
 

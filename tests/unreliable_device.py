@@ -46,9 +46,9 @@ class UnreliableDevice(EmulatedDevice):
     def fault(self) -> str | None:
         return "unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED)" if self.broken else None
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def launch(self, *call: Any, **how: Any) -> None:
         self.check()
-        super().launch(kernel, grid, threads, *parameters)
+        super().launch(*call, **how)
 
     def _run(self, kernel: str, *how: Any) -> None:
         self.check()
@@ -99,8 +99,8 @@ class InterruptedDevice(EmulatedDevice):
             raise KeyboardInterrupt
         return result
 
-    def launch(self, *call: Any) -> None:
-        self._passing(lambda: super(InterruptedDevice, self).launch(*call))
+    def launch(self, *call: Any, **how: Any) -> None:
+        self._passing(lambda: super(InterruptedDevice, self).launch(*call, **how))
 
     def copy(self, source: Lines, target: Lines) -> None:
         self._passing(lambda: super(InterruptedDevice, self).copy(source, target))

@@ -56,7 +56,9 @@ def _missing() -> str | None:
 
 
 def describe() -> dict[str, str]:
-    """Tell of the device, where nothing is missing; to count what is free a context is made, and given back."""
+    """Tell of the device, if it can be used; to count what is free a context is made, and given back."""
+    if missing() is not None:
+        return {}
     from cuda.bindings import driver
 
     _, name = driver.cuDeviceGetName(256, 0)

@@ -16,6 +16,7 @@ from gpu import (
     CapacityError,
     CheckpointError,
     NumpyEngine,
+    engine_device,
     engines,
     load_engine,
     measure_read_bandwidth,
@@ -35,6 +36,7 @@ def test_auto_is_numpy_where_there_is_no_gpu(checkpoint: Path) -> None:
     assert "pip install 'phasewalk[cuda]'" in reason or "driver" in reason
     with pytest.raises(ValueError, match=f"the engine cuda cannot run here: {re.escape(reason)}"):
         load_engine(checkpoint, "cuda")
+    assert engine_device("cuda") == engine_device("numpy") == {}
     engine = load_engine(checkpoint)
     assert isinstance(engine, NumpyEngine)
     assert (engine.name, engine.synchronous) == ("numpy", True)

@@ -63,15 +63,6 @@ __device__ __forceinline__ u32 add_acquire_release(u32* at, u32 count) {
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(count) : "memory");
     return before;
 }
-__device__ __forceinline__ void store_release_shared(int* at, int value) {
-    asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(in_shared(at)), "r"(value) : "memory");
-}
-__device__ __forceinline__ int load_acquire_shared(const int* at) {
-    int value;
-    asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(in_shared(at)) : "memory");
-    return value;
-}
-__device__ __forceinline__ void breathe() {}
 template <int ID, int COUNT> __device__ __forceinline__ void meet_at() {
     __syncwarp();
     asm volatile("barrier.sync %0, %1;" ::"r"(ID), "r"(COUNT) : "memory");
@@ -92,6 +83,7 @@ constexpr int SLOT = WARPS * 4 * TILE * 2;  // bytes of a place in the ring: a h
 constexpr int STAGES = 12;
 constexpr int DRAWN_AHEAD = 4;    // tickets: the way to the counter and back takes as long as copying a few units
 constexpr int URGENT = 5, EARLY = 2;  // copies in flight, for the phase at hand and for later ones: deep queues slow all else
+constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
 constexpr int SUMS = 6;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
@@ -115,11 +107,14 @@ struct Memory {
 // The counters: of finished units of each phase; of each layer's finished shares of attention; and these.
 enum { TICKETS = NO_PHASE + LAYERS, EMBEDDED, ENDED, COUNTERS };
 
+__host__ __device__ constexpr int max_of(int a, int b) { return a > b ? a : b; }
 template <int KIND> struct Units {
     using M = Matrix<KIND>;
     static constexpr int count = ceil_div(M::n, 8);
-    static constexpr int together = KIND == GATE_UP || KIND == HEAD ? 2 : 1;  // of a ticket: drawing one takes time
-    static constexpr int tickets = ceil_div(count, together);
+    // Of the many of some phases two go together, for drawing a ticket takes time; not at the end, where all wait for the
+    // last unit.
+    static constexpr int pairs = KIND == GATE_UP || KIND == HEAD ? max_of(0, count - ALONE) / 2 : 0;
+    static constexpr int tickets = count - pairs;
     static constexpr int chunks = M::tiles / (WARPS * M::hand);  // places in the ring of a unit
     static constexpr u32 chunk = WARPS * M::hand * TILE * 2;     // bytes
     static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
@@ -169,8 +164,7 @@ struct Header { int phase, unit, next_phase; };  // of a unit; the phase of the 
 
 template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
     float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4];
-    Header header;
-    int finished;  // units of this phase in this block, with this one
+    int phase, unit;
 };
 
 template <int TOKENS> struct Workspace {
@@ -184,7 +178,6 @@ template <int TOKENS> struct Workspace {
     int rows[TOKENS], positions[TOKENS];
     int phase;       // in which the consumers are
     int first_phase;
-    int done[FINISHERS];  // units
 };
 
 // --- waiting ----------------------------------------------------------------------------------------------------------
@@ -212,9 +205,10 @@ struct Ticket { int phase, unit, units, chunks; u32 chunk; const bf16* from; };
 
 template <int KIND> __device__ __forceinline__ Ticket ticket_of(const Memory& memory, int layer, int index) {
     using U = Units<KIND>;
-    const int unit = index * U::together;
+    const bool pair = index < U::pairs;
+    const int unit = pair ? index * 2 : index + U::pairs;
     const char* matrix = (const char*)memory.matrix[KIND] + (KIND == HEAD ? 0 : layer * memory.layer);
-    return {KIND == HEAD ? LAST : 4 * layer + KIND, unit, min(U::together, U::count - unit), U::chunks, U::chunk,
+    return {KIND == HEAD ? LAST : 4 * layer + KIND, unit, pair ? 2 : 1, U::chunks, U::chunk,
             (const bf16*)matrix + (i64)unit * Matrix<KIND>::tiles * TILE};
 }
 __device__ __forceinline__ Ticket ticket_of(const Memory& memory, u32 number) {
@@ -276,7 +270,7 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
 
 struct Consumer {  // one thread's; all but the position in the ring is the same throughout
     int lane, warp, group, quad;
-    int stage, unit, next_phase, finished;
+    int stage, unit, next_phase;
     u32 parity;
 };
 __device__ __forceinline__ void meet() { meet_at<1, CONSUMERS>(); }
@@ -311,16 +305,14 @@ __device__ __forceinline__ void multiply_units(
         : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
         : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
     enter(block, awaited, count, phase);
-    own.finished = 0;
     input += in_tiles(own.group, own.quad * 4, M::tiles);
     Pack a[AHEAD * HAND];
     if constexpr (kept)
 #pragma unroll
         for (int i = 0; i < OWN; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
-    if (M::normed && own.warp < TOKENS) {
-        const float scale = norm_scale(memory.squares + (i64)own.warp * HIDDEN_UNITS);
-        if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
-    }
+    Squares squares;
+    if (M::normed && own.warp < TOKENS) squares = load_squares(memory.squares + (i64)own.warp * HIDDEN_UNITS);
+    bool scaled = !M::normed || own.warp >= TOKENS;
     do {
         if constexpr (!kept)
 #pragma unroll
@@ -366,13 +358,18 @@ __device__ __forceinline__ void multiply_units(
                 if (++own.stage == STAGES) own.stage = 0, own.parity ^= 1;
             }
         own.next_phase = header.next_phase;
-        hand_over(block, own, header, sum, x, norm);
+        if (!scaled) {  // in the shadow of the first unit
+            const float scale = norm_scale(squares);
+            if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
+            scaled = true;
+        }
+        hand_over(block, own, phase, header.unit, sum, x, norm);
     } while (own.next_phase == phase);
 }
 
 template <int TOKENS>
 __device__ __forceinline__ void hand_over(
-    Workspace<TOKENS>& block, Consumer& own, const Header& header, const float (&sum)[4], float2 x, float2 norm) {
+    Workspace<TOKENS>& block, Consumer& own, int phase, int unit, const float (&sum)[4], float2 x, float2 norm) {
     const int slot = own.unit % SUMS;
     Sums<TOKENS>& to = block.sums[slot];
     wait(block.taken[slot], (own.unit / SUMS & 1) ^ 1, block.memory.last_words, 5);
@@ -381,9 +378,8 @@ __device__ __forceinline__ void hand_over(
     if (own.warp == 0) {
         if (own.group < TOKENS) to.x[own.group][own.quad] = x;
         if (own.group == 0) to.next_norm[own.quad] = norm;
-        if (own.lane == 0) to.header = header, to.finished = own.finished + 1;
+        if (own.lane == 0) to.phase = phase, to.unit = unit;
     }
-    ++own.finished;
     ++own.unit;
     __syncwarp();
     if (own.lane == 0) arrive(block.summed[slot]);
@@ -435,7 +431,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     if (own.next_phase == LAST)
         multiply_units<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
     const float nothing[4] = {};
-    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, {NO_PHASE, 0, NO_PHASE}, nothing, {0, 0}, {0, 0});
+    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, 0, nothing, {0, 0}, {0, 0});
 }
 
 // --- finishers --------------------------------------------------------------------------------------------------------
@@ -444,7 +440,7 @@ template <int KIND, int TOKENS>
 __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums<TOKENS>& sums, int layer) {
     using M = Matrix<KIND>;
     const Memory& memory = block.memory;
-    const int lane = threadIdx.x & 31, token = lane / 4, pair = lane % 4, column = sums.header.unit * 8 + pair * 2;
+    const int lane = threadIdx.x & 31, token = lane / 4, pair = lane % 4, column = sums.unit * 8 + pair * 2;
     const bool here = token < TOKENS && column < M::n;
     const int safe = token < TOKENS ? token : 0;
     float2 sum = sums.partial[0][safe][pair];
@@ -463,18 +459,24 @@ __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums
     finish<KIND>(sum, given, target, token, column, here);
 }
 
+// The step is whole: each row is a token longer, and all counters begin anew.
+template <int TOKENS> __device__ __forceinline__ void end_step(Workspace<TOKENS>& block) {
+    const Memory& memory = block.memory;
+    for (int token = 0; token < TOKENS; ++token) memory.positions[token] = block.positions[token] + 1;
+    wait(counter(memory, ENDED), gridDim.x, memory.last_words, 8);  // nobody draws any more
+    for (int which = 0; which < COUNTERS; ++which) *counter(memory, which) = 0;
+}
+
 template <int TOKENS> __device__ __forceinline__ void finish_units(Workspace<TOKENS>& block) {
     const Memory& memory = block.memory;
-    u32* words = memory.last_words;
-    const int lane = threadIdx.x & 31, own = threadIdx.x / 32 - WARPS - 1;
-    for (int unit = own, mine = 0;; unit += FINISHERS) {
+    const int lane = threadIdx.x & 31;
+    for (int unit = threadIdx.x / 32 - WARPS - 1;; unit += FINISHERS) {
         const int slot = unit % SUMS;
         const Sums<TOKENS>& sums = block.sums[slot];
-        wait(block.summed[slot], unit / SUMS & 1, words, 7);
+        wait(block.summed[slot], unit / SUMS & 1, memory.last_words, 7);
         __syncwarp();
-        const int phase = sums.header.phase, next_phase = sums.header.next_phase, finished = sums.finished;
+        const int phase = sums.phase, layer = phase / 4, kind = phase == LAST ? HEAD : phase % 4;
         if (phase == NO_PHASE) break;
-        const int layer = phase / 4, kind = phase == LAST ? HEAD : phase % 4;
         switch (kind) {
             case QKV: finish_unit<QKV>(block, sums, layer); break;
             case OUTPUT: finish_unit<OUTPUT>(block, sums, layer); break;
@@ -483,27 +485,13 @@ template <int TOKENS> __device__ __forceinline__ void finish_units(Workspace<TOK
             default: finish_unit<HEAD>(block, sums, layer);
         }
         __syncwarp();
-        ++mine;
         if (lane == 0) {
-            store_release_shared(&block.done[own], mine);
+            if (kind != HEAD) add_release(counter(memory, phase), 1);
             arrive(block.taken[slot]);
-            if (next_phase != phase) {  // the block's last unit of this phase: all that came before are finished?
-                for (int other = 0; other < FINISHERS; ++other)
-                    while (load_acquire_shared(&block.done[other]) < (unit + FINISHERS - other) / FINISHERS) breathe();
-                if (kind != HEAD) add_release(counter(memory, phase), finished);
-                else if (add_acquire_release(counter(memory, phase), finished) + finished == Units<HEAD>::count) end_step(block);
-            }
+            if (kind == HEAD && add_acquire_release(counter(memory, LAST), 1) == Units<HEAD>::count - 1) end_step(block);
         }
         __syncwarp();
     }
-}
-
-// The step is whole: each row is a token longer, and all counters begin anew.
-template <int TOKENS> __device__ __forceinline__ void end_step(Workspace<TOKENS>& block) {
-    const Memory& memory = block.memory;
-    for (int token = 0; token < TOKENS; ++token) memory.positions[token] = block.positions[token] + 1;
-    wait(counter(memory, ENDED), gridDim.x, memory.last_words, 8);  // nobody draws any more
-    for (int which = 0; which < COUNTERS; ++which) *counter(memory, which) = 0;
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -515,7 +503,6 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
         for (int i = 0; i < STAGES; ++i) begin(block.full[i], 1), begin(block.empty[i], WARPS);
         for (int i = 0; i < SUMS; ++i) begin(block.summed[i], WARPS), begin(block.taken[i], 1);
         begin(block.begun, 1);
-        for (int i = 0; i < FINISHERS; ++i) block.done[i] = 0;
         block.phase = 0;
         fence_barriers();
     }

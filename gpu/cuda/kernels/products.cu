@@ -93,10 +93,21 @@ __device__ __forceinline__ void finish(float2 sum, const Given& given, const Tar
     }
 }
 
-// The root mean square of a token's residual stream, inverted; by a whole warp.
-__device__ __forceinline__ float norm_scale(const float* squares) {
+// The root mean square of a token's residual stream, inverted; by a whole warp, each lane with its share of the squares.
+struct Squares { float of[ceil_div(HIDDEN_UNITS, 32)]; };
+__device__ __forceinline__ Squares load_squares(const float* squares) {
+    Squares read;
+#pragma unroll
+    for (int i = 0; i < ceil_div(HIDDEN_UNITS, 32); ++i) {
+        const int unit = i * 32 + (int)(threadIdx.x & 31);
+        read.of[i] = unit < HIDDEN_UNITS ? __ldcg(squares + unit) : 0.0f;
+    }
+    return read;
+}
+__device__ __forceinline__ float norm_scale(const Squares& squares) {
     float sum = 0;
-    for (int unit = threadIdx.x & 31; unit < HIDDEN_UNITS; unit += 32) sum = __fadd_rn(sum, __ldcg(squares + unit));
+#pragma unroll
+    for (int i = 0; i < ceil_div(HIDDEN_UNITS, 32); ++i) sum = __fadd_rn(sum, squares.of[i]);
     return rsqrtf(warp_sum(sum) / HIDDEN + EPS);
 }
 
@@ -151,7 +162,7 @@ __device__ __forceinline__ void product(
         for (int token = warp; token < B::tokens; token += WARPS) {
             if (first_token + token >= tokens) break;
             const int source = KIND == HEAD ? pick[first_token + token] : first_token + token;
-            const float found = norm_scale(squares + (i64)source * HIDDEN_UNITS);
+            const float found = norm_scale(load_squares(squares + (i64)source * HIDDEN_UNITS));
             if (lane == 0) scale[token] = found;
         }
     }

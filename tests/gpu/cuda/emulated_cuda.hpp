@@ -299,9 +299,6 @@ inline uint32_t load_acquire(const uint32_t* at) {
 }
 inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
 inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
-inline void store_release_shared(int* at, int value) { *at = value; }
-inline int load_acquire_shared(const int* at) { return *at; }
-inline void breathe() { emulation::give_way(); }
 template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
 inline void more_registers() {}
 inline void fewer_registers() {}

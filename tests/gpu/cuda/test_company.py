@@ -23,6 +23,7 @@ on_gpu = pytest.mark.skipif("cuda" not in engines(), reason="needs a device")
 Load = Callable[..., CudaEngine]
 PROMPTS = ("the fox", "a token", "Hello", "one two three")
 PARAMS = SamplingParams(temperature=0.9, seed=5, max_new_tokens=12)
+DECODE = pytest.mark.parametrize("decode", ["per-op", "persistent"])
 PATIENCE = 60  # seconds until a test that hangs has failed
 
 
@@ -42,6 +43,15 @@ def texts_of(generator: Generator) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_chat_checkpoint(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for which there is a kernel of a whole step."""
+    return write_chat_checkpoint(
+        tmp_path_factory.mktemp("wide"), hidden_size=256, intermediate_size=512, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=64,
+    )  # fmt: skip
 
 
 def test_two_threads_on_one_engine_and_on_two_generate_what_one_does_alone(load: Load, chat: Path) -> None:
@@ -198,18 +208,20 @@ PROGRAM = """
 import sys
 from phases import Generator, SamplingParams
 params = SamplingParams(temperature=0.9, seed=5, max_new_tokens=200)
-with Generator.from_pretrained(sys.argv[1], "cuda", max_batch=1) as generator:
+with Generator.from_pretrained(sys.argv[1], "cuda", max_batch=1, decode=sys.argv[2]) as generator:
     print("ready", flush=True)
     sys.stdin.readline()
     print(generator.generate("the fox", params).output_ids[0])
 """
 
 
-def together(folder: Path, count: int, environment: dict[str, str]) -> set[str]:
-    """What so many processes generate at the same time: each starts when all have loaded."""
+def together(
+    folder: Path, count: int, environment: dict[str, str], decode: str, *, loaded: Callable[[], None] = lambda: None
+) -> set[str]:
+    """What so many processes generate at the same time: each starts when all have loaded, and `loaded` was called."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", PROGRAM, str(folder), decode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, **environment},
         )
         for _ in range(count)
@@ -218,6 +230,7 @@ def together(folder: Path, count: int, environment: dict[str, str]) -> set[str]:
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
+        loaded()
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("\n")
@@ -230,9 +243,23 @@ def together(folder: Path, count: int, environment: dict[str, str]) -> set[str]:
 
 @pytest.mark.gpu
 @on_gpu
-def test_two_processes_on_one_device_generate_the_same(chat: Path) -> None:
-    [alone] = together(chat, 1, {})
-    assert together(chat, 2, {}) == {alone}
+@DECODE
+def test_two_processes_on_one_device_generate_the_same(wide: Path, decode: str) -> None:
+    [alone] = together(wide, 1, {}, "per-op")
+    assert together(wide, 2, {}, decode) == {alone}
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_engines_whose_kernels_each_want_the_whole_device_take_turns(wide: Path) -> None:
+    def load(decode: str) -> Generator:
+        return Generator.from_pretrained(wide, "cuda", max_batch=4, decode=decode)
+
+    with load("per-op") as small, load("persistent") as one, load("persistent") as two:
+        expected = texts_of(small)
+        with ThreadPoolExecutor(5) as threads:
+            found = [threads.submit(texts_of, generator) for generator in (one, two, small, one, two)]
+            assert [future.result(PATIENCE) for future in found] == [expected] * 5
 
 
 @pytest.fixture
@@ -250,16 +277,25 @@ def mps(tmp_path: Path) -> Iterator[dict[str, str]]:
     try:
         yield environment
     finally:
-        subprocess.run(
-            [program], input="quit\n", env={**os.environ, **environment}, text=True, capture_output=True, timeout=30
-        )
+        mps_control(environment, "quit")
+
+
+def mps_control(environment: dict[str, str], command: str) -> str:
+    return subprocess.run(
+        ["nvidia-cuda-mps-control"], input=f"{command}\n", env={**os.environ, **environment}, text=True,
+        capture_output=True, timeout=30,
+    ).stdout  # fmt: skip
 
 
 @pytest.mark.gpu
 @on_gpu
-def test_two_processes_under_mps_generate_the_same(chat: Path, mps: dict[str, str]) -> None:
-    [alone] = together(chat, 1, {})
-    assert together(chat, 2, mps) == {alone}
+@DECODE
+def test_two_processes_under_mps_generate_the_same(wide: Path, mps: dict[str, str], decode: str) -> None:
+    def is_served() -> None:
+        assert mps_control(mps, "get_server_list").strip().isdigit()  # the one server that both are clients of
+
+    [alone] = together(wide, 1, {}, "per-op")
+    assert together(wide, 2, mps, decode, loaded=is_served) == {alone}
 
 
 FORKS = """
@@ -272,7 +308,7 @@ engine.write_prompt(row, [1, 2, 3])
 engine.prefill([row])
 child = os.fork()
 if not child:
-    signal.alarm(60)
+    signal.alarm(20)
     for act in (lambda: engine.decode([row]), lambda: load_engine(folder, "cuda", max_batch=1, capacity=48)):
         try:
             act()
@@ -292,7 +328,7 @@ engine.close()
 @on_gpu
 def test_a_child_of_a_fork_is_refused_and_its_parent_goes_on(chat: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKS, str(chat)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", FORKS, str(chat)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done
     used, loaded, parent = done.stdout.splitlines()

@@ -231,7 +231,7 @@ with load_engine(folder, "numpy", max_batch=1, capacity=48) as other:
 def test_a_real_device_that_fails_is_told_and_the_process_ends(tmp_path: Path, kernel: str, words: str) -> None:
     folder = write_checkpoint(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", dedent(PROGRAM), str(folder), kernel], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", dedent(PROGRAM), str(folder), kernel], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done
     before, first, second, closed, *another, last = done.stdout.splitlines()

@@ -60,7 +60,7 @@ def test_stats_tell_what_an_engine_of_a_device_did(phasewalk: Command, chat_fold
     words = phasewalk(*command, "--decode", "per-op").err
     assert " · decode path per-op (asked for) · graph hits " in words
     facts = json.loads(phasewalk(*command, "--json").out)["stats"]["engine"]
-    assert facts["decode path"] == "per-op (the engine's choice)"
+    assert facts["decode path"].startswith("per-op (the ")  # and why no other
     assert facts["graph hits"] > 0
     assert facts["graph fallbacks"] == 0
 
