@@ -107,7 +107,7 @@ class CudaEngine(RowKeeper):
         weights, free = size_of(shape.weights()), device.memory_free()
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            plan = Shape(self.model, rows, capacity).state(device.processors)
+            plan = Shape(self.model, rows, capacity).state()
             cache = size_of({"kv_cache": plan["kv_cache"]})
             return {"KV cache": cache, "buffers": size_of(plan) - cache}
 
@@ -118,7 +118,7 @@ class CudaEngine(RowKeeper):
         except MemoryError as error:
             raise CheckpointError(f"the device refused the {size(weights)} that the weights take: {error}") from error
         try:
-            self._arena = Arena(device, {**shape.state(device.processors), **persistent.state(shape)})
+            self._arena = Arena(device, {**shape.state(), **persistent.state(shape)})
         except MemoryError as error:
             raise too_large(rows, self.kv_cache.capacity, needs, weights=weights, device=free) from error
         self._staging = Staging(device, self._watchdog)
@@ -234,7 +234,7 @@ class CudaEngine(RowKeeper):
                 return
             positions = self._stepping(rows)
             tokens = bucket(len(rows))
-            ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
+            ways = self._shape.ways(max(positions) + 1)
             self._step = None  # until the step is whole: an interrupt may come between
             self._watchdog.path = self._decoding.path(tokens, ways)
             self._decoding.launch(tokens, ways)

@@ -6,7 +6,7 @@ from gpu.cuda.arena import Arena
 from gpu.cuda.device import Device
 from gpu.cuda.shape import Shape
 
-_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512}
+_THREADS = {"embed": 256, "rope": 128, "sample": 512}
 _PRODUCT_THREADS = 256
 _HEADS_OF_ROPE = 4  # of a block
 
@@ -49,7 +49,10 @@ class Forward:
         model, arena, weights = self.shape.model, self.arena, self.weights
         x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
         qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
-        rope, attention = arena.at("rope"), self.shape.attention(tokens, ways, self.device.processors)
+        rope, attention = arena.at("rope"), self.shape.attention_step(tokens, ways)
+        sharing: tuple[int, ...] = (arena.at("partials"), arena.at("arrivals"))  # what those of a row leave each other
+        if ids:
+            attention, sharing = self.shape.attention_prompt(tokens), ()
         table = weights.optional("embedding") or weights.at("head")
         heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
 
@@ -70,9 +73,10 @@ class Forward:
                     "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
                     weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
                 )  # fmt: skip
-            self._launch(
-                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
-            )
+            self.device.launch(
+                attention.kernel, attention.grid, attention.threads, tokens, qkv, of_layer, rows, positions, attended,
+                *sharing, shared=attention.shared,
+            )  # fmt: skip
             self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
             self._product("gate_up", layer, tokens, normed, squares, inner)
             self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)

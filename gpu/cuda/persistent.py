@@ -56,7 +56,7 @@ class Persistent:
 
     def build(self, tokens: int, *, compiling: Callable[[], None]) -> None:
         """Compile the kernel for so many tokens: a power of two."""
-        defines = (*self.shape.defines(), f"TOKENS_OF_STEP={tokens}")
+        defines = (*self.shape.defines(), f"TOKENS_OF_STEP={tokens}", f"SHARED_OF_BLOCK={_SHARED}")
         self.device.build(persistent_source(), defines, compiling=compiling)
 
     def decode(self, tokens: int) -> None:

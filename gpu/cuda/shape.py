@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import NamedTuple
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.cuda.arena import Array, Plan
@@ -12,7 +13,7 @@ from gpu.errors import CheckpointError
 
 _SHARED = ("common.cu", "products.cu", "attention.cu")
 CHUNK = 256  # tokens of prompts that go through the layers together
-SPLIT = 256  # positions; see attention.cu
+SPLIT = 512  # positions; see attention.cu
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -35,6 +36,19 @@ def _joined(*names: str) -> str:
 def bucket(tokens: int) -> int:
     """Give the number of tokens for which a graph is recorded that serves so many: a power of two."""
     return 1 << (tokens - 1).bit_length()
+
+
+def _up_div(count: int, by: int) -> int:
+    return -(-count // by)
+
+
+class Launch(NamedTuple):
+    """A kernel, and how it is launched."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    shared: int = 0  # bytes
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,10 +99,9 @@ class Shape:
         return {name: Product(name, n, k) for name, (n, k) in sizes.items()}
 
     @property
-    def head_groups(self) -> int:
-        """How many blocks attend to a split for a token: each has up to four query heads of one key head."""
-        queries = next(count for count in (4, 3, 2, 1) if self.model.query_group % count == 0)
-        return self.model.heads // queries
+    def parts(self) -> int:
+        """How many blocks attend to a split for a token: each has up to eight query heads of one key head."""
+        return self.model.kv_heads * _up_div(self.model.query_group, min(8, 1024 // self.model.head_dim))
 
     @property
     def slots(self) -> int:
@@ -100,20 +113,26 @@ class Shape:
         """How many tokens can be in the layers at once."""
         return max(self.slots, CHUNK)
 
-    def ways(self, tokens: int, longest: int, processors: int) -> int:
-        """How many blocks share the positions of a token: enough for the device, a power of two, never bits."""
-        if tokens > self._split_tokens(processors):
-            return 1
-        return bucket(-(-longest // SPLIT))
+    def ways(self, longest: int) -> int:
+        """How many blocks share the positions of a token: enough for the longest, a power of two."""
+        return bucket(_up_div(longest, SPLIT))
 
-    def attention(self, tokens: int, ways: int, processors: int) -> tuple[str, tuple[int, int, int]]:
-        """Name the kernel that attends, and give its grid: heads that share a key go together unless few blocks do."""
-        if tokens * self.head_groups * ways < processors:
-            return "attention_apart", (ways, self.model.heads, tokens)
-        return "attention", (ways, self.head_groups, tokens)
+    def attention_step(self, tokens: int, ways: int) -> Launch:
+        """Give the launch that attends for tokens of as many rows."""
+        return Launch("attention_step", (ways, self.parts, tokens), 256)
 
-    def _split_tokens(self, processors: int) -> int:
-        return min(self.slots, -(-2 * processors // self.head_groups))
+    def attention_prompt(self, tokens: int) -> Launch:
+        """Give the launch that attends for tokens of prompts; attention.cu computes the same sizes."""
+        group, head_dim = self.model.query_group, self.model.head_dim
+        wide = head_dim > 128
+        warps, stages = (1, 1) if wide else (8, 2)
+        parts = _up_div(group, warps * 16)
+        together = warps * 16 // _up_div(group, parts)
+        stretches, pairs = _up_div(head_dim, 32), _up_div(head_dim, 16)
+        keys, values = stretches * 32, pairs * 16 + (8 if pairs % 4 else 0)
+        packs = stages * 64 * (keys + values) // 8 + stretches * 2 * warps * 32 + wide * pairs * 2 * warps * 32
+        grid = (self.model.kv_heads * parts, _up_div(tokens, together), 1)
+        return Launch("attention_prompt", grid, warps * 32, packs * 16)
 
     def defines(self) -> tuple[str, ...]:
         """Give the macros that the kernels are compiled with."""
@@ -133,11 +152,11 @@ class Shape:
         }
         return tuple(f"{name}={value}" for name, value in values.items())
 
-    def state(self, processors: int) -> Plan:
+    def state(self) -> Plan:
         """Plan all memory but the weights."""
         model, rows, tokens = self.model, self.rows, self.tokens
-        splits = -(-self.capacity // SPLIT)
-        partials = self._split_tokens(processors) * model.heads * splits * (model.head_dim + 2)
+        splits = _up_div(self.capacity, SPLIT)
+        heads = self.parts * _up_div(model.query_group, self.parts // model.kv_heads)
         return {
             "kv_cache": Array(
                 (rows, model.layers, 2, model.kv_heads, self.capacity, model.head_dim), "bfloat16"
@@ -156,7 +175,7 @@ class Shape:
             "qkv": Array((tokens, self.qkv_width), "float32"),
             "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),
             "inner": Array(tiled_shape(tokens, model.intermediate), "bfloat16"),
-            "partials": Array((partials,), "float32"),
+            "partials": Array((self.slots, heads, splits, model.head_dim + 2), "float32"),
             "arrivals": Array((tokens, model.heads), "int32"),
         }
 
