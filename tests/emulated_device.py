@@ -82,7 +82,9 @@ class EmulatedDevice:
                 result.replace(built)
         self._library = ctypes.CDLL(str(built))
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared_bytes: int = 0
+    ) -> None:
         if self._recording is not None:
             self._recording.append((kernel, grid, threads, *parameters))
         else:

@@ -64,8 +64,10 @@ class Device(Protocol):
         """Compile kernels, or take them from the cache, and load them."""
         ...
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
-        """Run a kernel; every parameter takes 8 bytes."""
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared_bytes: int = 0
+    ) -> None:
+        """Run a kernel, with so much `SHARED_MEMORY` a block; every parameter takes 8 bytes."""
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:

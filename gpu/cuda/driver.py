@@ -16,6 +16,7 @@ from gpu.cuda.compiler import compiled, compiler_version
 from gpu.cuda.device import Event, Graph, Lines
 from gpu.errors import DeviceError
 
+_SHARED_BYTES = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _DEPENDENT_LAUNCH = 9  # from this major compute capability on
 
 
@@ -33,7 +34,7 @@ class CudaDevice:
         self._building: Any = None  # the graph that is being recorded
         self._kernels: dict[str, Any] = {}
         self._code: Any = None
-        self._configs: dict[tuple[tuple[int, int, int], int], LaunchConfig] = {}
+        self._configs: dict[tuple[tuple[int, int, int], int, int], LaunchConfig] = {}
         self._allocated: list[int] = []
         self._pinned: list[int] = []
         self._dependent = self._device.compute_capability.major >= _DEPENDENT_LAUNCH
@@ -86,18 +87,26 @@ class CudaDevice:
         self._code = ObjectCode.from_cubin(compiled(source, options))
         self._kernels.clear()
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared_bytes: int = 0
+    ) -> None:
         """Run a kernel, or record it; it may start before the one before it has ended, and waits by itself."""
         if kernel not in self._kernels:
             self._kernels[kernel] = self._code.get_kernel(kernel)
-            _checked(driver.cuKernelGetFunction(driver.CUkernel(int(self._kernels[kernel].handle))))  # loads it now
-        if (grid, threads) not in self._configs:
-            self._configs[grid, threads] = LaunchConfig(
-                grid=grid, block=threads, programmatic_stream_serialization=self._dependent
+            function = _checked(driver.cuKernelGetFunction(driver.CUkernel(int(self._kernels[kernel].handle))))  # loads it
+            _checked(driver.cuFuncSetAttribute(function, _SHARED_BYTES, self._most_shared_bytes(function)))
+        if (grid, threads, shared_bytes) not in self._configs:
+            self._configs[grid, threads, shared_bytes] = LaunchConfig(
+                grid=grid, block=threads, shmem_size=shared_bytes, programmatic_stream_serialization=self._dependent
             )
         # cuda.core passes an int in the 8 bytes of a pointer.
         target = self._stream if self._building is None else self._building
-        launch(target, self._configs[grid, threads], self._kernels[kernel], *parameters)
+        launch(target, self._configs[grid, threads, shared_bytes], self._kernels[kernel], *parameters)
+
+    def _most_shared_bytes(self, function: Any) -> int:
+        """Count what a block may have beyond the shared memory that the kernel has by itself."""
+        own = _checked(driver.cuFuncGetAttribute(driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function))
+        return int(self._device.properties.max_shared_memory_per_block_optin) - int(own)
 
     def copy(self, source: Lines, target: Lines) -> None:
         """Copy within the device, or between it and pinned memory."""

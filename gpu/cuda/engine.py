@@ -25,7 +25,7 @@ from gpu.sampling import check_sampling, no_distribution, thresholds
 
 Float32Array = npt.NDArray[np.float32]
 
-_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512}
+_THREADS = {"embed": 256, "rope": 128, "sample": 512}
 _PRODUCT_THREADS = 256
 _HEADS_OF_ROPE = 4  # of a block
 _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
@@ -190,7 +190,7 @@ class CudaEngine(RowKeeper):
                 return
             positions = self._stepping(rows)
             tokens, arena = bucket(len(rows)), self._arena
-            ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
+            ways = self._shape.step_ways(max(positions) + 1)
 
             def work() -> None:
                 of_rows, at = arena.at("step", 0), arena.at("step", 1)
@@ -364,10 +364,12 @@ class CudaEngine(RowKeeper):
         chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
         self._staging.write(arena.lines("chunk"), chunk)
 
-        def layers() -> None:
-            self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways=1)
+        ways = self._shape.prompt_ways(tokens, int(positions.max()) + 1)
 
-        self._graphs.run(("prefill", tokens), layers)
+        def layers() -> None:
+            self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways)
+
+        self._graphs.run(("prefill", tokens, ways), layers)
         if len(ends):
             ended = max(16, bucket(len(ends)))
             self._graphs.run(("head", ended), lambda: self._head(ended, arena.at("chunk", 3), arena.at("chunk", 4)))
@@ -377,7 +379,8 @@ class CudaEngine(RowKeeper):
         model, arena, weights = self.model, self._arena, self._weights
         x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
         qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
-        rope, attention = arena.at("rope"), self._shape.attention(tokens, ways, self._device.processors)
+        rope, attention = arena.at("rope"), self._shape.attention(tokens, ways)
+        merging = (arena.at("partials"), arena.at("arrivals")) if ways else ()
         table = weights.optional("embedding") or weights.at("head")
         heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
 
@@ -398,9 +401,10 @@ class CudaEngine(RowKeeper):
                     "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
                     weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
                 )  # fmt: skip
-            self._launch(
-                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
-            )
+            self._device.launch(
+                attention.kernel, attention.grid, attention.threads, tokens, qkv, of_layer, rows, positions, attended,
+                *merging, shared_bytes=attention.shared_bytes,
+            )  # fmt: skip
             self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
             self._product("gate_up", layer, tokens, normed, squares, inner)
             self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)

@@ -12,7 +12,9 @@ from gpu.errors import CheckpointError
 
 _SOURCES = ("common.cu", "products.cu", "attention.cu", "sampling.cu")
 CHUNK = 256  # tokens of prompts that go through the layers together
-SPLIT = 256  # positions; see attention.cu
+SPLIT = 512  # positions; this and what follows: see attention.cu
+_BLOCK = 64  # positions
+_FEW = 32  # tokens of prompts that attend as those of a step do
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -41,6 +43,16 @@ class Product:
         tiles = 1 if tokens <= 16 else 2 if tokens <= 32 else 4
         units = 2 if tiles > 1 or self.n >= 8192 else 1
         return f"{self.name}_{tiles}", (up(self.n, 8 * units) // (8 * units), up(tokens, 16 * tiles) // (16 * tiles), 1)
+
+
+@dataclass(slots=True, frozen=True)
+class Attention:
+    """How attention is launched."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,12 +88,6 @@ class Shape:
         return {name: Product(name, n, k) for name, (n, k) in sizes.items()}
 
     @property
-    def head_groups(self) -> int:
-        """How many blocks attend to a split for a token: each has up to four query heads of one key head."""
-        queries = next(count for count in (4, 3, 2, 1) if self.model.query_group % count == 0)
-        return self.model.heads // queries
-
-    @property
     def slots(self) -> int:
         """How many tokens a decode step has room for."""
         return bucket(self.rows)
@@ -91,20 +97,29 @@ class Shape:
         """How many tokens can be in the layers at once."""
         return max(self.slots, CHUNK)
 
-    def ways(self, tokens: int, longest: int, processors: int) -> int:
-        """How many blocks share the positions of a token: enough for the device, a power of two, never bits."""
-        if tokens > self._split_tokens(processors):
-            return 1
+    def step_ways(self, longest: int) -> int:
+        """How many blocks share the positions of each token of a step: a power of two, at least the splits of a row."""
         return bucket(-(-longest // SPLIT))
 
-    def attention(self, tokens: int, ways: int, processors: int) -> tuple[str, tuple[int, int, int]]:
-        """Name the kernel that attends, and give its grid: heads that share a key go together unless few blocks do."""
-        if tokens * self.head_groups * ways < processors:
-            return "attention_apart", (ways, self.model.heads, tokens)
-        return "attention", (ways, self.head_groups, tokens)
+    def prompt_ways(self, tokens: int, longest: int) -> int:
+        """How many if the tokens are those of prompts: as in a step if they are few, 0 if they attend as prompts do."""
+        return self.step_ways(longest) if tokens <= _FEW else 0
 
-    def _split_tokens(self, processors: int) -> int:
-        return min(self.slots, -(-2 * processors // self.head_groups))
+    def attention(self, tokens: int, ways: int) -> "Attention":
+        """Say how these tokens attend."""
+        dim, kv_heads, group = self.model.head_dim, self.model.kv_heads, self.model.query_group
+        if ways:
+            parts = -(-group // min(8, 1024 // dim))
+            return Attention("attention_step", (ways, kv_heads * parts, tokens), 256, 0)
+        shares = -(-dim // 128)
+        warps = 8 // shares**2
+        pairs = warps // shares * 16
+        parts = -(-group // pairs)
+        tile = pairs // -(-group // parts)
+        keys, columns = up(dim, 32), -(-dim // (16 * shares)) * shares
+        stages = 1 if shares > 1 else 2
+        shared_bytes = stages * _BLOCK * 2 * (keys + columns * 16 + (8 if columns % 4 else 0)) + keys * 32 * warps
+        return Attention("attention_prompt", (kv_heads * parts, -(-tokens // tile), 1), warps * 32, shared_bytes)
 
     def defines(self) -> tuple[str, ...]:
         """Give the macros that the kernels are compiled with."""
@@ -128,7 +143,9 @@ class Shape:
         """Plan all memory but the weights."""
         model, rows, tokens = self.model, self.rows, self.tokens
         splits = -(-self.capacity // SPLIT)
-        partials = self._split_tokens(processors) * model.heads * splits * (model.head_dim + 2)
+        parts = -(-model.query_group // min(8, 1024 // model.head_dim))
+        queries = model.kv_heads * parts * -(-model.query_group // parts)
+        partials = max(self.slots, _FEW) * queries * splits * (model.head_dim + 2) if splits > 1 else 0
         return {
             "kv_cache": Array(
                 (rows, model.layers, 2, model.kv_heads, self.capacity, model.head_dim), "bfloat16"
@@ -148,7 +165,7 @@ class Shape:
             "attended": Array((tokens, up(model.heads * model.head_dim, COLUMNS)), "bfloat16"),
             "inner": Array((tokens, up(model.intermediate, COLUMNS)), "bfloat16"),
             "partials": Array((partials,), "float32"),
-            "arrivals": Array((tokens, model.heads), "int32"),
+            "arrivals": Array((max(self.slots, _FEW), model.heads), "int32"),
         }
 
     def weights(self) -> Plan:
