@@ -16,6 +16,7 @@ from gpu.cuda.compiler import compiled, compiler_version
 from gpu.cuda.device import Event, Graph, Lines
 from gpu.errors import DeviceError
 
+_SHARED_BYTES = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _DEPENDENT_LAUNCH = 9  # from this major compute capability on
 
 

@@ -430,7 +430,8 @@ class CudaEngine(RowKeeper):
         chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
         self._staging.write(arena.lines("chunk"), chunk)
 
-        self._graphs.run(("prefill", tokens), lambda: self._forward.prefill(tokens))
+        ways = self._shape.prompt_ways(tokens, int(positions.max()) + 1)
+        self._graphs.run(("prefill", tokens, ways), lambda: self._forward.prefill(tokens, ways))
         if len(ends):
             ended = max(16, bucket(len(ends)))
             self._graphs.run(("ends", ended), lambda: self._forward.ends(ended))

@@ -20,10 +20,10 @@ class Forward:
     weights: Arena
     arena: Arena
 
-    def prefill(self, tokens: int) -> None:
+    def prefill(self, tokens: int, ways: int) -> None:
         """Take the tokens of the chunk through all layers."""
         arena = self.arena
-        self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways=1)
+        self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways)
 
     def ends(self, tokens: int) -> None:
         """Turn the tokens of the chunk that end a prompt into the logits of their rows."""
@@ -49,10 +49,8 @@ class Forward:
         model, arena, weights = self.shape.model, self.arena, self.weights
         x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
         qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
-        rope, attention = arena.at("rope"), self.shape.attention_step(tokens, ways)
-        sharing: tuple[int, ...] = (arena.at("partials"), arena.at("arrivals"))  # what those of a row leave each other
-        if ids:
-            attention, sharing = self.shape.attention_prompt(tokens), ()
+        rope, attention = arena.at("rope"), self.shape.attention(tokens, ways)
+        merging = (arena.at("partials"), arena.at("arrivals")) if ways else ()
         table = weights.optional("embedding") or weights.at("head")
         heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
 
@@ -75,7 +73,7 @@ class Forward:
                 )  # fmt: skip
             self.device.launch(
                 attention.kernel, attention.grid, attention.threads, tokens, qkv, of_layer, rows, positions, attended,
-                *sharing, shared=attention.shared,
+                *merging, shared=attention.shared,
             )  # fmt: skip
             self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
             self._product("gate_up", layer, tokens, normed, squares, inner)

@@ -13,7 +13,9 @@ from gpu.errors import CheckpointError
 
 _SHARED = ("common.cu", "products.cu", "attention.cu")
 CHUNK = 256  # tokens of prompts that go through the layers together
-SPLIT = 512  # positions; see attention.cu
+SPLIT = 512  # positions; this and what follows: see attention.cu
+_BLOCK = 64  # positions
+_FEW = 32  # tokens of prompts that attend as those of a step do
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -67,6 +69,16 @@ class Product:
 
 
 @dataclass(slots=True, frozen=True)
+class Attention:
+    """How attention is launched."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
 class Shape:
     """A model, and how many tokens there is room for."""
 
@@ -114,25 +126,27 @@ class Shape:
         return max(self.slots, CHUNK)
 
     def ways(self, longest: int) -> int:
-        """How many blocks share the positions of a token: enough for the longest, a power of two."""
+        """How many blocks share the positions of each token: a power of two, at least the splits of the longest row."""
         return bucket(_up_div(longest, SPLIT))
 
-    def attention_step(self, tokens: int, ways: int) -> Launch:
-        """Give the launch that attends for tokens of as many rows."""
-        return Launch("attention_step", (ways, self.parts, tokens), 256)
+    def prompt_ways(self, tokens: int, longest: int) -> int:
+        """How many if the tokens are those of prompts: as in a step if they are few, 0 if they attend as prompts do."""
+        return self.ways(longest) if tokens <= _FEW else 0
 
-    def attention_prompt(self, tokens: int) -> Launch:
-        """Give the launch that attends for tokens of prompts; attention.cu computes the same sizes."""
-        group, head_dim = self.model.query_group, self.model.head_dim
-        wide = head_dim > 128
-        warps, stages = (1, 1) if wide else (8, 2)
-        parts = _up_div(group, warps * 16)
-        together = warps * 16 // _up_div(group, parts)
-        stretches, pairs = _up_div(head_dim, 32), _up_div(head_dim, 16)
-        keys, values = stretches * 32, pairs * 16 + (8 if pairs % 4 else 0)
-        packs = stages * 64 * (keys + values) // 8 + stretches * 2 * warps * 32 + wide * pairs * 2 * warps * 32
-        grid = (self.model.kv_heads * parts, _up_div(tokens, together), 1)
-        return Launch("attention_prompt", grid, warps * 32, packs * 16)
+    def attention(self, tokens: int, ways: int) -> Launch:
+        """Give the launch that attends; attention.cu computes the same sizes."""
+        if ways:
+            return Launch("attention_step", (ways, self.parts, tokens), 256)
+        dim, group = self.model.head_dim, self.model.query_group
+        shares = _up_div(dim, 128)
+        warps = 8 // shares**2
+        pairs = warps // shares * 16
+        parts = _up_div(group, pairs)
+        tile = pairs // _up_div(group, parts)
+        keys, columns = up(dim, 32), _up_div(dim, 16 * shares) * shares
+        stages = 1 if shares > 1 else 2
+        shared = stages * _BLOCK * 2 * (keys + columns * 16 + (8 if columns % 4 else 0)) + keys * 32 * warps
+        return Launch("attention_prompt", (self.model.kv_heads * parts, _up_div(tokens, tile), 1), warps * 32, shared)
 
     def defines(self) -> tuple[str, ...]:
         """Give the macros that the kernels are compiled with."""
@@ -175,8 +189,10 @@ class Shape:
             "qkv": Array((tokens, self.qkv_width), "float32"),
             "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),
             "inner": Array(tiled_shape(tokens, model.intermediate), "bfloat16"),
-            "partials": Array((self.slots, heads, splits, model.head_dim + 2), "float32"),
-            "arrivals": Array((tokens, model.heads), "int32"),
+            "partials": Array(
+                (max(self.slots, _FEW) if splits > 1 else 0, heads, splits, model.head_dim + 2), "float32"
+            ),
+            "arrivals": Array((max(self.slots, _FEW), model.heads), "int32"),
         }
 
     def weights(self) -> Plan:
