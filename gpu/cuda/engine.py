@@ -141,7 +141,6 @@ class CudaEngine(RowKeeper):
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
-        self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
         self._weight_bytes = shape.bytes_per_step()
         if checkpoint is None:
             write_random(device, shape, self._weights, self._staging)

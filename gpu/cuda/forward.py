@@ -6,7 +6,7 @@ from gpu.cuda.arena import Arena
 from gpu.cuda.device import Device
 from gpu.cuda.shape import Shape
 
-_THREADS = {"embed": 256, "rope": 128, "sample": 512}
+_THREADS = {"embed": 256, "rope": 128, "sample": 1024}
 _PRODUCT_THREADS = 256
 _HEADS_OF_ROPE = 4  # of a block
 
@@ -34,14 +34,14 @@ class Forward:
         arena = self.arena
         rows, positions = arena.at("step", 0), arena.at("step", 1)
         self._layers(tokens, 0, rows, positions, ways)
-        self._head(tokens, arena.at("everyone"), rows, positions=positions)
+        self._head(tokens, 0, rows, positions=positions)
 
     def sample(self, tokens: int) -> None:
         """Draw the next token of each row of the step."""
         arena = self.arena
         self._launch(
-            "sample", (tokens, 1, 1), tokens, arena.at("logits"), arena.at("sampling"), arena.at("step", 0),
-            arena.at("step", 1), arena.at("drawn"),
+            "sample", (self.shape.shares, tokens, 1), tokens, arena.at("logits"), arena.at("sampling"),
+            arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("largest"), arena.at("looked"),
         )  # fmt: skip
 
     def _layers(self, tokens: int, ids: int, rows: int, positions: int, ways: int) -> None:
@@ -97,7 +97,7 @@ class Forward:
         next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
         positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
-        kernel, grid = self.shape.products[name].launch(tokens)
+        kernel, grid = self.shape.products[name].launch(tokens, self.device.processors)
         self.device.launch(
             kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
             next_squares, pick, rows, positions, table, cache,

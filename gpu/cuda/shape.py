@@ -16,6 +16,7 @@ CHUNK = 256  # tokens of prompts that go through the layers together
 SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions
 _FEW = 32  # tokens of prompts that attend as those of a step do
+_SHARE = 8192  # logits, about; see sampling.cu
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -61,21 +62,14 @@ class Product:
     n: int
     k: int
 
-    def launch(self, tokens: int) -> tuple[str, tuple[int, int, int]]:
-        """Name the kernel for so many tokens, and give its grid."""
-        tiles = 1 if tokens <= 16 else 2 if tokens <= 32 else 4
-        units = 2 if tiles > 1 or self.n >= 8192 else 1
-        return f"{self.name}_{tiles}", (up(self.n, 8 * units) // (8 * units), up(tokens, 16 * tiles) // (16 * tiles), 1)
-
-
-@dataclass(slots=True, frozen=True)
-class Attention:
-    """How attention is launched."""
-
-    kernel: str
-    grid: tuple[int, int, int]
-    threads: int
-    shared_bytes: int
+    def launch(self, tokens: int, processors: int) -> tuple[str, tuple[int, int, int]]:
+        """Name the kernel for so many tokens, and give its grid; see `Block` in products.cu."""
+        most = next((size for size in (8, 16, 32) if tokens <= size), 64)
+        units = 4 if most == 32 and self.n >= 8192 else 2 if most > 16 or self.n >= 2048 else 1
+        blocks = up(self.n, 8 * units) // (8 * units)
+        if self.n >= 2048:  # they go on with the next units
+            blocks = min(blocks, processors * (1 if most > 16 else 3 if most == 8 and self.name == "head" else 2))
+        return f"{self.name}_{most}", (blocks, up(tokens, most) // most, 1)
 
 
 @dataclass(slots=True, frozen=True)
@@ -148,6 +142,11 @@ class Shape:
         shared = stages * _BLOCK * 2 * (keys + columns * 16 + (8 if columns % 4 else 0)) + keys * 32 * warps
         return Launch("attention_prompt", (self.model.kv_heads * parts, _up_div(tokens, tile), 1), warps * 32, shared)
 
+    @property
+    def shares(self) -> int:
+        """How many blocks look through a row of logits for the largest."""
+        return min(32, _up_div(self.model.vocab, _SHARE))
+
     def defines(self) -> tuple[str, ...]:
         """Give the macros that the kernels are compiled with."""
         model = self.model
@@ -160,6 +159,7 @@ class Shape:
             "VOCAB": model.vocab,
             "LAYERS": model.layers,
             "CAPACITY": self.capacity,
+            "SHARES": self.shares,
             "QK_NORM": int(model.qk_norm),
             "EPS": f"{float(model.rms_norm_eps)!r}f",
             "ATTENTION_SCALE": f"{_LOG2_E / math.sqrt(model.head_dim)!r}f",
@@ -179,9 +179,12 @@ class Shape:
             "kept_logits": Array((rows, model.vocab), "float32"),
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
+            "largest": Array(
+                (self.slots, self.shares), "uint64"
+            ),  # keys of logits, and of how many blocks they are there
+            "looked": Array((self.slots,), "int32"),
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
             "chunk": Array((5, CHUNK), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
-            "everyone": Array((self.slots,), "int32"),  # 0, 1, 2, ...
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
             "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),
             "normed": Array(tiled_shape(tokens, model.hidden), "bfloat16"),  # without the root mean square

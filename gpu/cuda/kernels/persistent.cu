@@ -435,11 +435,13 @@ __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums
     }
     const float* bias = KIND == HEAD ? nullptr : memory.bias[KIND];
     if (bias) bias = (const float*)((const char*)bias + layer * memory.layer);
-    const Given given = {
-        block.scale[KIND == GATE_UP][safe], bias, block.rows[safe], block.positions[safe], sums.x[safe][pair], sums.next_norm[pair]};
+    Given given = {block.scale[KIND == GATE_UP][safe], bias != nullptr, {0, 0}, block.rows[safe], block.positions[safe],
+                   {0, 0}, sums.x[safe][pair], sums.next_norm[pair]};
+    if (bias) given.bias = bias_of<KIND>(bias, column);
+    if (KIND == QKV && !QK_NORM) given.turn = turn_of(memory.rope, given.position, column);
     const Target target = {
         KIND == QKV ? (void*)memory.qkv : KIND == GATE_UP ? (void*)memory.inner : KIND == HEAD ? (void*)memory.logits : (void*)memory.x,
-        memory.input, memory.squares, memory.rope, memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE};
+        memory.input, memory.squares, memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE};
     finish<KIND>(sum, given, target, token, column, here);
 }
 
