@@ -159,7 +159,7 @@ class Shape:
             "VOCAB": model.vocab,
             "LAYERS": model.layers,
             "CAPACITY": self.capacity,
-            "SHARES": self.shares,
+            "LOGIT_SHARES": self.shares,
             "QK_NORM": int(model.qk_norm),
             "EPS": f"{float(model.rms_norm_eps)!r}f",
             "ATTENTION_SCALE": f"{_LOG2_E / math.sqrt(model.head_dim)!r}f",

@@ -10,7 +10,7 @@ struct Sampling {        // of one row; thresholds are computed on the host, in 
 
 constexpr int DRAWERS = 1024;
 constexpr int DRAWING_WARPS = DRAWERS / 32;
-constexpr int SHARE = round_up(ceil_div(VOCAB, SHARES), DRAWERS);      // of the vocabulary: what a block looks through
+constexpr int SHARE = round_up(ceil_div(VOCAB, LOGIT_SHARES), DRAWERS);      // of the vocabulary: what a block looks through
 constexpr int AT_ONCE = 8;  // logits that a thread reads together
 constexpr u32 PLUS_INFINITY = 0xff800000u, MINUS_INFINITY = 0x007fffffu, NOT_A_NUMBER = 0xffffffffu;
 
@@ -126,7 +126,7 @@ __device__ __forceinline__ u64 block_largest(u64 best, u64 (&scratch)[DRAWING_WA
     return best;
 }
 
-// SHARES blocks a row look for the largest logit; the one that comes last goes on alone. `drawn` is [rows, 2]: the token,
+// LOGIT_SHARES blocks a row look for the largest logit; the one that comes last goes on alone. `drawn` is [rows, 2]: the token,
 // and what is wrong with the logits (0 if nothing).
 extern "C" __global__ void __launch_bounds__(DRAWERS, 1) sample(
     i64 tokens, const float* all_logits, const Sampling* all_sampling, const int* rows, const int* positions,
@@ -147,18 +147,18 @@ extern "C" __global__ void __launch_bounds__(DRAWERS, 1) sample(
         if (i < VOCAB) best = larger(best, (u64)ordered(logit) << 32 | (u32)~i);
     });
     best = block_largest(best, scratch);
-    if (SHARES > 1) {
-        u64* found = largest_of_shares + token * SHARES;
+    if (LOGIT_SHARES > 1) {
+        u64* found = largest_of_shares + token * LOGIT_SHARES;
         if (threadIdx.x == 0) {
             found[blockIdx.x] = best;
             __threadfence();
-            last = atomicAdd(arrivals + token, 1) == SHARES - 1;
+            last = atomicAdd(arrivals + token, 1) == LOGIT_SHARES - 1;
             if (last) arrivals[token] = 0;
             __threadfence();
         }
         __syncthreads();
         if (!last) return;
-        best = block_largest(threadIdx.x < SHARES ? __ldcg(found + threadIdx.x) : 0, scratch);
+        best = block_largest(threadIdx.x < LOGIT_SHARES ? __ldcg(found + threadIdx.x) : 0, scratch);
     }
     const u32 top = (u32)(best >> 32);
     const int index = (int)~(u32)best;
