@@ -46,6 +46,7 @@ class EmulatedDevice:
     """See `gpu.cuda.device.Device`; everything is done at once."""
 
     processors = 4
+    capability = (9, 0)
 
     def __init__(self) -> None:
         self._memory: list[np.ndarray] = []
@@ -82,7 +83,9 @@ class EmulatedDevice:
                 result.replace(built)
         self._library = ctypes.CDLL(str(built))
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0
+    ) -> None:
         if self._recording is not None:
             self._recording.append((kernel, grid, threads, *parameters))
         else:

@@ -39,6 +39,7 @@ class Device(Protocol):
     """
 
     processors: int  # streaming multiprocessors
+    capability: tuple[int, int]  # compute capability
 
     def environment(self) -> dict[str, Any]:
         """Tell what of it can change a bit, as plain JSON values."""
@@ -64,8 +65,10 @@ class Device(Protocol):
         """Compile kernels, or take them from the cache, and load them."""
         ...
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
-        """Run a kernel; every parameter takes 8 bytes."""
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0
+    ) -> None:
+        """Run a kernel, with so many bytes of shared memory; every parameter takes 8 bytes."""
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:

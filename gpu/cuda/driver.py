@@ -33,16 +33,17 @@ class CudaDevice:
         self._building: Any = None  # the graph that is being recorded
         self._kernels: dict[str, Any] = {}
         self._code: Any = None
-        self._configs: dict[tuple[tuple[int, int, int], int], LaunchConfig] = {}
+        self._configs: dict[tuple[tuple[int, int, int], int, int], LaunchConfig] = {}
         self._allocated: list[int] = []
         self._pinned: list[int] = []
-        self._dependent = self._device.compute_capability.major >= _DEPENDENT_LAUNCH
+        self.capability: tuple[int, int] = tuple(self._device.compute_capability)
+        self._dependent = self.capability[0] >= _DEPENDENT_LAUNCH
         self.processors: int = self._device.properties.multiprocessor_count
 
     @property
     def architecture(self) -> str:
         """Give the name of the architecture as compilers have it."""
-        return f"sm_{self._device.arch}"
+        return f"sm_{self._device.arch}" + ("a" if self.capability == (9, 0) else "")  # with what only it has
 
     def environment(self) -> dict[str, Any]:
         """Tell the device, and what drives and compiles for it."""
@@ -86,18 +87,24 @@ class CudaDevice:
         self._code = ObjectCode.from_cubin(compiled(source, options))
         self._kernels.clear()
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0
+    ) -> None:
         """Run a kernel, or record it; it may start before the one before it has ended, and waits by itself."""
         if kernel not in self._kernels:
             self._kernels[kernel] = self._code.get_kernel(kernel)
-            _checked(driver.cuKernelGetFunction(driver.CUkernel(int(self._kernels[kernel].handle))))  # loads it now
-        if (grid, threads) not in self._configs:
-            self._configs[grid, threads] = LaunchConfig(
-                grid=grid, block=threads, programmatic_stream_serialization=self._dependent
+            handle = driver.CUkernel(int(self._kernels[kernel].handle))
+            _checked(driver.cuKernelGetFunction(handle))  # loads it now
+            if shared:
+                most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                _checked(driver.cuKernelSetAttribute(most, shared, handle, self._device.device_id))
+        if (grid, threads, shared) not in self._configs:
+            self._configs[grid, threads, shared] = LaunchConfig(
+                grid=grid, block=threads, shmem_size=shared, programmatic_stream_serialization=self._dependent
             )
         # cuda.core passes an int in the 8 bytes of a pointer.
         target = self._stream if self._building is None else self._building
-        launch(target, self._configs[grid, threads], self._kernels[kernel], *parameters)
+        launch(target, self._configs[grid, threads, shared], self._kernels[kernel], *parameters)
 
     def copy(self, source: Lines, target: Lines) -> None:
         """Copy within the device, or between it and pinned memory."""

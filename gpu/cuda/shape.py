@@ -4,15 +4,19 @@ import hashlib
 import math
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import NamedTuple
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.cuda.arena import Array, Plan
 from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
-_SOURCES = ("common.cu", "products.cu", "attention.cu", "sampling.cu")
-CHUNK = 256  # tokens of prompts that go through the layers together
+_SOURCES = ("common.cu", "products.cu", "wide.cu", "attention.cu", "sampling.cu")
+CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 256  # positions; see attention.cu
+_WIDE = ((128, 128), (64, 64), (64, 32))  # tokens and rows of a tile; see wide.cu
+_WIDE_FROM = 33  # tokens
+_WIDE_MEMORY = 227 * 1024
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -28,6 +32,25 @@ def bucket(tokens: int) -> int:
     return 1 << (tokens - 1).bit_length()
 
 
+def prompt_bucket(tokens: int) -> int:
+    """Give the number of tokens for which a graph is recorded that feeds so many of prompts."""
+    return max(16, bucket(tokens)) if tokens <= 256 else up(tokens, 256)
+
+
+def wide(tokens: int, capability: tuple[int, int]) -> bool:
+    """Tell whether so many tokens are multiplied by warpgroups; never changes a bit."""
+    return tokens >= _WIDE_FROM and capability == (9, 0)
+
+
+class Launch(NamedTuple):
+    """How a kernel is launched."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    shared: int = 0  # bytes of shared memory
+
+
 @dataclass(slots=True, frozen=True)
 class Product:
     """A matrix product as it is launched: [n, k] times so many tokens."""
@@ -36,11 +59,20 @@ class Product:
     n: int
     k: int
 
-    def launch(self, tokens: int) -> tuple[str, tuple[int, int, int]]:
-        """Name the kernel for so many tokens, and give its grid."""
+    def launch(self, tokens: int) -> Launch:
+        """Choose the kernel of products.cu for so many tokens."""
         tiles = 1 if tokens <= 16 else 2 if tokens <= 32 else 4
         units = 2 if tiles > 1 or self.n >= 8192 else 1
-        return f"{self.name}_{tiles}", (up(self.n, 8 * units) // (8 * units), up(tokens, 16 * tiles) // (16 * tiles), 1)
+        return Launch(f"{self.name}_{tiles}", (-(-self.n // (8 * units)), -(-tokens // (16 * tiles)), 1), 256)
+
+    def launch_wide(self, tokens: int, processors: int) -> Launch:
+        """Choose the kernel of wide.cu for so many tokens: large tiles, unless they are too few for the device."""
+        for size in _WIDE:
+            blocks = -(-tokens // size[0]) * -(-self.n // size[1])
+            if blocks > 0.9 * processors:
+                break
+        threads = 128 + 2 * size[0]  # a warpgroup for 64 tokens, and one that has their numbers brought
+        return Launch(f"{self.name}_{size[0]}x{size[1]}", (min(blocks, processors), 1, 1), threads, _WIDE_MEMORY)
 
 
 @dataclass(slots=True, frozen=True)
@@ -89,7 +121,12 @@ class Shape:
     @property
     def tokens(self) -> int:
         """How many tokens can be in the layers at once."""
-        return max(self.slots, CHUNK)
+        return max(self.slots, self.chunk)
+
+    @property
+    def chunk(self) -> int:
+        """How many tokens of prompts go through the layers together."""
+        return min(CHUNK, max(16, bucket(self.rows * self.capacity)))
 
     def ways(self, tokens: int, longest: int, processors: int) -> int:
         """How many blocks share the positions of a token: enough for the device, a power of two, never bits."""
@@ -138,11 +175,12 @@ class Shape:
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
-            "chunk": Array((5, CHUNK), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
+            "chunk": Array((5, self.chunk), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
             "everyone": Array((self.slots,), "int32"),  # 0, 1, 2, ...
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
             "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),
             "normed": Array(tiled_shape(tokens, model.hidden), "bfloat16"),  # without the root mean square
+            "scales": Array((tokens,), "float32"),
             "squares": Array((tokens, -(-model.hidden // _UNIT)), "float32"),
             "qkv": Array((tokens, self.qkv_width), "float32"),
             "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),

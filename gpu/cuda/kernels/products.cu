@@ -23,6 +23,95 @@ template <int KIND> struct Matrix {
     __device__ static constexpr int count(int warp) { return (tiles - warp * hand + (WARPS - 1) * hand) / (WARPS * hand) * hand; }
 };
 
+// What a token's numbers are scaled by, for all lanes of a warp.
+__device__ __forceinline__ float scale_of(const float* squares, int lane) {
+    float sum = 0;
+#pragma unroll 8
+    for (int unit = lane; unit < HIDDEN_UNITS; unit += 32) sum = __fadd_rn(sum, __ldcg(squares + unit));
+    return rsqrtf(warp_sum(sum) / HIDDEN + EPS);
+}
+
+// What the end of a product is given for two neighbouring columns of a token.
+struct Given {
+    bool biased;
+    float2 bias, norm;
+    float2 with;  // cosine and sine, or what the residual stream was
+};
+template <int KIND>
+__device__ __forceinline__ Given given_for(
+    bool here, bool both, int token, int column, int position, const float* bias, const void* output,
+    const float* next_norm, const float* table) {
+    Given given{};
+    given.biased = bias;
+    if (bias) given.bias = make_float2(here ? bias[column] : 0, both ? bias[column + 1] : 0);
+    if (KIND == QKV && !QK_NORM && here) {
+        const float* at = table + (i64)position * HEAD_DIM + column % HEAD_DIM / 2;
+        given.with = make_float2(at[0], at[HALF]);
+    }
+    if (Matrix<KIND>::residual) {
+        const float* x = (const float*)output + (i64)token * HIDDEN_PADDED + column;
+        given.with = make_float2(here ? __ldcg(x) : 0, both ? __ldcg(x + 1) : 0);
+        given.norm = make_float2(here ? next_norm[column] : 0, both ? next_norm[column + 1] : 0);
+    }
+    return given;
+}
+
+// The end of a product, for the sums of two neighbouring columns of a token; the lanes of a quad have those of a unit.
+template <int KIND>
+__device__ __forceinline__ void finish(
+    float2 sum, Given given, bool here, bool both, int token, int column, int row, int position, void* output,
+    bf16* next_input, float* next_squares, bf16* cache) {
+    if (given.biased) {
+        sum.x = __fadd_rn(sum.x, given.bias.x);
+        sum.y = __fadd_rn(sum.y, given.bias.y);
+    }
+    if (KIND == QKV && !QK_NORM) {  // rows 2 i and 2 i + 1 of a query or key head are its numbers i and i + HALF
+        if (!here || row < 0) return;
+        const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
+        bf16* to = cache + row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)position * HEAD_DIM;
+        if (kept < KV_HEADS) sum = turned(sum.x, sum.y, given.with.x, given.with.y);
+        if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
+            float* query = (float*)output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
+            query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
+            query[HALF] = __fmul_rn(sum.y, ATTENTION_SCALE);
+        } else {
+            const bool key = kept < KV_HEADS;
+            to[key ? i : within] = to_bf16(sum.x);
+            to[key ? i + HALF : within + 1] = to_bf16(sum.y);
+        }
+    } else if (KIND == QKV) {
+        float* to = (float*)output + (i64)token * QKV_WIDTH + column;
+        if (here) to[0] = sum.x;
+        if (both) to[1] = sum.y;
+    } else if (KIND == GATE_UP) {  // rows 2 i and 2 i + 1 are those of gate and up
+        const float gate = sum.x / (1.0f + __expf(-sum.x));
+        if (here) ((bf16*)output)[in_tiles(token, column / 2, INNER_TILES)] = to_bf16(__fmul_rn(gate, sum.y));
+    } else if (KIND == HEAD) {
+        float* to = (float*)output + (i64)row * VOCAB + column;
+        if (here && row >= 0) to[0] = sum.x;
+        if (both && row >= 0) to[1] = sum.y;
+    } else {
+        float* x = (float*)output + (i64)token * HIDDEN_PADDED + column;
+        bf16* to = next_input + in_tiles(token, column, HIDDEN_TILES);
+        float square = 0;
+        if (here) {
+            const float value = __fadd_rn(given.with.x, sum.x);
+            x[0] = value;
+            to[0] = to_bf16(__fmul_rn(value, given.norm.x));
+            square = __fmul_rn(value, value);
+        }
+        if (both) {
+            const float value = __fadd_rn(given.with.y, sum.y);
+            x[1] = value;
+            to[1] = to_bf16(__fmul_rn(value, given.norm.y));
+            square = __fadd_rn(square, __fmul_rn(value, value));
+        }
+        square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 1));
+        square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 2));
+        if (here && column % 8 == 0) next_squares[(i64)token * HIDDEN_UNITS + column / 8] = square;
+    }
+}
+
 template <int KIND, int TILES> struct Block {
     // Two units share what is read of the tokens, unless there would be too few blocks for the device.
     static constexpr int units = TILES > 1 || Matrix<KIND>::n >= 8192 ? 2 : 1;
@@ -72,14 +161,10 @@ __device__ __forceinline__ void product(
     }
     if (M::normed) {
         for (int token = warp; token < B::tokens; token += WARPS) {
-            float sum = 0;
-            if (first_token + token < tokens) {
-                const int source = KIND == HEAD ? pick[first_token + token] : first_token + token;
-                for (int unit = lane; unit < HIDDEN_UNITS; unit += 32)
-                    sum = __fadd_rn(sum, __ldcg(squares + (i64)source * HIDDEN_UNITS + unit));
-            }
-            sum = warp_sum(sum);
-            if (lane == 0) scale[token] = rsqrtf(sum / HIDDEN + EPS);
+            const int at = first_token + token;
+            const int source = at >= tokens ? -1 : KIND == HEAD ? pick[at] : at;
+            const float found = source < 0 ? 0 : scale_of(squares + (i64)source * HIDDEN_UNITS, lane);
+            if (lane == 0) scale[token] = found;
         }
     }
 
@@ -160,55 +245,10 @@ __device__ __forceinline__ void product(
             sum.y = __fmul_rn(sum.y, scale[local]);
         }
         const bool here = token < tokens && column < M::n, both = here && column + 1 < M::n;
-        if (bias && here) sum.x = __fadd_rn(sum.x, bias[column]);
-        if (bias && both) sum.y = __fadd_rn(sum.y, bias[column + 1]);
-
-        if (KIND == QKV && !QK_NORM) {  // rows 2 i and 2 i + 1 of a query or key head are its numbers i and i + HALF
-            const int row = here ? row_of[local] : -1, position = position_of[local];
-            if (row < 0) continue;
-            const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
-            bf16* to = cache + row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)position * HEAD_DIM;
-            if (kept < KV_HEADS) sum = turned(sum.x, sum.y, table, position, i);
-            if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
-                float* query = (float*)output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
-                query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
-                query[HALF] = __fmul_rn(sum.y, ATTENTION_SCALE);
-            } else {
-                const bool key = kept < KV_HEADS;
-                to[key ? i : within] = to_bf16(sum.x);
-                to[key ? i + HALF : within + 1] = to_bf16(sum.y);
-            }
-        } else if (KIND == QKV) {
-            float* to = (float*)output + (i64)token * QKV_WIDTH + column;
-            if (here) to[0] = sum.x;
-            if (both) to[1] = sum.y;
-        } else if (KIND == GATE_UP) {  // rows 2 i and 2 i + 1 are those of gate and up
-            const float gate = sum.x / (1.0f + __expf(-sum.x));
-            if (here) ((bf16*)output)[in_tiles(token, column / 2, INNER_TILES)] = to_bf16(__fmul_rn(gate, sum.y));
-        } else if (KIND == HEAD) {
-            const int row = here ? row_of[local] : -1;
-            if (row >= 0) ((float*)output)[(i64)row * VOCAB + column] = sum.x;
-            if (row >= 0 && both) ((float*)output)[(i64)row * VOCAB + column + 1] = sum.y;
-        } else {
-            const i64 at = (i64)token * HIDDEN_PADDED + column;
-            float* x = (float*)output;
-            float square = 0;
-            if (here) {
-                const float value = __fadd_rn(__ldcg(x + at), sum.x);
-                x[at] = value;
-                next_input[in_tiles(token, column, HIDDEN_TILES)] = to_bf16(__fmul_rn(value, next_norm[column]));
-                square = __fmul_rn(value, value);
-            }
-            if (both) {
-                const float value = __fadd_rn(__ldcg(x + at + 1), sum.y);
-                x[at + 1] = value;
-                next_input[in_tiles(token, column + 1, HIDDEN_TILES)] = to_bf16(__fmul_rn(value, next_norm[column + 1]));
-                square = __fadd_rn(square, __fmul_rn(value, value));
-            }
-            square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 1));
-            square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 2));
-            if (here && pair % 4 == 0) next_squares[(i64)token * HIDDEN_UNITS + column / 8] = square;
-        }
+        const Given given = given_for<KIND>(here, both, token, column, position_of[local], bias, output, next_norm, table);
+        finish<KIND>(
+            sum, given, here, both, token, column, row_of[local], position_of[local], output, next_input, next_squares,
+            cache);
     }
 }
 
