@@ -84,16 +84,22 @@ class EmulatedDevice:
         self._library = ctypes.CDLL(str(built))
 
     def launch(
-        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0
+        self,
+        kernel: str,
+        grid: tuple[int, int, int],
+        threads: int,
+        *parameters: int,
+        shared: int = 0,
+        cluster: int = 1,
     ) -> None:
         if self._recording is not None:
-            self._recording.append((kernel, grid, threads, *parameters))
+            self._recording.append((kernel, grid, threads, cluster, *parameters))
         else:
-            self._run(kernel, grid, threads, *parameters)
+            self._run(kernel, grid, threads, cluster, *parameters)
 
-    def _run(self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int) -> None:
+    def _run(self, kernel: str, grid: tuple[int, int, int], threads: int, cluster: int, *parameters: int) -> None:
         values = (ctypes.c_uint64 * len(parameters))(*parameters)
-        self._library.emulate(getattr(self._library, kernel), *grid, threads, values, len(parameters))
+        self._library.emulate(getattr(self._library, kernel), *grid, threads, cluster, values, len(parameters))
 
     def copy(self, source: Lines, target: Lines) -> None:
         assert (source.width, source.height) == (target.width, target.height)

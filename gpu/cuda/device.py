@@ -66,9 +66,15 @@ class Device(Protocol):
         ...
 
     def launch(
-        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0
+        self,
+        kernel: str,
+        grid: tuple[int, int, int],
+        threads: int,
+        *parameters: int,
+        shared: int = 0,
+        cluster: int = 1,
     ) -> None:
-        """Run a kernel, with so many bytes of shared memory; every parameter takes 8 bytes."""
+        """Run a kernel, with so many bytes of shared memory, blocks in clusters; every parameter takes 8 bytes."""
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:

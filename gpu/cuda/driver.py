@@ -33,7 +33,7 @@ class CudaDevice:
         self._building: Any = None  # the graph that is being recorded
         self._kernels: dict[str, Any] = {}
         self._code: Any = None
-        self._configs: dict[tuple[tuple[int, int, int], int, int], LaunchConfig] = {}
+        self._configs: dict[tuple[tuple[int, int, int], int, int, int], LaunchConfig] = {}
         self._allocated: list[int] = []
         self._pinned: list[int] = []
         self.capability: tuple[int, int] = tuple(self._device.compute_capability)
@@ -88,7 +88,13 @@ class CudaDevice:
         self._kernels.clear()
 
     def launch(
-        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0
+        self,
+        kernel: str,
+        grid: tuple[int, int, int],
+        threads: int,
+        *parameters: int,
+        shared: int = 0,
+        cluster: int = 1,
     ) -> None:
         """Run a kernel, or record it; it may start before the one before it has ended, and waits by itself."""
         if kernel not in self._kernels:
@@ -98,13 +104,18 @@ class CudaDevice:
             if shared:
                 most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                 _checked(driver.cuKernelSetAttribute(most, shared, handle, self._device.device_id))
-        if (grid, threads, shared) not in self._configs:
-            self._configs[grid, threads, shared] = LaunchConfig(
-                grid=grid, block=threads, shmem_size=shared, programmatic_stream_serialization=self._dependent
+        how = grid, threads, shared, cluster
+        if how not in self._configs:
+            self._configs[how] = LaunchConfig(
+                grid=(grid[0] // cluster, *grid[1:]),
+                cluster=cluster if cluster > 1 else None,
+                block=threads,
+                shmem_size=shared,
+                programmatic_stream_serialization=self._dependent,
             )
         # cuda.core passes an int in the 8 bytes of a pointer.
         target = self._stream if self._building is None else self._building
-        launch(target, self._configs[grid, threads, shared], self._kernels[kernel], *parameters)
+        launch(target, self._configs[how], self._kernels[kernel], *parameters)
 
     def copy(self, source: Lines, target: Lines) -> None:
         """Copy within the device, or between it and pinned memory."""

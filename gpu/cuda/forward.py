@@ -97,16 +97,16 @@ class Forward:
     ) -> None:  # fmt: skip
         product = self.shape.products[name]
         if name != "head" and wide(tokens, self.device.capability):
-            kernel, grid, threads, shared = product.launch_wide(tokens, self.device.processors)
-            if squares:
+            how = product.launch_wide(tokens, self.device.processors)
+            if squares and how.cluster == 1:
                 scales = self.arena.at("scales")
                 self._launch("scales", (-(-tokens // _TOKENS_OF_SCALES), 1, 1), tokens, squares, scales)
                 squares = scales
         else:
-            kernel, grid, threads, shared = product.launch(tokens)
+            how = product.launch(tokens)
         self.device.launch(
-            kernel, grid, threads, tokens, matrix, bias, given, squares, result, next_norm, next_given,
-            next_squares, pick, rows, positions, table, cache, shared=shared,
+            how.kernel, how.grid, how.threads, tokens, matrix, bias, given, squares, result, next_norm, next_given,
+            next_squares, pick, rows, positions, table, cache, shared=how.shared, cluster=how.cluster,
         )  # fmt: skip
 
     def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:

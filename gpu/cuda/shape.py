@@ -14,9 +14,9 @@ from gpu.errors import CheckpointError
 _SOURCES = ("common.cu", "products.cu", "wide.cu", "attention.cu", "sampling.cu")
 CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 256  # positions; see attention.cu
-_WIDE = ((128, 128), (64, 64), (64, 32))  # tokens and rows of a tile; see wide.cu
 _WIDE_FROM = 33  # tokens
 _WIDE_MEMORY = 227 * 1024
+_RUNS = 8
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -49,6 +49,7 @@ class Launch(NamedTuple):
     grid: tuple[int, int, int]
     threads: int
     shared: int = 0  # bytes of shared memory
+    cluster: int = 1  # blocks that work together
 
 
 @dataclass(slots=True, frozen=True)
@@ -66,13 +67,12 @@ class Product:
         return Launch(f"{self.name}_{tiles}", (-(-self.n // (8 * units)), -(-tokens // (16 * tiles)), 1), 256)
 
     def launch_wide(self, tokens: int, processors: int) -> Launch:
-        """Choose the kernel of wide.cu for so many tokens: large tiles, unless they are too few for the device."""
-        for size in _WIDE:
-            blocks = -(-tokens // size[0]) * -(-self.n // size[1])
-            if blocks > 0.9 * processors:
-                break
-        threads = 128 + 2 * size[0]  # a warpgroup for 64 tokens, and one that has their numbers brought
-        return Launch(f"{self.name}_{size[0]}x{size[1]}", (min(blocks, processors), 1, 1), threads, _WIDE_MEMORY)
+        """Choose the kernel of wide.cu for so many tokens: a tile is split where they are too few for the device."""
+        groups = 1 if tokens <= 64 else 2
+        tiles = -(-tokens // (64 * groups)) * -(-self.n // 128)
+        if groups == 2 and tiles > 0.9 * processors:
+            return Launch(f"{self.name}_wide", (min(tiles, processors), 1, 1), 384, _WIDE_MEMORY)
+        return Launch(f"{self.name}_split_{groups}", (tiles * _RUNS, 1, 1), 128 * (groups + 1), _WIDE_MEMORY, _RUNS)
 
 
 @dataclass(slots=True, frozen=True)
@@ -175,7 +175,9 @@ class Shape:
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
-            "chunk": Array((5, self.chunk), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
+            "chunk": Array(
+                (5, self.chunk), "int32"
+            ),  # ids, rows, positions; which tokens end a prompt, and of which rows
             "everyone": Array((self.slots,), "int32"),  # 0, 1, 2, ...
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
             "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),

@@ -39,6 +39,25 @@ __device__ __forceinline__ void copy_to_shared(void* to, const void* from, int b
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(signal)) : "memory");
 }
+// Blocks of a cluster: which one this is, a meeting of all their threads, and the shared memory of others.
+__device__ __forceinline__ int place_in_cluster() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+}
+__device__ __forceinline__ void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+__device__ __forceinline__ u32 in_block(const void* address, int block) {
+    u32 there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(in_shared(address)), "r"(block));
+    return there;
+}
+__device__ __forceinline__ float2 read_in(const float* address, int block) {
+    float2 v;
+    asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(in_block(address, block)) : "memory");
+    return v;
+}
 template <int N> __device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 
@@ -221,23 +240,146 @@ __device__ __forceinline__ void wide_product(
     }
 }
 
-#define WIDE(name, kind, size, groups, rows_of_block)                                                                  \
-    extern "C" __global__ void __launch_bounds__(128 * (groups + 1), 1) name##_##size(                                 \
-        i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* scales, void* output,      \
+// Few tiles: eight blocks, a cluster, take a run each of a tile, and then each a share of its tokens.
+template <int KIND, int GROUPS, int ROWS> struct Split {
+    using W = Wide<KIND, GROUPS, ROWS>;
+    static constexpr int tokens = W::tokens / RUNS;  // that a block finishes
+    static constexpr int width = ROWS + 8;           // of a row of sums in shared memory, against bank conflicts
+    static constexpr int most = (WIDE_MEMORY - 1024 - W::tokens * width * 4) / W::stage, stages = most < 8 ? most : 8;
+    static constexpr int items = tokens * ROWS / 2, each = ceil_div(items, W::threads);
+};
+
+template <int KIND, int GROUPS, int ROWS>
+__device__ __forceinline__ void split_product(
+    int tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,
+    const float* next_norm, bf16* next_input, float* next_squares, const int* rows, const int* positions,
+    const float* table, bf16* cache) {
+    using M = Matrix<KIND>;
+    using W = Wide<KIND, GROUPS, ROWS>;
+    using S = Split<KIND, GROUPS, ROWS>;
+    unsigned char* memory = wide_memory();
+    float* sums = (float*)(memory + S::stages * W::stage);
+    Signal* full = (Signal*)(sums + W::tokens * S::width);
+    Signal* empty = full + S::stages;
+    float* scale = (float*)(empty + S::stages);
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
+    const int run = place_in_cluster(), block = blockIdx.x / RUNS, columns = ceil_div(tokens, W::tokens);
+    const int first_token = block % columns * W::tokens, first_row = block / columns * ROWS;
+
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < S::stages; ++stage) {
+            prepare(full + stage, 2);
+            prepare(empty + stage, GROUPS * 4);
+        }
+        show_signals();
+    }
+    __syncthreads();
+    let_next_start();
+    Turn<S::stages> turn;
+    if (warp == 0 || warp == 1) {
+        if (warp == 1) wait_for_previous();
+        const int first = (warp == 0 ? first_row : first_token) / 8;
+        const int count = min(warp == 0 ? W::units : W::token_units, ceil_div(warp == 0 ? M::n : tokens, 8) - first);
+        const bf16* from = (warp == 0 ? weights : input) + ((i64)first + lane) * W::tiles * TILE;
+        for (int i = 0; i < W::hands_of(run); ++i, turn.next()) {
+            wait_for(empty + turn.stage, turn.parity ^ 1);
+            if (lane == 0) arrive_expecting(full + turn.stage, count * W::unit);
+            __syncwarp();
+            unsigned char* to = memory + turn.stage * W::stage + ((warp == 0 ? W::token_units : 0) + lane) * W::unit;
+            if (lane < count) copy_to_shared(to, from + W::place(run, i) * TILE, W::unit, full + turn.stage);
+        }
+    } else if (warp < 4) {
+        wait_for_previous();
+        if (M::normed)
+            for (int local = warp - 2; local < S::tokens; local += 2) {
+                const int token = first_token + run * S::tokens + local;
+                const float found = token < tokens ? scale_of(squares + (i64)token * HIDDEN_UNITS, lane) : 0;
+                if (lane == 0) scale[local] = found;
+            }
+    } else {
+        float sum[ROWS / 2];
+#pragma unroll
+        for (int i = 0; i < ROWS / 2; ++i) sum[i] = 0;
+#pragma unroll 1
+        for (int i = 0; i < W::hands_of(run); ++i, turn.next()) {
+            const unsigned char* at = memory + turn.stage * W::stage;
+            Operand a{at + (warp / 4 - 1) * 8 * W::unit, W::unit}, b{at + W::token_units * W::unit, W::unit};
+            wait_for(full + turn.stage, turn.parity);
+            begin_multiplying();
+#pragma unroll
+            for (int step = 0; step < 2 * W::hand; ++step) {
+                multiply_wide(sum, a, b);
+                const int bytes = step % 2 ? TILE * 2 - 32 : 32;
+                a.move(bytes);
+                b.move(bytes);
+            }
+            end_multiplying();
+            wait_for_products<0>();
+            __syncwarp();
+            if (lane == 0) arrive(empty + turn.stage);
+        }
+        float* to = sums + ((warp - 4) * 16 + group) * S::width + quad * 2;
+#pragma unroll
+        for (int unit = 0; unit < ROWS / 8; ++unit) {
+            *(float2*)(to + unit * 8) = make_float2(sum[unit * 4], sum[unit * 4 + 1]);
+            *(float2*)(to + 8 * S::width + unit * 8) = make_float2(sum[unit * 4 + 2], sum[unit * 4 + 3]);
+        }
+    }
+    wait_for_previous();
+
+    auto local_of = [&](int i) { return (int)(i * W::threads + threadIdx.x) / 4 % S::tokens; };
+    auto token_of = [&](int i) { return first_token + run * S::tokens + local_of(i); };
+    auto unit_of = [&](int i) { return (int)(i * W::threads + threadIdx.x) / (4 * S::tokens); };
+    auto column_of = [&](int i) { return first_row + unit_of(i) * 8 + quad * 2; };
+    auto here = [&](int i) { return token_of(i) < tokens && column_of(i) < M::n; };
+    auto both = [&](int i) { return here(i) && (M::n % 2 == 0 || column_of(i) + 1 < M::n); };
+    Given given[S::each];
+    int row[S::each], position[S::each];
+#pragma unroll
+    for (int i = 0; i < S::each; ++i) {
+        const bool known = KIND == QKV && token_of(i) < tokens && unit_of(i) < ROWS / 8;
+        row[i] = known ? rows[token_of(i)] : -1;
+        position[i] = known && row[i] >= 0 ? positions[token_of(i)] : 0;
+        if (unit_of(i) < ROWS / 8)
+            given[i] = given_for<KIND>(here(i), both(i), token_of(i), column_of(i), position[i], bias, output, next_norm, table);
+    }
+    meet_cluster();
+#pragma unroll
+    for (int i = 0; i < S::each; ++i) {
+        if (unit_of(i) >= ROWS / 8) break;  // for whole warps
+        const float* at = sums + (run * S::tokens + local_of(i)) * S::width + unit_of(i) * 8 + quad * 2;
+        float2 part[RUNS];
+#pragma unroll
+        for (int other = 0; other < RUNS; ++other) part[other] = read_in(at, other);
+        float2 sum = part[0];
+#pragma unroll
+        for (int other = 1; other < RUNS; ++other)
+            sum = make_float2(__fadd_rn(sum.x, part[other].x), __fadd_rn(sum.y, part[other].y));
+        if (M::normed) sum = make_float2(__fmul_rn(sum.x, scale[local_of(i)]), __fmul_rn(sum.y, scale[local_of(i)]));
+        finish<KIND>(
+            sum, given[i], here(i), both(i), token_of(i), column_of(i), row[i], position[i], output, next_input, next_squares,
+            cache);
+    }
+    meet_cluster();  // others may still read this block's sums
+}
+
+#define WIDE(name, groups, work, squares)                                                                              \
+    extern "C" __global__ void __launch_bounds__(128 * (groups + 1), 1) name(                                          \
+        i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
         const float* next_norm, bf16* next_input, float* next_squares, const int*, const int* rows,                    \
         const int* positions, const float* table, bf16* cache) {                                                       \
-        wide_product<kind, groups, rows_of_block>(                                                                     \
-            (int)tokens, weights, bias, input, scales, output, next_norm, next_input, next_squares, rows, positions,   \
+        work(                                                                                                          \
+            (int)tokens, weights, bias, input, squares, output, next_norm, next_input, next_squares, rows, positions,  \
             table, cache);                                                                                             \
     }
-#define WIDES(size, groups, rows_of_block)                                                                             \
-    WIDE(qkv, QKV, size, groups, rows_of_block)                                                                        \
-    WIDE(output, OUTPUT, size, groups, rows_of_block)                                                                  \
-    WIDE(gate_up, GATE_UP, size, groups, rows_of_block)                                                                \
-    WIDE(down, DOWN, size, groups, rows_of_block)
-WIDES(128x128, 2, 128)
-WIDES(64x64, 1, 64)
-WIDES(64x32, 1, 32)
+#define WIDES(name, kind)                                                                                              \
+    WIDE(name##_wide, 2, (wide_product<kind, 2, 128>), scales)                                                         \
+    WIDE(name##_split_1, 1, (split_product<kind, 1, 128>), squares)                                                    \
+    WIDE(name##_split_2, 2, (split_product<kind, 2, 128>), squares)
+WIDES(qkv, QKV)
+WIDES(output, OUTPUT)
+WIDES(gate_up, GATE_UP)
+WIDES(down, DOWN)
 
 // What the numbers of a token are scaled by, see products.cu.
 extern "C" __global__ void __launch_bounds__(256) scales(i64 tokens, const float* squares, float* scales) {

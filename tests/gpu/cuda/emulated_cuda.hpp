@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the CPU, one block after the other, each of its threads a coroutine: slow, but every index,
+// Runs CUDA kernels on the CPU, one block (or cluster of blocks that meet) after the other, each thread a coroutine: slow, but every index,
 // barrier and exchange between lanes is the kernel's own. x86-64 only.
 #include <algorithm>
 #include <cmath>
@@ -24,7 +24,7 @@ static dim3 threadIdx, blockIdx, gridDim;
 using std::min;
 
 namespace emulation {
-constexpr int STACK = 1 << 16, MOST = 1024;
+constexpr int STACK = 1 << 16, MOST = 8 * 384, BLOCKS = 8;
 struct Barrier {
     int arrived = 0;
     uint64_t passed = 0;
@@ -45,10 +45,16 @@ struct Warp {
 };
 static Fiber fibers[MOST];
 static Warp warps[MOST / 32];
-static Barrier block;
+struct Block {
+    Barrier barrier;
+    int alive;
+};
+static Block blocks[BLOCKS];  // of the cluster
+static Barrier cluster;
 static void* scheduler;
-static int current, alive;
-static std::vector<char> stacks(MOST * STACK);
+static int current, block_threads, alive;
+static char* stacks = (char*)std::malloc((size_t)MOST * STACK);
+inline Block& block() { return blocks[current / block_threads]; }
 static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
 static uint64_t parameters[16];
 
@@ -98,16 +104,19 @@ static void run() {
     entry(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15]);
     fibers[current].ended = true;
     --alive;
-    if (block.arrived && block.arrived == alive) {
-        block.arrived = 0;
-        ++block.passed;
+    Block& own_block = block();
+    if (--own_block.alive == own_block.barrier.arrived && own_block.alive) {
+        own_block.barrier.arrived = 0;
+        ++own_block.barrier.passed;
     }
     const int own = current;
     switch_context(&fibers[own].stack_pointer, scheduler);
 }
-static void run_block(int threads) {
+static void run_blocks(int first, int count) {
+    const int threads = count * block_threads;
+    if (threads > MOST || count > BLOCKS || (count > 1 && block_threads % 32)) std::abort();
     for (int i = 0; i < threads; ++i) {
-        char* top = stacks.data() + (size_t)(i + 1) * STACK;
+        char* top = stacks + (size_t)(i + 1) * STACK;
         top = (char*)((uintptr_t)top & ~(uintptr_t)15) - 8;
         void** sp = (void**)top;
         *--sp = (void*)run;
@@ -118,7 +127,8 @@ static void run_block(int threads) {
         warps[i].meetings.clear();
         warps[i].meetings.reserve(4096);
     }
-    block = {};
+    for (Block& each : blocks) each = {{}, block_threads};
+    cluster = {};
     alive = threads;
     while (alive) {
         bool moved = false;
@@ -126,7 +136,8 @@ static void run_block(int threads) {
             Fiber& fiber = fibers[current];
             if (fiber.ended || (fiber.awaited && *fiber.awaited == fiber.seen)) continue;
             fiber.awaited = nullptr;
-            threadIdx = {(unsigned)current, 0, 0};
+            threadIdx = {(unsigned)(current % block_threads), 0, 0};
+            blockIdx.x = first + current / block_threads;
             moved = true;
             switch_context(&scheduler, fiber.stack_pointer);
         }
@@ -148,20 +159,21 @@ template <class T> T value_of(uint64_t bits) {
 }
 }  // namespace emulation
 
-extern "C" void emulate(void* kernel, int x, int y, int z, int threads, const uint64_t* parameters, int count) {
+extern "C" void emulate(void* kernel, int x, int y, int z, int threads, int cluster, const uint64_t* parameters, int count) {
     using namespace emulation;
     entry = (decltype(entry))kernel;
     for (int i = 0; i < count; ++i) emulation::parameters[i] = parameters[i];
     gridDim = {(unsigned)x, (unsigned)y, (unsigned)z};
+    block_threads = threads;
     for (unsigned k = 0; k < gridDim.z; ++k)
         for (unsigned j = 0; j < gridDim.y; ++j)
-            for (unsigned i = 0; i < gridDim.x; ++i) {
+            for (unsigned i = 0; i < gridDim.x; i += cluster) {
                 blockIdx = {i, j, k};
-                run_block(threads);
+                run_blocks(i, cluster);
             }
 }
 
-inline void __syncthreads() { emulation::wait(emulation::block, emulation::alive); }
+inline void __syncthreads() { emulation::wait(emulation::block().barrier, emulation::block().alive); }
 inline void __threadfence() {}
 template <class T> T __shfl_sync(uint32_t mask, T value, int lane) {
     const uint64_t own = emulation::bits(value);
@@ -248,8 +260,13 @@ inline void __syncwarp() {
     emulation::exchange(0xffffffffu, &nothing, 0, [](auto&) { return 0; });
 }
 inline unsigned char* wide_memory() {
-    alignas(1024) static unsigned char memory[227 * 1024];
-    return memory;
+    alignas(1024) static unsigned char memory[emulation::BLOCKS][227 * 1024];
+    return memory[emulation::current / emulation::block_threads];
+}
+inline int place_in_cluster() { return emulation::current / emulation::block_threads; }
+inline void meet_cluster() { emulation::wait(emulation::cluster, emulation::alive); }
+inline float2 read_in(const float* address, int block) {
+    return *(const float2*)((const unsigned char*)address + (int64_t)(block - place_in_cluster()) * 227 * 1024);
 }
 struct Signal {
     int arrivals, missing, bytes;
