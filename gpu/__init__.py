@@ -7,7 +7,7 @@ from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint, tokenizer_fingerprint
 from gpu.checkpoint.hub import resolve_checkpoint
-from gpu.checkpoint.index import Checkpoint, expected_tensors
+from gpu.checkpoint.index import Checkpoint, Progress, expected_tensors
 from gpu.engine import Engine
 from gpu.errors import (
     CapacityError,
@@ -16,11 +16,12 @@ from gpu.errors import (
     ForkedError,
     LogitsError,
     NoFreeRows,
+    OptionError,
     SelfCheckError,
 )
 from gpu.host_engine import HostEngine
 from gpu.kv_cache import LinearKVCache
-from gpu.load import engines, load_engine, unavailable_engines
+from gpu.load import engine_device, engines, load_engine, refused_engine, unavailable_engines
 from gpu.numpy.engine import NumpyEngine
 from gpu.rope import RopeConfig
 from gpu.rows import RowKeeper
@@ -47,16 +48,20 @@ __all__ = [
     "ModelConfig",
     "NoFreeRows",
     "NumpyEngine",
+    "OptionError",
+    "Progress",
     "RopeConfig",
     "RowKeeper",
     "SelfCheckError",
     "candidates",
     "check_sampling",
+    "engine_device",
     "engines",
     "expected_tensors",
     "load_engine",
     "measure_read_bandwidth",
     "model_fingerprint",
+    "refused_engine",
     "resolve_checkpoint",
     "sample",
     "self_check",

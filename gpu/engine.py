@@ -186,6 +186,10 @@ class Engine(Protocol):
         """
         ...
 
+    def facts(self) -> dict[str, str | int]:
+        """Tell a person what changes no bit or is counted: which way the engine took and why, by name."""
+        ...
+
     def close(self) -> None:
         """Give the weights back; the engine computes no more."""
         ...

@@ -25,5 +25,9 @@ class ForkedError(RuntimeError):
     """An engine was used in a child of os.fork; it belongs to the process that loaded it."""
 
 
+class OptionError(ValueError):
+    """An engine has no such option, or not with this value."""
+
+
 class DeviceError(RuntimeError):
     """A device cannot be used, or has failed; after a failed kernel no call of this process reaches it any more."""

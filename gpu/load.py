@@ -7,9 +7,10 @@ from typing import Any
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.hub import resolve_checkpoint
 from gpu.checkpoint.index import Checkpoint, Progress
+from gpu.cuda.available import describe as describe_cuda
 from gpu.cuda.available import missing as cuda_missing
 from gpu.engine import Engine
-from gpu.errors import CapacityError, CheckpointError
+from gpu.errors import CapacityError, CheckpointError, OptionError
 from gpu.numpy.engine import NumpyEngine
 from gpu.self_check import self_check as check_engine
 
@@ -25,6 +26,8 @@ def _cuda(*arguments: Any, **options: Any) -> Engine:
 # In the order of preference: "auto" takes the first.
 _ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "numpy": NumpyEngine}
 _MISSING: dict[str, Callable[[], str | None]] = {"cuda": cuda_missing}  # of those that do not run everywhere
+_DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda}
+_OPTIONS: dict[str, tuple[str, ...]] = {"cuda": ("decode", "timeout")}  # what an engine takes beside what all take
 
 
 def engines() -> tuple[str, ...]:
@@ -38,6 +41,20 @@ def unavailable_engines() -> dict[str, str]:
     return {name: reason for name, missing in _MISSING.items() if (reason := missing()) is not None}
 
 
+def refused_engine(name: str) -> str | None:
+    """Say why no engine can be loaded by this name, or give None; only a device that is asked for is looked for."""
+    if name != "auto" and name not in _ENGINES:
+        return f"there is no engine {name!r}: expected auto or one of {', '.join(engines())}"
+    if name in _MISSING and (reason := _MISSING[name]()) is not None:
+        return f"the engine {name} cannot run here: {reason}"
+    return None
+
+
+def engine_device(name: str) -> dict[str, str]:
+    """Tell a person of the device that an engine runs on: nothing of one that needs none, or cannot run here."""
+    return _DEVICES[name]() if name in _DEVICES else {}
+
+
 def load_engine(
     path_or_hub_id: str | Path,
     engine: str = "auto",
@@ -47,6 +64,7 @@ def load_engine(
     threads: int | None = None,
     self_check: bool = True,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Engine:
     """Load a checkpoint into an engine.
 
@@ -65,7 +83,10 @@ def load_engine(
     self_check : bool
         Run the engine's check of itself, which costs about eight decode steps.
     progress : callable, optional
-        Called with (bytes read, bytes in all) as weights are read.
+        Called with (what is done, bytes done, bytes in all): as weights are read, and with 0 of 0 bytes before
+        anything else that takes long, as compiling kernels does.
+    **options
+        What only this engine takes (cuda: `decode`, `timeout`, see `CudaEngine`); None leaves the choice to it.
 
     Raises
     ------
@@ -77,16 +98,20 @@ def load_engine(
         If the engine computes wrongly.
     ValueError
         If there is no engine of that name, it cannot run here, or a number makes no sense.
+    OptionError
+        If the engine has no such option, or not with this value.
     DeviceError
         If the device of an engine fails.
     """
-    if engine in _MISSING and (reason := _MISSING[engine]()) is not None:
-        raise ValueError(f"the engine {engine} cannot run here: {reason}")
-    if engine != "auto" and engine not in _ENGINES:
-        raise ValueError(f"there is no engine {engine!r}: expected auto or one of {', '.join(engines())}")
-    for name, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
+    if (refused := refused_engine(engine)) is not None:
+        raise ValueError(refused)
+    name = engines()[0] if engine == "auto" else engine
+    options = {option: value for option, value in options.items() if value is not None}
+    if unknown := options.keys() - _OPTIONS.get(name, ()):
+        raise OptionError(f"the engine {name} has no option {', '.join(sorted(unknown))}")
+    for number, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
+            raise ValueError(f"{number} is {value}, expected at least 1")
     folder = resolve_checkpoint(path_or_hub_id)
     model = ModelConfig.from_folder(folder)
     capacity = min(model.max_positions, _DEFAULT_CAPACITY) if capacity is None else capacity
@@ -98,8 +123,7 @@ def load_engine(
             f"{capacity}, which is not supported: load it with capacity={model.sliding_window} or less"
         )
     checkpoint = Checkpoint.open(folder, model, progress)
-    name = engines()[0] if engine == "auto" else engine
-    loaded = _ENGINES[name](model, checkpoint, rows=max_batch, capacity=capacity, threads=threads)
+    loaded = _ENGINES[name](model, checkpoint, rows=max_batch, capacity=capacity, threads=threads, **options)
     if self_check:
         check_engine(loaded)
     return loaded

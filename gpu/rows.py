@@ -40,6 +40,10 @@ class RowKeeper:
         self.kv_cache = LinearKVCache(rows, capacity, model.kv_numbers * (kv_bytes or self._kv_dtype.itemsize))
         self._home = Home()
 
+    def facts(self) -> dict[str, str | int]:
+        """Nothing to tell, unless the engine has a choice or counts something."""
+        return {}
+
     def close(self) -> None:
         raise NotImplementedError
 

@@ -5,7 +5,15 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from gpu import CheckpointError, Engine, load_engine, model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
+from gpu import (
+    CheckpointError,
+    Engine,
+    Progress,
+    load_engine,
+    model_fingerprint,
+    resolve_checkpoint,
+    tokenizer_fingerprint,
+)
 from gpu.checkpoint.files import read_object
 from phases.candidates import Candidate, next_candidates
 from phases.context import Generation
@@ -82,8 +90,9 @@ class Generator:
         capacity: int | None = None,
         threads: int | None = None,
         self_check: bool = True,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         machine: Machine[Generation] = generation_machine,
+        **options: Any,
     ) -> Self:
         """Load a checkpoint in Hugging Face format: a folder or a hub id; None is the bundled demo model.
 
@@ -100,7 +109,9 @@ class Generator:
         self_check
             Compare prefill with decode once before use; costs a few tokens' time.
         progress
-            Called with (bytes done, bytes in all) while weights load.
+            Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
+        **options
+            What only this engine takes, see `gpu.load_engine`.
 
         Raises
         ------
@@ -110,7 +121,7 @@ class Generator:
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         loaded = load_engine(
             folder, engine, max_batch=max_batch, capacity=capacity, threads=threads, self_check=self_check,
-            progress=progress,
+            progress=progress, **options,
         )  # fmt: skip
         try:
             tokenizer = Tokenizer.from_pretrained(folder)

@@ -13,6 +13,7 @@ from statemachine import Divergence, Journal, JournalError, Run, Verdict, play, 
 from statemachine.record.exact import shown
 
 if TYPE_CHECKING:
+    from gpu import Progress
     from phases.generator import Generator
 
 Mode = Literal["verify", "play", "fork"]
@@ -43,7 +44,7 @@ def replay(
     generator: "Generator | None" = None,
     at: int | None = None,
     new_journal: str | PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: "Progress | None" = None,
     watch: Callable[[int], None] | None = None,
 ) -> Replay:
     """Replay a journal.
@@ -60,7 +61,7 @@ def replay(
     new_journal
         For "fork": where to record the new run, the part that is played included.
     progress
-        Called with (bytes done, bytes in all) if a model is loaded.
+        See `Generator.from_pretrained`, if a model is loaded.
     watch
         Called with the number of steps replayed, after each.
 
@@ -101,9 +102,7 @@ def played_run(journal: Journal) -> Run[Generation]:
     return Run(generation_machine, context, run_id=journal.header.run, request=request, keep=True)
 
 
-def load_generator(
-    journal: Journal, *, model: str | None = None, progress: Callable[[int, int], None] | None = None
-) -> "Generator":
+def load_generator(journal: Journal, *, model: str | None = None, progress: "Progress | None" = None) -> "Generator":
     """Load the model that a journal names (or that stands elsewhere now), with its capacity, rows and threads.
 
     A journal comes from anywhere and can name anything: what it names is loaded if it is a folder here, and never asked

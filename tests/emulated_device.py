@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,7 @@ _BUILT = Path(tempfile.gettempdir()) / f"phasewalk-emulated-{os.getuid() if hasa
 
 
 class _Event:
-    def sync(self) -> None:
-        pass
+    is_done = True
 
 
 class _Graph:
@@ -47,11 +47,17 @@ class EmulatedDevice:
 
     processors = 4
     capability = (9, 0)
+    _one_at_a_time = threading.Lock()  # a kernel's shared memory is a static variable of the library
 
     def __init__(self) -> None:
         self._memory: list[np.ndarray] = []
         self._recording: list[tuple[Any, ...]] | None = None
-        self._library: Any = None
+        self._libraries: list[Any] = []
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of its memory, pinned memory included."""
+        return sum(memory.nbytes for memory in self._memory)
 
     def environment(self) -> dict[str, Any]:
         return {"device": "emulated"}
@@ -69,11 +75,15 @@ class EmulatedDevice:
         found = self._reserve(size)
         return found.ctypes.data, found
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
+    def release(self, address: int) -> None:
+        self._memory = [found for found in self._memory if not 0 <= address - found.ctypes.data < found.nbytes]
+
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
         text = HEADER.read_text() + source
         name = hashlib.sha256("\0".join([text, *defines, *_FLAGS]).encode()).hexdigest()
         built = _BUILT / f"{name}.so"
         if not built.exists():
+            compiling()
             _BUILT.mkdir(mode=0o700, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=_BUILT) as folder:
                 code, result = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
@@ -81,36 +91,31 @@ class EmulatedDevice:
                 macros = [f"-D{define}" for define in defines]
                 subprocess.run(["g++", *_FLAGS, *macros, "-o", str(result), str(code)], check=True)
                 result.replace(built)
-        self._library = ctypes.CDLL(str(built))
+        self._libraries.append(ctypes.CDLL(str(built)))
 
     def launch(
-        self,
-        kernel: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        *parameters: int,
-        shared: int = 0,
-        cluster: int = 1,
-    ) -> None:
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
+        together: bool = False,
+    ) -> None:  # fmt: skip
+        work = (kernel, grid, threads, parameters, shared, together)
         if self._recording is not None:
-            self._recording.append((kernel, grid, threads, cluster, *parameters))
+            self._recording.append(work)
         else:
-            self._run(kernel, grid, threads, cluster, *parameters)
+            self._run(*work)
 
-    def _run(self, kernel: str, grid: tuple[int, int, int], threads: int, cluster: int, *parameters: int) -> None:
+    def _run(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, parameters: tuple[int, ...], shared: int,
+        together: bool,
+    ) -> None:  # fmt: skip
+        library = next(library for library in reversed(self._libraries) if hasattr(library, kernel))
         values = (ctypes.c_uint64 * len(parameters))(*parameters)
-        self._library.emulate(getattr(self._library, kernel), *grid, threads, cluster, values, len(parameters))
+        with self._one_at_a_time:
+            library.emulate(getattr(library, kernel), *grid, threads, values, len(parameters), shared, together)
 
     def copy(self, source: Lines, target: Lines) -> None:
         assert (source.width, source.height) == (target.width, target.height)
         for index in range(source.height):
             at, to = source.address + index * source.pitch, target.address + index * target.pitch
-            ctypes.memmove(to, at, source.width)
-
-    def read(self, source: Lines, target: np.ndarray) -> None:
-        assert target.nbytes == source.width * source.height
-        for index in range(source.height):
-            to, at = target.ctypes.data + index * source.width, source.address + index * source.pitch
             ctypes.memmove(to, at, source.width)
 
     def record(self) -> Event:
@@ -123,6 +128,9 @@ class EmulatedDevice:
             return _Graph(self._recording, self._run)
         finally:
             self._recording = None
+
+    def fault(self) -> str | None:
+        return None
 
     def close(self) -> None:
         self._memory.clear()

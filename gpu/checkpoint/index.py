@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.files import read_object
-from gpu.checkpoint.safetensors import TensorEntry, read_header
+from gpu.checkpoint.safetensors import ITEM_BYTES, TensorEntry, read_header
 from gpu.errors import CheckpointError
 from gpu.printable import printable
 
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done, bytes done, bytes in all) while an engine loads; 0 of 0 where there are none to count."""
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_READABLE = ("F32", "F16", "BF16")
 _LISTED = 8  # differences that an error names
 
 
@@ -96,9 +96,9 @@ class Checkpoint:
                     problems.append(f"unexpected: {printable(name)} {_shape(entry.shape)}")
             elif entry.shape != expected[name]:
                 problems.append(f"wrong shape: {name} is {_shape(entry.shape)}, expected {list(expected[name])}")
-            elif entry.dtype not in _READABLE:
+            elif entry.dtype not in ITEM_BYTES:
                 problems.append(
-                    f"wrong dtype: {name} is {printable(entry.dtype, 20)}, expected one of {', '.join(_READABLE)}"
+                    f"wrong dtype: {name} is {printable(entry.dtype, 20)}, expected one of {', '.join(ITEM_BYTES)}"
                 )
         if problems:
             more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
@@ -117,9 +117,18 @@ class Checkpoint:
         """Copy one tensor into a contiguous float32 array of as many elements, and report the progress."""
         entry = self.entries[name]
         entry.read_into(target)
-        self.done += entry.size
+        self.advance(entry.size)
+
+    def advance(self, size: int) -> None:
+        """Report that so many more bytes of the tensors have been read."""
+        self.done += size
         if self.progress is not None:
-            self.progress(self.done, self.total)
+            self.progress("reading weights", self.done, self.total)
+
+    def announce(self, what: str) -> None:
+        """Report that something else is being done, which has no bytes to count."""
+        if self.progress is not None:
+            self.progress(what, 0, 0)
 
     def read(self, *names: str) -> npt.NDArray[np.float32]:
         """Read tensors into a new array, one below the other."""

@@ -14,7 +14,7 @@ from gpu.errors import CheckpointError
 from gpu.printable import printable
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,7 +52,29 @@ class TensorEntry:
                     bits[:] = np.frombuffer(memory, "<u2", flat.size, self.start)
                     bits <<= 16
                 case _:
-                    raise CheckpointError(f"{self.path.name}: the dtype {self.dtype} is not one of {[*_ITEM_BYTES]}")
+                    raise CheckpointError(f"{self.path.name}: the dtype {self.dtype} is not one of {[*ITEM_BYTES]}")
+
+    def read_bytes(self, start: int, target: npt.NDArray[np.uint8]) -> None:
+        """Copy the tensor's bytes from `start` on as they lie in the file, as many as `target` has.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be read, or has become shorter.
+        """
+        left = target.data
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.start + start)
+                while left:
+                    count = file.readinto(left)
+                    if not count:
+                        raise CheckpointError(
+                            f"{printable(self.path.name)} was cut short while it was read: fetch the file again"
+                        )
+                    left = left[count:]
+        except OSError as error:
+            raise CheckpointError(f"{printable(self.path.name)} cannot be read: {printable(error)}") from None
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -105,7 +127,7 @@ def _entry(path: Path, name: str, value: object, data_start: int) -> TensorEntry
         dtype, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
         if isinstance(dtype, str) and _naturals(shape) and _naturals(offsets) and len(offsets) == 2:
             start, stop = offsets
-            if dtype not in _ITEM_BYTES or math.prod(shape) * _ITEM_BYTES[dtype] == stop - start:
+            if dtype not in ITEM_BYTES or math.prod(shape) * ITEM_BYTES[dtype] == stop - start:
                 return TensorEntry(path, dtype, tuple(shape), data_start + start, max(0, stop - start))
     raise CheckpointError(f"{printable(path.name)}: the header entry of {name!r:.200} makes no sense: {value!r:.200}")
 

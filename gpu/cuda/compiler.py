@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def compiler_version() -> str:
     return f"{major}.{minor}"
 
 
-def compiled(source: str, options: Sequence[str]) -> bytes:
+def compiled(source: str, options: Sequence[str], *, compiling: Callable[[], None] = lambda: None) -> bytes:
     """Give the machine code of kernels, from the cache if it is there.
 
     Parameters
@@ -30,11 +30,14 @@ def compiled(source: str, options: Sequence[str]) -> bytes:
         CUDA C++.
     options : sequence of str
         Of NVRTC; they name the architecture.
+    compiling : callable, optional
+        Called before they are compiled, which takes seconds.
     """
     key = "\0".join([source, *options, compiler_version()])
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
     code = _cached(path)
     if code is None:
+        compiling()
         code, _ = compile_source(source, options)
         _store(path, code)
     return code

@@ -19,8 +19,9 @@ class Lines(NamedTuple):
 class Event(Protocol):
     """A place in the stream."""
 
-    def sync(self) -> None:
-        """Wait until all work before it is done."""
+    @property
+    def is_done(self) -> bool:
+        """Whether all work before it is done; raises if the device has failed."""
         ...
 
 
@@ -54,35 +55,34 @@ class Device(Protocol):
         ...
 
     def allocate(self, size: int) -> int:
-        """Reserve device memory, all zero, until `close`."""
+        """Reserve device memory, all zero, until `close`; raises MemoryError."""
         ...
 
     def pinned(self, size: int) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Reserve pinned memory of the host, until `close`: its address and its bytes."""
+        """Reserve pinned memory of the host, until `close`: its address and its bytes; raises MemoryError."""
         ...
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
-        """Compile kernels, or take them from the cache, and load them."""
+    def release(self, address: int) -> None:
+        """Give pinned memory back that nothing in the stream asks for any more."""
+        ...
+
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+        """Compile kernels, having called `compiling`, or take them from the cache, and load them too."""
         ...
 
     def launch(
-        self,
-        kernel: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        *parameters: int,
-        shared: int = 0,
-        cluster: int = 1,
-    ) -> None:
-        """Run a kernel, with so many bytes of shared memory, blocks in clusters; every parameter takes 8 bytes."""
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
+        together: bool = False,
+    ) -> None:  # fmt: skip
+        """Run a kernel; every parameter takes 8 bytes.
+
+        `shared` is the bytes of shared memory of a block that its code does not name, `together` that all blocks must
+        be on the device at once.
+        """
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:
         """Copy between device memory and device or pinned memory."""
-        ...
-
-    def read(self, source: Lines, target: npt.NDArray[Any]) -> None:
-        """Wait for all that is in the stream, and copy device memory into a contiguous array."""
         ...
 
     def record(self) -> Event:
@@ -93,6 +93,10 @@ class Device(Protocol):
         """Record the launches that `work` makes instead of running them."""
         ...
 
+    def fault(self) -> str | None:
+        """Say what broke the device for this process, if anything has."""
+        ...
+
     def close(self) -> None:
-        """Wait for the stream, and give all memory back."""
+        """Give all memory back; nothing is in the stream any more."""
         ...

@@ -16,6 +16,7 @@ from gpu.cuda.compiler import compiled, compiler_version
 from gpu.cuda.device import Event, Graph, Lines
 from gpu.errors import DeviceError
 
+_SHARED_BYTES = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _DEPENDENT_LAUNCH = 9  # from this major compute capability on
 
 
@@ -27,13 +28,16 @@ class CudaDevice:
             raise DeviceError(f"the cuda engine cannot run here: {reason}")
         self._device = cuda.core.Device(0)
         self._ready = threading.local()
+        self._handle = driver.CUstream(0)  # until there is one of ours
         self.enter()
+        if (reason := self.fault()) is not None:
+            raise DeviceError(f"the cuda engine cannot run in this process any more, start another: {reason}")
         self._stream = self._device.create_stream()
         self._handle = driver.CUstream(int(self._stream.handle))
         self._building: Any = None  # the graph that is being recorded
         self._kernels: dict[str, Any] = {}
-        self._code: Any = None
-        self._configs: dict[tuple[tuple[int, int, int], int, int, int], LaunchConfig] = {}
+        self._codes: list[Any] = []
+        self._configs: dict[tuple[Any, ...], LaunchConfig] = {}
         self._allocated: list[int] = []
         self._pinned: list[int] = []
         self.capability: tuple[int, int] = tuple(self._device.compute_capability)
@@ -43,14 +47,14 @@ class CudaDevice:
     @property
     def architecture(self) -> str:
         """Give the name of the architecture as compilers have it."""
-        return f"sm_{self._device.arch}" + ("a" if self.capability == (9, 0) else "")  # with what only it has
+        return f"sm_{self._device.arch}" + ("a" if self.capability == (9, 0) else "")
 
     def environment(self) -> dict[str, Any]:
         """Tell the device, and what drives and compiles for it."""
         version = _checked(driver.cuDriverGetVersion())
         return {
             "device": self._device.name,
-            "compute_capability": ".".join(map(str, self._device.compute_capability)),
+            "compute_capability": ".".join(map(str, self.capability)),
             "processors": self.processors,
             "cuda_driver": f"{version // 1000}.{version % 1000 // 10}",
             "cuda_core": cuda.core.__version__,
@@ -81,41 +85,44 @@ class CudaDevice:
         self._pinned.append(address)
         return address, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
-    def build(self, source: str, defines: Sequence[str]) -> None:
+    def release(self, address: int) -> None:
+        """Give pinned memory back."""
+        self._pinned.remove(address)
+        _checked(driver.cuMemFreeHost(address))
+
+    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
         """Compile kernels, or take them from the cache, and load each."""
         options = [f"--gpu-architecture={self.architecture}", "--std=c++17", *(f"-D{define}" for define in defines)]
-        self._code = ObjectCode.from_cubin(compiled(source, options))
-        self._kernels.clear()
+        self._codes.append(ObjectCode.from_cubin(compiled(source, options, compiling=compiling)))
 
     def launch(
-        self,
-        kernel: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        *parameters: int,
-        shared: int = 0,
-        cluster: int = 1,
-    ) -> None:
-        """Run a kernel, or record it; it may start before the one before it has ended, and waits by itself."""
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
+        together: bool = False,
+    ) -> None:  # fmt: skip
+        """Run a kernel, or record it; it may start before the one before it has ended, and waits by itself.
+
+        Not one whose blocks must run together: it begins when all before it has ended.
+        """
         if kernel not in self._kernels:
-            self._kernels[kernel] = self._code.get_kernel(kernel)
-            handle = driver.CUkernel(int(self._kernels[kernel].handle))
-            _checked(driver.cuKernelGetFunction(handle))  # loads it now
-            if shared:
-                most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                _checked(driver.cuKernelSetAttribute(most, shared, handle, self._device.device_id))
-        how = grid, threads, shared, cluster
-        if how not in self._configs:
-            self._configs[how] = LaunchConfig(
-                grid=(grid[0] // cluster, *grid[1:]),
-                cluster=cluster if cluster > 1 else None,
-                block=threads,
-                shmem_size=shared,
-                programmatic_stream_serialization=self._dependent,
-            )
+            self._kernels[kernel] = self._loaded(kernel, shared)
+        form = (grid, threads, shared, together)
+        if form not in self._configs:
+            self._configs[form] = LaunchConfig(
+                grid=grid, block=threads, shmem_size=shared, is_cooperative=together,
+                programmatic_stream_serialization=self._dependent and not together,
+            )  # fmt: skip
         # cuda.core passes an int in the 8 bytes of a pointer.
         target = self._stream if self._building is None else self._building
-        launch(target, self._configs[how], self._kernels[kernel], *parameters)
+        launch(target, self._configs[form], self._kernels[kernel], *parameters)
+
+    def _loaded(self, name: str, shared: int) -> Any:
+        kernel = next(found for code in reversed(self._codes) if (found := _kernel(code, name)) is not None)
+        handle = driver.CUkernel(int(kernel.handle))
+        _checked(driver.cuKernelGetFunction(handle))  # loads it now
+        if shared:
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _checked(driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(0)))
+        return kernel
 
     def copy(self, source: Lines, target: Lines) -> None:
         """Copy within the device, or between it and pinned memory."""
@@ -123,18 +130,6 @@ class CudaDevice:
             _checked(driver.cuMemcpyAsync(target.address, source.address, source.width, self._handle))
         else:
             _checked(driver.cuMemcpy2DAsync(_unified(source, target.address, target.pitch), self._handle))
-
-    def read(self, source: Lines, target: npt.NDArray[Any]) -> None:
-        """Copy into memory that is not pinned: returns when all is there."""
-        address = target.ctypes.data
-        if source.height == 1:
-            _checked(driver.cuMemcpyDtoHAsync(address, source.address, source.width, self._handle))
-        else:
-            form = _unified(source, 0, source.width)
-            form.srcMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
-            form.dstMemoryType, form.dstHost = driver.CUmemorytype.CU_MEMORYTYPE_HOST, address
-            _checked(driver.cuMemcpy2DAsync(form, self._handle))
-        _checked(driver.cuStreamSynchronize(self._handle))
 
     def record(self) -> Event:
         """Mark this place in the stream."""
@@ -152,10 +147,15 @@ class CudaDevice:
             builder.end_building()
         return _Graph(builder.complete(), self._stream)
 
+    def fault(self) -> str | None:
+        """Give the error that stays with the process, if there is one: every call would have it."""
+        (result,) = driver.cuStreamQuery(self._handle)
+        healthy = (driver.CUresult.CUDA_SUCCESS, driver.CUresult.CUDA_ERROR_NOT_READY)
+        return None if result in healthy else _words(result)
+
     def close(self) -> None:
-        """Wait for the stream, and give all memory back."""
+        """Give all memory back."""
         self.enter()
-        self._stream.sync()
         for address in self._allocated:
             _checked(driver.cuMemFree(address))
         for address in self._pinned:
@@ -163,8 +163,15 @@ class CudaDevice:
         self._allocated.clear()
         self._pinned.clear()
         self._kernels.clear()
-        self._code = None
+        self._codes.clear()
         self._stream.close()
+
+
+def _kernel(code: Any, name: str) -> Any:
+    try:
+        return code.get_kernel(name)
+    except Exception:  # of cuda.core: it has none of that name
+        return None
 
 
 class _Graph:
@@ -190,8 +197,13 @@ def _unified(source: Lines, target: int, pitch: int) -> Any:
 def _checked(answer: tuple[Any, ...]) -> Any:
     """Give what a call of the driver returned, or raise what it says went wrong."""
     result, *values = answer
+    if result == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError(_words(result))
     if result != driver.CUresult.CUDA_SUCCESS:
-        _, text = driver.cuGetErrorString(result)
-        words = text.decode() if isinstance(text, bytes) else str(text)
-        raise DeviceError(f"the device failed: {words} ({result.name})")
+        raise DeviceError(f"the device failed: {_words(result)}")
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def _words(result: Any) -> str:
+    _, text = driver.cuGetErrorString(result)
+    return f"{text.decode() if isinstance(text, bytes) else text} ({result.name})"

@@ -2,7 +2,8 @@
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,21 @@ import numpy.typing as npt
 from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
+from gpu.cuda import persistent
 from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
+from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Event, Lines
 from gpu.cuda.forward import Forward
 from gpu.cuda.graphs import GraphCache
-from gpu.cuda.shape import Shape, bucket, kernels_digest, prompt_bucket, source
-from gpu.cuda.staging import Staging
-from gpu.cuda.weights import WeightWriter
-from gpu.errors import LogitsError
-from gpu.memory import check_capacity, check_weights
+from gpu.cuda.loading import load
+from gpu.cuda.paths import PER_OP, check_path
+from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
+from gpu.cuda.staging import Staging, Window
+from gpu.cuda.watchdog import Watchdog
+from gpu.cuda.weights import places, write_random
+from gpu.errors import CheckpointError, DeviceError, LogitsError
+from gpu.memory import check_capacity, check_weights, size, too_large
 from gpu.rows import RowKeeper
 from gpu.sampling import check_sampling, no_distribution, thresholds
 
@@ -49,6 +55,10 @@ class CudaEngine(RowKeeper):
         Tokens a row can hold.
     threads : int, optional
         Has no meaning here.
+    decode : {"per-op", "persistent"}, optional
+        How it decodes, see `gpu.cuda.paths`; its own choice if not given.
+    timeout : float, optional
+        Seconds after which a device that does not answer has failed, see `gpu.cuda.watchdog`.
     device : Device, optional
         Where it runs; the first NVIDIA GPU if not given.
     """
@@ -64,6 +74,8 @@ class CudaEngine(RowKeeper):
         rows: int,
         capacity: int,
         threads: int | None = None,
+        decode: str | None = None,
+        timeout: float | None = None,
         device: Device | None = None,
     ) -> None:
         super().__init__(model, rows=rows, capacity=capacity, kv_bytes=2)
@@ -74,43 +86,76 @@ class CudaEngine(RowKeeper):
 
             device = CudaDevice()
         self._device = device
-        self._lock = threading.RLock()  # one call at a time launches
+        self._lock = threading.RLock()  # one call at a time launches; none holds it while it waits
         self._closed = False
+        self._no_whole_step = persistent.missing(shape, device)
+        check_path(decode, self._no_whole_step)
+        self._watchdog = Watchdog(device, timeout)
+        self._graphs = GraphCache(device)
+        self._watchdog.owned.append(self._graphs)
         try:
-            self._bind(checkpoint)
+            with self._launching():
+                self._bind(checkpoint, decode)
+            self._watchdog.wait(device.record(), "load")
         except BaseException:
-            device.close()
+            with suppress(DeviceError):
+                self._give_back()
             raise
 
-    def _bind(self, checkpoint: Checkpoint | None) -> None:
+    def _bind(self, checkpoint: Checkpoint | None, decode: str | None) -> None:
         device, shape, rows = self._device, self._shape, self.kv_cache.rows
-        device.enter()
         weights, free = size_of(shape.weights()), device.memory_free()
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            plan = Shape(self.model, rows, capacity).state(device.processors)
+            plan = Shape(self.model, rows, capacity).state()
             cache = size_of({"kv_cache": plan["kv_cache"]})
             return {"KV cache": cache, "buffers": size_of(plan) - cache}
 
         check_weights(weights, device=free)
         check_capacity(rows, self.kv_cache.capacity, needs, weights=weights, device=free)
-        self._weights = Arena(device, shape.weights())
-        self._arena = Arena(device, shape.state(device.processors))
-        self._staging = Staging(device)
-        device.build(source(), shape.defines())
-        self._graphs = GraphCache(device)
+        try:  # another process may have been faster
+            self._weights = Arena(device, shape.weights())
+        except MemoryError as error:
+            raise CheckpointError(f"the device refused the {size(weights)} that the weights take: {error}") from error
+        try:
+            self._arena = Arena(device, {**shape.state(), **persistent.state(shape)})
+        except MemoryError as error:
+            raise too_large(rows, self.kv_cache.capacity, needs, weights=weights, device=free) from error
+        self._staging = Staging(device, self._watchdog)
+        self._window = Window(device, self._watchdog, self._launching)
+        announce = checkpoint.announce if checkpoint is not None else lambda what: None
+
+        def compiling() -> None:
+            announce("compiling kernels (once for this model)")
+
+        device.build(source(), shape.defines(), compiling=compiling)
         self._forward = Forward(device, shape, self._weights, self._arena)
+        whole = None
+        if decode != PER_OP and self._no_whole_step is None:
+            whole = persistent.bind(device, shape, self._weights, self._arena, self._staging)
+            self._watchdog.last_words = whole.last_words
+        why = "asked for" if decode else self._no_whole_step or "the engine's choice"
+        self._decoding = Decoding(self._forward, whole, self._graphs, why)
+        self._decoding.build(shape.slots, compiling=compiling)
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
         self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
         self._weight_bytes = shape.bytes_per_step()
-        writer = WeightWriter(shape, self._weights, self._staging)
         if checkpoint is None:
-            writer.write_random()
+            write_random(device, shape, self._weights, self._staging)
         else:
-            writer.write(checkpoint)
+            load(
+                device,
+                checkpoint,
+                self._weights,
+                places(self.model),
+                wait=lambda event: self._watchdog.wait(event, "load"),
+            )
+
+        if decode is None:
+            self._decoding.measure(device, shape, self._arena, self._staging, self._watchdog)
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
@@ -153,7 +198,7 @@ class CudaEngine(RowKeeper):
 
     def prefill(self, rows: Sequence[int]) -> None:
         """Feed the prompts, all rows together, chunk by chunk, see `Engine.prefill`."""
-        with self._launching():
+        with self._launching("prefill", rows):
             self._check_rows(rows)
             prompts = []
             for row in rows:
@@ -172,17 +217,16 @@ class CudaEngine(RowKeeper):
                 [np.arange(start, start + n, dtype=np.int32) for start, n in zip(starts, counts, strict=True)]
             )
             ends = np.cumsum(counts) - 1
-            chunk = self._shape.chunk
-            for first in range(0, len(ids), chunk):
-                part = slice(first, first + chunk)
-                inside = ends[(ends >= first) & (ends < first + chunk)]
+            for first in range(0, len(ids), CHUNK):
+                part = slice(first, first + CHUNK)
+                inside = ends[(ends >= first) & (ends < first + CHUNK)]
                 self._feed(ids[part], of_rows[part], positions[part], (inside - first).astype(np.int32))
             for row, count in zip(rows, counts, strict=True):
                 self.kv_cache.commit(row, count)
 
     def decode(self, rows: Sequence[int]) -> None:
         """Feed one token a row, see `Engine.decode`."""
-        with self._launching():
+        with self._launching("decode", rows):
             self._check_rows(rows)
             for row in rows:
                 self.kv_cache.check_room(row, 1)
@@ -190,16 +234,17 @@ class CudaEngine(RowKeeper):
                 return
             positions = self._stepping(rows)
             tokens = bucket(len(rows))
-            ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
+            ways = self._shape.ways(max(positions) + 1)
             self._step = None  # until the step is whole: an interrupt may come between
-            self._graphs.run(("decode", tokens, ways), lambda: self._forward.decode(tokens, ways))
+            self._watchdog.path = self._decoding.path(tokens, ways)
+            self._decoding.launch(tokens, ways)
             self._step = tuple(rows), tuple(position + 1 for position in positions)
             for row in rows:
                 self.kv_cache.commit(row, 1)
 
     def sample(self, rows: Sequence[int]) -> None:
         """Draw the next token of each row, see `gpu.sampling`; it is on its way to the host at once."""
-        with self._launching():
+        with self._launching("sample", rows):
             self._check_rows(rows)
             if not rows:
                 return
@@ -214,17 +259,22 @@ class CudaEngine(RowKeeper):
         """Wait until the tokens have reached the host."""
         if not rows:
             return ()
-        with self._launching():
-            late = [row for row in rows if self._arrived[row] is None]
-            if late:
-                self._fetch(late)
+        self._home.check()
+        with self._lock:
+            self._check_open()
+            if late := [row for row in rows if self._arrived[row] is None]:
+                with self._launching():
+                    self._fetch(late)
             events = {id(event): event for row in rows if (event := self._arrived[row]) is not None}
         for event in events.values():
-            event.sync()
-        for row in rows:
-            if fault := int(self._drawn[row, 1]):
+            self._watchdog.wait(event, "sampled", rows)
+        with self._lock:
+            self._check_open()  # it may have been closed meanwhile
+            drawn = self._drawn[list(rows)].tolist()
+        for _, fault in drawn:
+            if fault:
                 raise self._without_distribution(fault)
-        return tuple(int(self._drawn[row, 0]) for row in rows)
+        return tuple(token for token, _ in drawn)
 
     # --- logits -------------------------------------------------------------------------------------------------
 
@@ -232,7 +282,7 @@ class CudaEngine(RowKeeper):
         """Wait for the row's logits, or its kept ones, and give a copy."""
         self._check_row(row)
         logits = np.empty(self.model.vocab, np.float32)
-        self._read(self._logits(row, kept), logits)
+        self._window.read(self._logits(row, kept), logits, f"read_logits of row {row}")
         return logits
 
     def write_logits(self, row: int, logits: Float32Array, *, kept: bool = False) -> None:
@@ -261,7 +311,7 @@ class CudaEngine(RowKeeper):
         model = self.model
         stretch = np.empty((model.layers, 2, model.kv_heads, last - first, model.head_dim), np.uint16)
         if stretch.size:
-            self._read(self._stretch(row, first, last), stretch)
+            self._window.read(self._stretch(row, first, last), stretch, f"export_kv of row {row}")
         return widened(stretch)
 
     def import_kv(self, row: int, first: int, array: npt.NDArray[Any]) -> None:
@@ -295,7 +345,7 @@ class CudaEngine(RowKeeper):
         """Wait, and give what there is one number of for this row."""
         self._check_row(row)
         drawn = np.empty(2, np.int32)
-        self._read(self._arena.lines("drawn", row), drawn)
+        self._window.read(self._arena.lines("drawn", row), drawn, f"peek of row {row}")
         return {"next_token": int(drawn[0]), **self._sampling[row]}
 
     def bytes_per_token(self, rows: Sequence[int]) -> int:
@@ -311,7 +361,6 @@ class CudaEngine(RowKeeper):
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": 1,
-            "path": "per-op",
             "kernels": kernels_digest(),
             "numpy": np.__version__,
             **self._device.environment(),
@@ -322,6 +371,11 @@ class CudaEngine(RowKeeper):
         graphs = self._graphs
         return {"hits": graphs.hits, "captures": graphs.captures, "fallbacks": graphs.fallbacks}
 
+    def facts(self) -> dict[str, str | int]:
+        """Tell which way it decodes and why, and what its graphs were good for."""
+        counts = {f"graph {name}": count for name, count in self.graph_counts().items()}
+        return {"decode path": f"{self._watchdog.path} ({self._decoding.why})", **counts}
+
     def clear_cuda_graphs(self) -> None:
         """Forget all graphs; each is recorded again when it is next used."""
         with self._launching():
@@ -331,27 +385,53 @@ class CudaEngine(RowKeeper):
         """Give all memory of the device back; every call that needs it is refused from now on."""
         if self._home.left:  # nothing of it works in a child, and the memory is the parent's
             return
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._graphs.clear()
-                self._device.close()
+        with self._window.turn, self._lock:  # nobody reads what is given back
+            if self._closed:
+                return
+            self._closed = True
+            self._give_back()
 
     # --- how ----------------------------------------------------------------------------------------------------
 
-    def _launching(self) -> "_Launching":
-        return _Launching(self)
+    def _give_back(self) -> None:
+        """Free what the device holds; nothing of one that has failed can be."""
+        if self._watchdog.failure is None:
+            self._device.enter()
+            self._watchdog.wait(self._device.record(), "close")
+            self._graphs.clear()
+            self._device.close()
+
+    @contextmanager
+    def _launching(self, work: str = "", rows: Sequence[int] = ()) -> Iterator[None]:
+        """Let one thread at a time launch, in the process of the engine, as long as that is open and works."""
+        self._home.check()
+        with self._lock:
+            self._check_open()
+            if work:
+                self._watchdog.launches(work, rows)
+            try:
+                self._device.enter()
+                yield
+            except Exception as error:
+                self._watchdog.examine(error)
+                raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the engine is closed: load it again")
+        self._watchdog.check()
 
     def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
         """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
-        tokens, arena = prompt_bucket(len(ids)), self._arena
-        chunk = np.zeros((5, self._shape.chunk), np.int32)
+        tokens, arena = max(16, bucket(len(ids))), self._arena
+        chunk = np.zeros((5, CHUNK), np.int32)
         chunk[1], chunk[4] = _NOBODY, _NOBODY
         chunk[0, : len(ids)], chunk[1, : len(ids)], chunk[2, : len(ids)] = ids, rows, positions
         chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
         self._staging.write(arena.lines("chunk"), chunk)
 
-        self._graphs.run(("prefill", tokens), lambda: self._forward.prefill(tokens))
+        ways = self._shape.prompt_ways(tokens, int(positions.max()) + 1)
+        self._graphs.run(("prefill", tokens, ways), lambda: self._forward.prefill(tokens, ways))
         if len(ends):
             ended = max(16, bucket(len(ends)))
             self._graphs.run(("ends", ended), lambda: self._forward.ends(ended))
@@ -376,10 +456,6 @@ class CudaEngine(RowKeeper):
         for row in rows:
             self._arrived[row] = event
 
-    def _read(self, lines: Lines, target: npt.NDArray[Any]) -> None:
-        with self._launching():
-            self._device.read(lines, target)
-
     def _logits(self, row: int, kept: bool = False) -> Lines:
         return self._arena.lines("kept_logits" if kept else "logits", row)
 
@@ -395,24 +471,3 @@ class CudaEngine(RowKeeper):
 
     def _without_distribution(self, fault: int) -> LogitsError:
         return no_distribution(_FAULTS[fault & 3], fault >> 2, self.model.vocab)
-
-
-class _Launching:
-    """Lets one thread at a time launch, in the process of the engine, as long as that is open."""
-
-    __slots__ = ("_engine",)
-
-    def __init__(self, engine: CudaEngine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> None:
-        engine = self._engine
-        engine._home.check()
-        engine._lock.acquire()
-        if engine._closed:
-            engine._lock.release()
-            raise RuntimeError("the engine is closed: load it again")
-        engine._device.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._engine._lock.release()

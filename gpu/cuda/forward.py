@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from gpu.cuda.arena import Arena
 from gpu.cuda.device import Device
-from gpu.cuda.shape import Shape, wide
+from gpu.cuda.shape import Shape
 
-_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512, "scales": 256}
+_THREADS = {"embed": 256, "rope": 128, "sample": 512}
+_PRODUCT_THREADS = 256
 _HEADS_OF_ROPE = 4  # of a block
-_TOKENS_OF_SCALES = 8
 
 
 @dataclass(slots=True, frozen=True)
@@ -20,10 +20,10 @@ class Forward:
     weights: Arena
     arena: Arena
 
-    def prefill(self, tokens: int) -> None:
+    def prefill(self, tokens: int, ways: int) -> None:
         """Take the tokens of the chunk through all layers."""
         arena = self.arena
-        self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways=1)
+        self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways)
 
     def ends(self, tokens: int) -> None:
         """Turn the tokens of the chunk that end a prompt into the logits of their rows."""
@@ -49,7 +49,8 @@ class Forward:
         model, arena, weights = self.shape.model, self.arena, self.weights
         x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
         qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
-        rope, attention = arena.at("rope"), self.shape.attention(tokens, ways, self.device.processors)
+        rope, attention = arena.at("rope"), self.shape.attention(tokens, ways)
+        merging = (arena.at("partials"), arena.at("arrivals")) if ways else ()
         table = weights.optional("embedding") or weights.at("head")
         heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
 
@@ -70,9 +71,10 @@ class Forward:
                     "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
                     weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
                 )  # fmt: skip
-            self._launch(
-                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
-            )
+            self.device.launch(
+                attention.kernel, attention.grid, attention.threads, tokens, qkv, of_layer, rows, positions, attended,
+                *merging, shared=attention.shared,
+            )  # fmt: skip
             self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
             self._product("gate_up", layer, tokens, normed, squares, inner)
             self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
@@ -95,18 +97,10 @@ class Forward:
         next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
         positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
-        product = self.shape.products[name]
-        if name != "head" and wide(tokens, self.device.capability):
-            how = product.launch_wide(tokens, self.device.processors)
-            if squares and how.cluster == 1:
-                scales = self.arena.at("scales")
-                self._launch("scales", (-(-tokens // _TOKENS_OF_SCALES), 1, 1), tokens, squares, scales)
-                squares = scales
-        else:
-            how = product.launch(tokens)
+        kernel, grid = self.shape.products[name].launch(tokens)
         self.device.launch(
-            how.kernel, how.grid, how.threads, tokens, matrix, bias, given, squares, result, next_norm, next_given,
-            next_squares, pick, rows, positions, table, cache, shared=how.shared, cluster=how.cluster,
+            kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
+            next_squares, pick, rows, positions, table, cache,
         )  # fmt: skip
 
     def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:

@@ -11,12 +11,11 @@ from gpu.cuda.arena import Array, Plan
 from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
-_SOURCES = ("common.cu", "products.cu", "wide.cu", "attention.cu", "sampling.cu")
-CHUNK = 2048  # tokens of prompts that go through the layers together
-SPLIT = 256  # positions; see attention.cu
-_WIDE_FROM = 33  # tokens
-_WIDE_MEMORY = 227 * 1024
-_RUNS = 8
+_SHARED = ("common.cu", "products.cu", "attention.cu")
+CHUNK = 256  # tokens of prompts that go through the layers together
+SPLIT = 512  # positions; this and what follows: see attention.cu
+_BLOCK = 64  # positions
+_FEW = 32  # tokens of prompts that attend as those of a step do
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -24,7 +23,16 @@ _HEAD_DIMS = range(8, 257, 8)
 
 def source() -> str:
     """Give the kernels as one text."""
-    return "".join(f'#line 1 "{name}"\n' + (files("gpu.cuda") / "kernels" / name).read_text() for name in _SOURCES)
+    return _joined(*_SHARED, "sampling.cu", "loading.cu")
+
+
+def persistent_source() -> str:
+    """Give the kernel of a whole step as one text."""
+    return _joined(*_SHARED, "persistent.cu")
+
+
+def _joined(*names: str) -> str:
+    return "".join(f'#line 1 "{name}"\n' + (files("gpu.cuda") / "kernels" / name).read_text() for name in names)
 
 
 def bucket(tokens: int) -> int:
@@ -32,24 +40,17 @@ def bucket(tokens: int) -> int:
     return 1 << (tokens - 1).bit_length()
 
 
-def prompt_bucket(tokens: int) -> int:
-    """Give the number of tokens for which a graph is recorded that feeds so many of prompts."""
-    return max(16, bucket(tokens)) if tokens <= 256 else up(tokens, 256)
-
-
-def wide(tokens: int, capability: tuple[int, int]) -> bool:
-    """Tell whether so many tokens are multiplied by warpgroups; never changes a bit."""
-    return tokens >= _WIDE_FROM and capability == (9, 0)
+def _up_div(count: int, by: int) -> int:
+    return -(-count // by)
 
 
 class Launch(NamedTuple):
-    """How a kernel is launched."""
+    """A kernel, and how it is launched."""
 
     kernel: str
     grid: tuple[int, int, int]
     threads: int
-    shared: int = 0  # bytes of shared memory
-    cluster: int = 1  # blocks that work together
+    shared: int = 0  # bytes
 
 
 @dataclass(slots=True, frozen=True)
@@ -60,19 +61,21 @@ class Product:
     n: int
     k: int
 
-    def launch(self, tokens: int) -> Launch:
-        """Choose the kernel of products.cu for so many tokens."""
+    def launch(self, tokens: int) -> tuple[str, tuple[int, int, int]]:
+        """Name the kernel for so many tokens, and give its grid."""
         tiles = 1 if tokens <= 16 else 2 if tokens <= 32 else 4
         units = 2 if tiles > 1 or self.n >= 8192 else 1
-        return Launch(f"{self.name}_{tiles}", (-(-self.n // (8 * units)), -(-tokens // (16 * tiles)), 1), 256)
+        return f"{self.name}_{tiles}", (up(self.n, 8 * units) // (8 * units), up(tokens, 16 * tiles) // (16 * tiles), 1)
 
-    def launch_wide(self, tokens: int, processors: int) -> Launch:
-        """Choose the kernel of wide.cu for so many tokens: a tile is split where they are too few for the device."""
-        groups = 1 if tokens <= 64 else 2
-        tiles = -(-tokens // (64 * groups)) * -(-self.n // 128)
-        if groups == 2 and tiles > 0.9 * processors:
-            return Launch(f"{self.name}_wide", (min(tiles, processors), 1, 1), 384, _WIDE_MEMORY)
-        return Launch(f"{self.name}_split_{groups}", (tiles * _RUNS, 1, 1), 128 * (groups + 1), _WIDE_MEMORY, _RUNS)
+
+@dataclass(slots=True, frozen=True)
+class Attention:
+    """How attention is launched."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -108,10 +111,9 @@ class Shape:
         return {name: Product(name, n, k) for name, (n, k) in sizes.items()}
 
     @property
-    def head_groups(self) -> int:
-        """How many blocks attend to a split for a token: each has up to four query heads of one key head."""
-        queries = next(count for count in (4, 3, 2, 1) if self.model.query_group % count == 0)
-        return self.model.heads // queries
+    def parts(self) -> int:
+        """How many blocks attend to a split for a token: each has up to eight query heads of one key head."""
+        return self.model.kv_heads * _up_div(self.model.query_group, min(8, 1024 // self.model.head_dim))
 
     @property
     def slots(self) -> int:
@@ -121,27 +123,30 @@ class Shape:
     @property
     def tokens(self) -> int:
         """How many tokens can be in the layers at once."""
-        return max(self.slots, self.chunk)
+        return max(self.slots, CHUNK)
 
-    @property
-    def chunk(self) -> int:
-        """How many tokens of prompts go through the layers together."""
-        return min(CHUNK, max(16, bucket(self.rows * self.capacity)))
+    def ways(self, longest: int) -> int:
+        """How many blocks share the positions of each token: a power of two, at least the splits of the longest row."""
+        return bucket(_up_div(longest, SPLIT))
 
-    def ways(self, tokens: int, longest: int, processors: int) -> int:
-        """How many blocks share the positions of a token: enough for the device, a power of two, never bits."""
-        if tokens > self._split_tokens(processors):
-            return 1
-        return bucket(-(-longest // SPLIT))
+    def prompt_ways(self, tokens: int, longest: int) -> int:
+        """How many if the tokens are those of prompts: as in a step if they are few, 0 if they attend as prompts do."""
+        return self.ways(longest) if tokens <= _FEW else 0
 
-    def attention(self, tokens: int, ways: int, processors: int) -> tuple[str, tuple[int, int, int]]:
-        """Name the kernel that attends, and give its grid: heads that share a key go together unless few blocks do."""
-        if tokens * self.head_groups * ways < processors:
-            return "attention_apart", (ways, self.model.heads, tokens)
-        return "attention", (ways, self.head_groups, tokens)
-
-    def _split_tokens(self, processors: int) -> int:
-        return min(self.slots, -(-2 * processors // self.head_groups))
+    def attention(self, tokens: int, ways: int) -> Launch:
+        """Give the launch that attends; attention.cu computes the same sizes."""
+        if ways:
+            return Launch("attention_step", (ways, self.parts, tokens), 256)
+        dim, group = self.model.head_dim, self.model.query_group
+        shares = _up_div(dim, 128)
+        warps = 8 // shares**2
+        pairs = warps // shares * 16
+        parts = _up_div(group, pairs)
+        tile = pairs // _up_div(group, parts)
+        keys, columns = up(dim, 32), _up_div(dim, 16 * shares) * shares
+        stages = 1 if shares > 1 else 2
+        shared = stages * _BLOCK * 2 * (keys + columns * 16 + (8 if columns % 4 else 0)) + keys * 32 * warps
+        return Launch("attention_prompt", (self.model.kv_heads * parts, _up_div(tokens, tile), 1), warps * 32, shared)
 
     def defines(self) -> tuple[str, ...]:
         """Give the macros that the kernels are compiled with."""
@@ -161,11 +166,11 @@ class Shape:
         }
         return tuple(f"{name}={value}" for name, value in values.items())
 
-    def state(self, processors: int) -> Plan:
+    def state(self) -> Plan:
         """Plan all memory but the weights."""
         model, rows, tokens = self.model, self.rows, self.tokens
-        splits = -(-self.capacity // SPLIT)
-        partials = self._split_tokens(processors) * model.heads * splits * (model.head_dim + 2)
+        splits = _up_div(self.capacity, SPLIT)
+        heads = self.parts * _up_div(model.query_group, self.parts // model.kv_heads)
         return {
             "kv_cache": Array(
                 (rows, model.layers, 2, model.kv_heads, self.capacity, model.head_dim), "bfloat16"
@@ -175,20 +180,19 @@ class Shape:
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
-            "chunk": Array(
-                (5, self.chunk), "int32"
-            ),  # ids, rows, positions; which tokens end a prompt, and of which rows
+            "chunk": Array((5, CHUNK), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
             "everyone": Array((self.slots,), "int32"),  # 0, 1, 2, ...
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
             "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),
             "normed": Array(tiled_shape(tokens, model.hidden), "bfloat16"),  # without the root mean square
-            "scales": Array((tokens,), "float32"),
             "squares": Array((tokens, -(-model.hidden // _UNIT)), "float32"),
             "qkv": Array((tokens, self.qkv_width), "float32"),
             "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),
             "inner": Array(tiled_shape(tokens, model.intermediate), "bfloat16"),
-            "partials": Array((partials,), "float32"),
-            "arrivals": Array((tokens, model.heads), "int32"),
+            "partials": Array(
+                (max(self.slots, _FEW) if splits > 1 else 0, heads, splits, model.head_dim + 2), "float32"
+            ),
+            "arrivals": Array((max(self.slots, _FEW), model.heads), "int32"),
         }
 
     def weights(self) -> Plan:
@@ -219,4 +223,4 @@ class Shape:
 
 def kernels_digest() -> str:
     """Tell one version of the kernels from another."""
-    return hashlib.sha256(source().encode()).hexdigest()[:16]
+    return hashlib.sha256((source() + persistent_source()).encode()).hexdigest()[:16]

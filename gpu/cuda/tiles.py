@@ -1,7 +1,5 @@
 """How a matrix lies in the device's memory: tiles of 8 rows and 32 columns, their chunks turned; see common.cu."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +8,6 @@ from gpu.cuda.bfloat16 import UInt16Array, rounded, widened
 ROWS, COLUMNS = 8, 32
 _CHUNK = 8  # numbers of a row that stay together
 _TURNED = np.arange(COLUMNS // _CHUNK) ^ np.arange(ROWS)[:, None] // 2  # [8, 4]: which chunk lies where
-_SLAB = 4096  # rows that are packed at once: bounds the memory that takes
 
 
 def up(count: int, multiple: int) -> int:
@@ -21,12 +18,6 @@ def up(count: int, multiple: int) -> int:
 def tiled_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
     """Give [units, tiles, 8, 32]; units come in pairs, and what pads the matrix is zero."""
     return up(rows, 2 * ROWS) // ROWS, up(columns, COLUMNS) // COLUMNS, ROWS, COLUMNS
-
-
-def slabs(matrix: npt.NDArray[np.float32]) -> Iterator[UInt16Array]:
-    """Give the tiles of a matrix, a few thousand rows at a time."""
-    for first in range(0, len(matrix), _SLAB):
-        yield tiled(matrix[first : first + _SLAB])
 
 
 def tiled(matrix: npt.NDArray[np.float32]) -> UInt16Array:

@@ -23,13 +23,13 @@ def doctor() -> None:
     """
     from rich.table import Table
 
-    from gpu import engines, unavailable_engines
+    from gpu import engine_device, engines, unavailable_engines
 
     table = Table("", "what", "here", show_header=False, box=None)
     broken = False
     for state, what, here in (
         *_machine(),
-        *_engines(engines(), unavailable_engines()),
+        *_engines({name: engine_device(name) for name in engines()}, unavailable_engines()),
         *_tools(),
         *_libraries(),
         *_import_names(),
@@ -59,11 +59,13 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _engines(names: tuple[str, ...], missing: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+def _engines(devices: dict[str, dict[str, str]], missing: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     from rich.markup import escape
 
-    for name in names:
+    for name, device in devices.items():
         yield GOOD, f"engine {name}", "ready"
+        for what, here in device.items():
+            yield GOOD, f"  {what}", escape(here)
     for name, reason in missing.items():
         yield MISSING, f"engine {name}", escape(reason)
     program = shutil.which("nvidia-smi")

@@ -88,14 +88,14 @@ def by_row(texts: Sequence[str]) -> list[str]:
     return list(texts) if len(texts) == 1 else [f"[row {row}] {text}" for row, text in enumerate(texts)]
 
 
-def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, float]:
+def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, Any]:
     """Speed as people compare it; a token's bytes are the weights and, halfway, the cache."""
     from gpu import HostEngine, measure_read_bandwidth
 
     weights, cache = generator.engine.bytes_per_token(()), generator.engine.kv_cache
     read = weights + cache.bytes_per_position * (result.prompt_tokens[0] + result.output_tokens[0] / 2)
     speed = 1 / result.time_per_token if result.time_per_token else 0.0
-    stats = {
+    stats: dict[str, Any] = {
         "time_to_first_token_s": result.time_to_first_token,
         "tokens_per_s": speed,
         "bytes_per_token": read,
@@ -104,10 +104,10 @@ def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, floa
     if isinstance(generator.engine, HostEngine):  # a device reads memory of its own
         bandwidth = measure_read_bandwidth()
         stats |= {"bandwidth_bytes_per_s": bandwidth, "bandwidth_share": read * speed / bandwidth}
-    return stats
+    return stats | {"engine": generator.engine.facts()}
 
 
-def _print_stats(stats: dict[str, float]) -> None:
+def _print_stats(stats: dict[str, Any]) -> None:
     words = (
         f"first token after {stats['time_to_first_token_s'] * 1e3:.1f} ms · {stats['tokens_per_s']:.0f} tokens/s · "
         f"{stats['bytes_per_token'] / 1e6:.1f} MB/token · {stats['bytes_per_s'] / 1e9:.1f} GB/s"
@@ -117,7 +117,9 @@ def _print_stats(stats: dict[str, float]) -> None:
             f", {stats['bandwidth_share']:.0%} of this machine's {stats['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s "
             f"(read, one thread, measured now)"
         )
-    stderr().print(words, style="dim", soft_wrap=True)
+    for name, fact in stats["engine"].items():
+        words += f" · {name} {fact}"
+    stderr().print(words, style="dim", markup=False, soft_wrap=True)
 
 
 def _as_json(

@@ -24,6 +24,10 @@ Model = Annotated[
                  rich_help_panel=MODEL),
 ]  # fmt: skip
 Engine = Annotated[str, typer.Option(help="Which engine computes.", rich_help_panel=MODEL)]
+Decode = Annotated[
+    str | None,
+    typer.Option(help="How it decodes, if it has several ways.", show_default="its choice", rich_help_panel=MODEL),
+]
 Capacity = Annotated[
     int | None, typer.Option(min=2, help="Tokens that prompt and output may have together.", rich_help_panel=MODEL)
 ]
@@ -46,11 +50,11 @@ MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="End after so many
 
 
 def check_engine(engine: str) -> None:
-    """Refuse the name of an engine that there is not."""
-    from gpu import engines
+    """Refuse an engine that there is not, or not here."""
+    from gpu import refused_engine
 
-    if engine not in ("auto", *engines()):
-        raise typer.BadParameter(f"there is no engine {engine!r}; engines: auto, {', '.join(engines())}")
+    if (refused := refused_engine(engine)) is not None:
+        raise typer.BadParameter(refused)
 
 
 def sampling_params(

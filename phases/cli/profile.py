@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phases.cli.options import check_engine
 from phases.cli.screen import loading_bar, print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -47,12 +48,10 @@ def profile(
 
     The key numbers are the fastest of several tries, each the work of one: a machine step, a guard, and so on.
     """
-    from gpu import engines
     from phases.generator import Generator
     from phases.views.profile import profile as measure
 
-    if engine not in ("auto", *engines()):
-        raise typer.BadParameter(f"there is no engine {engine!r}; engines: auto, {', '.join(engines())}")
+    check_engine(engine)
     with (
         loading_bar(model or "the demo model") as progress,
         Generator.from_pretrained(model, engine, max_batch=1, progress=progress) as generator,

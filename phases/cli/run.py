@@ -24,6 +24,7 @@ def run(
     raw: options.Raw = False,
     model: options.Model = None,
     engine: options.Engine = "auto",
+    decode: options.Decode = None,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -36,6 +37,10 @@ def run(
     ] = False,
     phases: Annotated[
         bool, typer.Option("--phases", help="Show the phases as they pass.", rich_help_panel=OUTPUT)
+    ] = False,
+    nvtx: Annotated[
+        bool,
+        typer.Option("--nvtx", help="Mark each phase as an NVTX range, for Nsight Systems.", rich_help_panel=OUTPUT),
     ] = False,
     journal: Annotated[
         Path | None,
@@ -74,8 +79,16 @@ def run(
 
     phasewalk run "Hello" --journal hello.jsonl; phasewalk replay hello.jsonl
     """
+    from phases.generation import machine
     from phases.generator import Generator
 
+    if nvtx:
+        from phases.nvtx_ranges import with_ranges
+
+        try:
+            machine = with_ranges(machine)
+        except ImportError as error:
+            raise typer.BadParameter(str(error), param_hint="--nvtx") from error
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
@@ -84,7 +97,9 @@ def run(
     check_new(journal, "--journal", writable=not journal_optional)
     check_snapshot(snapshot, force=force, journal=journal)
     with loading_bar(model or "the demo model") as progress:
-        generator = Generator.from_pretrained(model, engine, max_batch=1, capacity=capacity, progress=progress)
+        generator = Generator.from_pretrained(
+            model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, machine=machine
+        )
     with generator:
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None
         run = generator.start(x, params, journal=writer, digest_every=digest_every)

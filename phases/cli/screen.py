@@ -12,6 +12,8 @@ from phases.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gpu import Progress
+
 _STEERING = re.compile(r"[\x7f-\x9f]")  # the control characters that JSON does not escape
 NARROWEST = 72  # columns
 LARGE_CHECKPOINT = 64 * 2**20  # bytes; anything smaller is there before a bar could be seen
@@ -41,12 +43,20 @@ def shown(text: str) -> str:
 
 
 @contextmanager
-def loading_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+def loading_bar(what: str) -> Iterator["Progress | None"]:
     """A progress bar on stderr while a large checkpoint loads; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -56,10 +66,15 @@ def loading_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as bar:
-        task = bar.add_task(f"loading {shown(what)}", total=None, visible=False)
+        tasks: dict[str, TaskID] = {}
 
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=total >= LARGE_CHECKPOINT)
+        def progress(doing: str, done: int, total: int) -> None:
+            if doing not in tasks:
+                for before in tasks.values():
+                    bar.update(before, visible=False)
+                seen = not 0 < total < LARGE_CHECKPOINT
+                tasks[doing] = bar.add_task(f"loading {shown(what)}: {doing}", total=total or None, visible=seen)
+            bar.update(tasks[doing], completed=done)
 
         yield progress
 
@@ -92,14 +107,14 @@ def warn(message: str) -> None:
 
 def complain(error: Exception) -> None:
     """Print an error that a user can mend in one line; any other is raised again."""
-    from gpu import CapacityError, CheckpointError, LogitsError, NoFreeRows, SelfCheckError
+    from gpu import CapacityError, CheckpointError, DeviceError, LogitsError, NoFreeRows, OptionError, SelfCheckError
     from phases.cli.target import UserCodeError
     from phases.errors import RequestError
     from statemachine import GraphvizMissing, PhaseError, StateMachineError
 
     mendable = (
-        RequestError, CheckpointError, CapacityError, LogitsError, NoFreeRows, SelfCheckError, GraphvizMissing,
-        StateMachineError, OSError, MemoryError, UserCodeError,
+        RequestError, CheckpointError, CapacityError, DeviceError, LogitsError, NoFreeRows, OptionError, SelfCheckError,
+        GraphvizMissing, StateMachineError, OSError, MemoryError, UserCodeError,
     )  # fmt: skip
     found: BaseException = error
     if isinstance(error, PhaseError):

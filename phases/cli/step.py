@@ -30,6 +30,7 @@ def step(
     ] = None,
     model: options.Model = None,
     engine: options.Engine = "auto",
+    decode: options.Decode = None,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -87,7 +88,9 @@ def step(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
     )
     with loading_bar(model or "the demo model") as progress:
-        generator = Generator.from_pretrained(model, engine, max_batch=RUNS, capacity=capacity, progress=progress)
+        generator = Generator.from_pretrained(
+            model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode
+        )
     with generator:
         session = GenerationSession.live(generator, generator.start(x, params, keep=True))
         _show(session, plain=plain, light=light, picture=picture)

@@ -2,6 +2,7 @@
 
 import platform
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -75,10 +76,13 @@ def step_records(timeline: Timeline[Any], first: int, last: int) -> list[StepRec
 
 
 def _libraries() -> dict[str, Any]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in ("phasewalk", "transitions"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    versions = {name: _version(name) for name in ("phasewalk", "transitions")}
+    return {"python": platform.python_version(), "platform": platform.platform(), **versions}
+
+
+@cache  # reading it takes a millisecond, which every run's first token would wait for
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from asynchronous_engine import AsynchronousEngine
+from emulated_device import CAN_EMULATE, emulated
 
 from gpu import Engine, ForkedError, HostEngine, load_engine
 
@@ -34,8 +35,13 @@ def in_child(act: Callable[[], str]) -> str:
     return said
 
 
-@pytest.fixture(params=["numpy", "asynchronous"])
+CUDA = pytest.param("cuda, emulated", marks=pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64"))
+
+
+@pytest.fixture(params=["numpy", "asynchronous", CUDA])
 def forked(request: pytest.FixtureRequest, checkpoint: Path) -> Engine:
+    if request.param == "cuda, emulated":
+        return emulated(checkpoint, max_batch=6, capacity=48)
     loaded = load_engine(checkpoint, "numpy", max_batch=6, capacity=48)
     assert isinstance(loaded, HostEngine)
     return loaded if request.param == "numpy" else AsynchronousEngine(loaded)

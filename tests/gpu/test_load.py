@@ -16,6 +16,7 @@ from gpu import (
     CapacityError,
     CheckpointError,
     NumpyEngine,
+    engine_device,
     engines,
     load_engine,
     measure_read_bandwidth,
@@ -35,6 +36,7 @@ def test_auto_is_numpy_where_there_is_no_gpu(checkpoint: Path) -> None:
     assert "pip install 'phasewalk[cuda]'" in reason or "driver" in reason
     with pytest.raises(ValueError, match=f"the engine cuda cannot run here: {re.escape(reason)}"):
         load_engine(checkpoint, "cuda")
+    assert engine_device("cuda") == engine_device("numpy") == {}
     engine = load_engine(checkpoint)
     assert isinstance(engine, NumpyEngine)
     assert (engine.name, engine.synchronous) == ("numpy", True)
@@ -73,9 +75,11 @@ def test_the_model_is_refused_before_any_weight_is_read(tmp_path: Path) -> None:
 
 
 def test_progress_reaches_the_end(checkpoint: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    load_engine(checkpoint, progress=lambda done, total: steps.append((done, total)))
-    assert steps[-1][0] == steps[-1][1] > 0
+    steps: list[tuple[str, int, int]] = []
+    load_engine(checkpoint, progress=lambda *step: steps.append(step))
+    doing, done, total = steps[-1]
+    assert doing == "reading weights"
+    assert done == total > 0
 
 
 def test_places_that_are_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,32 +29,49 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generator]:
         yield loaded
 
 
-def test_two_thousand_tokens_verify_to_the_bit_alone_and_in_company(generator: Generator, tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    run = generator.start("the fox", PARAMS, journal=path, digest_every=16)
-    run.start()
+@contextmanager
+def strangers(generator: Generator, count: int) -> Iterator[None]:
+    """So many threads generate text of their own on the same engine, and each has come to an end at least once."""
+    over, rounds, failed = threading.Event(), [0] * count, []
 
-    def strangers(over: threading.Event) -> None:
-        while not over.is_set():
-            generator.generate(["lazy dog", "quick"], STRANGE)
-
-    for company in (0, 2):
-        over = threading.Event()
-        threads = [threading.Thread(target=strangers, args=(over,)) for _ in range(company)]
-        for thread in threads:
-            thread.start()
+    def stranger(number: int) -> None:
         try:
-            for _ in range(10 - 2 * company):
+            while not over.is_set() or not rounds[number]:
+                generator.generate(["lazy dog", "quick"], STRANGE)
+                rounds[number] += 1
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=stranger, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert not failed
+    assert all(rounds)
+
+
+@pytest.mark.parametrize("prompts", [["the fox"], ["the fox", "lazy dog", "x", "Decode appends"]])
+def test_two_thousand_tokens_verify_to_the_bit_ten_times_alone_and_in_company(
+    generator: Generator, tmp_path: Path, prompts: list[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    run = generator.start(prompts, PARAMS, journal=path, digest_every=16)
+    run.start()
+    assert [len(ids) for ids in run.context.output_ids] == [2000] * len(prompts)
+    for company, times in ((0, 10), (2, 2)):
+        with strangers(generator, company):
+            for _ in range(times):
                 verdict = replay(path, generator=generator).verdict
                 assert verdict is not None
                 assert verdict.verified
                 assert not verdict.differences
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join(60)
-    batch = generator.generate(["the fox", "lazy dog", "x", "Decode appends"], PARAMS)
-    assert batch.output_ids[0] == run.context.output_ids[0]
+    alone = generator.generate("the fox", PARAMS)
+    assert run.context.output_ids[0] == alone.output_ids[0]
 
 
 def test_back_and_on_and_over_to_the_processor(generator: Generator, tmp_path: Path) -> None:

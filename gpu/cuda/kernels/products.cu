@@ -23,55 +23,40 @@ template <int KIND> struct Matrix {
     __device__ static constexpr int count(int warp) { return (tiles - warp * hand + (WARPS - 1) * hand) / (WARPS * hand) * hand; }
 };
 
-// What a token's numbers are scaled by, for all lanes of a warp.
-__device__ __forceinline__ float scale_of(const float* squares, int lane) {
-    float sum = 0;
-#pragma unroll 8
-    for (int unit = lane; unit < HIDDEN_UNITS; unit += 32) sum = __fadd_rn(sum, __ldcg(squares + unit));
-    return rsqrtf(warp_sum(sum) / HIDDEN + EPS);
-}
-
-// What the end of a product is given for two neighbouring columns of a token.
-struct Given {
-    bool biased;
-    float2 bias, norm;
-    float2 with;  // cosine and sine, or what the residual stream was
+// What becomes of a sum: of two neighbouring columns of a token.
+struct Given {  // what the last step needs besides; each is read where there is time
+    float scale;               // of the token, where the input is normed
+    const float* bias;         // of the matrix, or null
+    int row, position;         // of the token
+    float2 x, next_norm;       // where the residual stream is added to
 };
-template <int KIND>
-__device__ __forceinline__ Given given_for(
-    bool here, bool both, int token, int column, int position, const float* bias, const void* output,
-    const float* next_norm, const float* table) {
-    Given given{};
-    given.biased = bias;
-    if (bias) given.bias = make_float2(here ? bias[column] : 0, both ? bias[column + 1] : 0);
-    if (KIND == QKV && !QK_NORM && here) {
-        const float* at = table + (i64)position * HEAD_DIM + column % HEAD_DIM / 2;
-        given.with = make_float2(at[0], at[HALF]);
-    }
-    if (Matrix<KIND>::residual) {
-        const float* x = (const float*)output + (i64)token * HIDDEN_PADDED + column;
-        given.with = make_float2(here ? __ldcg(x) : 0, both ? __ldcg(x + 1) : 0);
-        given.norm = make_float2(here ? next_norm[column] : 0, both ? next_norm[column + 1] : 0);
-    }
-    return given;
-}
+struct Target {
+    void* output;
+    bf16* next_input;          // the residual stream, for the next norm
+    float* next_squares;
+    const float* table;        // of rotary embeddings
+    bf16* cache;
+};
 
-// The end of a product, for the sums of two neighbouring columns of a token; the lanes of a quad have those of a unit.
+// All lanes of a warp come here; four in a row have the eight columns of a unit. `here`: there is such a token and column.
 template <int KIND>
-__device__ __forceinline__ void finish(
-    float2 sum, Given given, bool here, bool both, int token, int column, int row, int position, void* output,
-    bf16* next_input, float* next_squares, bf16* cache) {
-    if (given.biased) {
-        sum.x = __fadd_rn(sum.x, given.bias.x);
-        sum.y = __fadd_rn(sum.y, given.bias.y);
+__device__ __forceinline__ void finish(float2 sum, const Given& given, const Target& target, int token, int column, bool here) {
+    using M = Matrix<KIND>;
+    const bool both = here && column + 1 < M::n;
+    if (M::normed) {
+        sum.x = __fmul_rn(sum.x, given.scale);
+        sum.y = __fmul_rn(sum.y, given.scale);
     }
+    if (given.bias && here) sum.x = __fadd_rn(sum.x, given.bias[column]);
+    if (given.bias && both) sum.y = __fadd_rn(sum.y, given.bias[column + 1]);
+
     if (KIND == QKV && !QK_NORM) {  // rows 2 i and 2 i + 1 of a query or key head are its numbers i and i + HALF
-        if (!here || row < 0) return;
+        if (!here || given.row < 0) return;
         const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
-        bf16* to = cache + row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)position * HEAD_DIM;
-        if (kept < KV_HEADS) sum = turned(sum.x, sum.y, given.with.x, given.with.y);
+        bf16* to = target.cache + given.row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)given.position * HEAD_DIM;
+        if (kept < KV_HEADS) sum = turned(sum.x, sum.y, target.table, given.position, i);
         if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
-            float* query = (float*)output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
+            float* query = (float*)target.output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
             query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
             query[HALF] = __fmul_rn(sum.y, ATTENTION_SCALE);
         } else {
@@ -80,36 +65,50 @@ __device__ __forceinline__ void finish(
             to[key ? i + HALF : within + 1] = to_bf16(sum.y);
         }
     } else if (KIND == QKV) {
-        float* to = (float*)output + (i64)token * QKV_WIDTH + column;
+        float* to = (float*)target.output + (i64)token * QKV_WIDTH + column;
         if (here) to[0] = sum.x;
         if (both) to[1] = sum.y;
     } else if (KIND == GATE_UP) {  // rows 2 i and 2 i + 1 are those of gate and up
         const float gate = sum.x / (1.0f + __expf(-sum.x));
-        if (here) ((bf16*)output)[in_tiles(token, column / 2, INNER_TILES)] = to_bf16(__fmul_rn(gate, sum.y));
+        if (here) ((bf16*)target.output)[in_tiles(token, column / 2, INNER_TILES)] = to_bf16(__fmul_rn(gate, sum.y));
     } else if (KIND == HEAD) {
-        float* to = (float*)output + (i64)row * VOCAB + column;
-        if (here && row >= 0) to[0] = sum.x;
-        if (both && row >= 0) to[1] = sum.y;
+        if (here && given.row >= 0) ((float*)target.output)[(i64)given.row * VOCAB + column] = sum.x;
+        if (both && given.row >= 0) ((float*)target.output)[(i64)given.row * VOCAB + column + 1] = sum.y;
     } else {
-        float* x = (float*)output + (i64)token * HIDDEN_PADDED + column;
-        bf16* to = next_input + in_tiles(token, column, HIDDEN_TILES);
+        float* x = (float*)target.output + (i64)token * HIDDEN_PADDED + column;
         float square = 0;
         if (here) {
-            const float value = __fadd_rn(given.with.x, sum.x);
-            x[0] = value;
-            to[0] = to_bf16(__fmul_rn(value, given.norm.x));
-            square = __fmul_rn(value, value);
+            x[0] = sum.x = __fadd_rn(given.x.x, sum.x);
+            target.next_input[in_tiles(token, column, HIDDEN_TILES)] = to_bf16(__fmul_rn(sum.x, given.next_norm.x));
+            square = __fmul_rn(sum.x, sum.x);
         }
         if (both) {
-            const float value = __fadd_rn(given.with.y, sum.y);
-            x[1] = value;
-            to[1] = to_bf16(__fmul_rn(value, given.norm.y));
-            square = __fadd_rn(square, __fmul_rn(value, value));
+            x[1] = sum.y = __fadd_rn(given.x.y, sum.y);
+            target.next_input[in_tiles(token, column + 1, HIDDEN_TILES)] = to_bf16(__fmul_rn(sum.y, given.next_norm.y));
+            square = __fadd_rn(square, __fmul_rn(sum.y, sum.y));
         }
         square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 1));
         square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 2));
-        if (here && column % 8 == 0) next_squares[(i64)token * HIDDEN_UNITS + column / 8] = square;
+        if (here && column % 8 == 0) target.next_squares[(i64)token * HIDDEN_UNITS + column / 8] = square;
     }
+}
+
+// The root mean square of a token's residual stream, inverted; by a whole warp, each lane with its share of the squares.
+struct Squares { float of[ceil_div(HIDDEN_UNITS, 32)]; };
+__device__ __forceinline__ Squares load_squares(const float* squares) {
+    Squares read;
+#pragma unroll
+    for (int i = 0; i < ceil_div(HIDDEN_UNITS, 32); ++i) {
+        const int unit = i * 32 + (int)(threadIdx.x & 31);
+        read.of[i] = unit < HIDDEN_UNITS ? __ldcg(squares + unit) : 0.0f;
+    }
+    return read;
+}
+__device__ __forceinline__ float norm_scale(const Squares& squares) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < ceil_div(HIDDEN_UNITS, 32); ++i) sum = __fadd_rn(sum, squares.of[i]);
+    return rsqrtf(warp_sum(sum) / HIDDEN + EPS);
 }
 
 template <int KIND, int TILES> struct Block {
@@ -161,9 +160,9 @@ __device__ __forceinline__ void product(
     }
     if (M::normed) {
         for (int token = warp; token < B::tokens; token += WARPS) {
-            const int at = first_token + token;
-            const int source = at >= tokens ? -1 : KIND == HEAD ? pick[at] : at;
-            const float found = source < 0 ? 0 : scale_of(squares + (i64)source * HIDDEN_UNITS, lane);
+            if (first_token + token >= tokens) break;
+            const int source = KIND == HEAD ? pick[first_token + token] : first_token + token;
+            const float found = norm_scale(load_squares(squares + (i64)source * HIDDEN_UNITS));
             if (lane == 0) scale[token] = found;
         }
     }
@@ -231,6 +230,7 @@ __device__ __forceinline__ void product(
         }
     __syncthreads();
 
+    const Target target = {output, next_input, next_squares, table, cache};
     for (int item = threadIdx.x; item < B::tokens * B::pairs; item += WARPS * 32) {
         const int local = item / B::pairs, pair = item % B::pairs, token = first_token + local;
         const int column = first_unit * 8 + pair * 2;
@@ -240,18 +240,18 @@ __device__ __forceinline__ void product(
             sum.x = __fadd_rn(sum.x, partial[other][local][pair].x);
             sum.y = __fadd_rn(sum.y, partial[other][local][pair].y);
         }
-        if (M::normed) {
-            sum.x = __fmul_rn(sum.x, scale[local]);
-            sum.y = __fmul_rn(sum.y, scale[local]);
+        const bool here = token < tokens && column < M::n;
+        Given given = {scale[local], bias, row_of[local], position_of[local], {0, 0}, {0, 0}};
+        if (M::residual && here) {
+            const float* x = (const float*)output + (i64)token * HIDDEN_PADDED + column;
+            given.x = make_float2(__ldcg(x), __ldcg(x + 1));
+            given.next_norm = make_float2(next_norm[column], next_norm[column + 1]);
         }
-        const bool here = token < tokens && column < M::n, both = here && column + 1 < M::n;
-        const Given given = given_for<KIND>(here, both, token, column, position_of[local], bias, output, next_norm, table);
-        finish<KIND>(
-            sum, given, here, both, token, column, row_of[local], position_of[local], output, next_input, next_squares,
-            cache);
+        finish<KIND>(sum, given, target, token, column, here);
     }
 }
 
+#ifndef TOKENS_OF_STEP  // the kernels one by one
 #define PRODUCT(name, kind, tiles)                                                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_##tiles(                                           \
         i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
@@ -267,15 +267,11 @@ PRODUCTS(output, OUTPUT)
 PRODUCTS(gate_up, GATE_UP)
 PRODUCTS(down, DOWN)
 PRODUCTS(head, HEAD)
+#endif
 
-// The residual stream begins: x is a row of the embedding table, which lies in the tiles of the head.
-extern "C" __global__ void __launch_bounds__(256) embed(
-    i64 tokens, const bf16* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
-    bf16* next_input, float* next_squares) {
-    let_next_start();
-    wait_for_previous();
-    const i64 token = blockIdx.x;
-    const int row = rows[token], id = row < 0 ? 0 : ids ? ids[token] : drawn[2 * row];
+// The residual stream begins: x is a row of the embedding table, which lies in the tiles of the head. By 256 threads.
+__device__ __forceinline__ void begin_residual(
+    const bf16* table, int id, i64 token, const float* next_norm, float* x, bf16* next_input, float* next_squares) {
     for (int unit = threadIdx.x; unit < HIDDEN_UNITS; unit += 256) {
         float value[8], square = 0;
         unpack(load_pack(table + in_tiles(id, unit * 8, HIDDEN_TILES)), value);
@@ -289,3 +285,13 @@ extern "C" __global__ void __launch_bounds__(256) embed(
         next_squares[token * HIDDEN_UNITS + unit] = square;
     }
 }
+#ifndef TOKENS_OF_STEP
+extern "C" __global__ void __launch_bounds__(256) embed(
+    i64 tokens, const bf16* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
+    bf16* next_input, float* next_squares) {
+    let_next_start();
+    wait_for_previous();
+    const int token = blockIdx.x, row = rows[token], id = row < 0 ? 0 : ids ? ids[token] : drawn[2 * row];
+    begin_residual(table, id, token, next_norm, x, next_input, next_squares);
+}
+#endif

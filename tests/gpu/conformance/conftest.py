@@ -58,6 +58,12 @@ def allocates_nothing(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
+def on_device(request: pytest.FixtureRequest) -> bool:
+    """Whether the engine under test runs on a device, where more can be computed than on an emulated one."""
+    return request.node.callspec.params["load"] in OF_DEVICES
+
+
+@pytest.fixture
 def engine(load: Load, checkpoint: Path) -> Engine:
     return load(checkpoint, max_batch=4, capacity=48)
 

@@ -101,6 +101,41 @@ def test_bits_of_a_row_do_not_depend_on_its_batch(
             assert all(np.array_equal(a, b) for a, b in zip(logits, together[row], strict=True)), (chosen, row)
 
 
+def test_bits_of_a_row_are_the_same_alone_and_in_batches_of_any_size(
+    load: Load, tmp_path: Path, poison: Callable[[Engine], None], on_device: bool
+) -> None:
+    batches, steps, long = ((2, 3, 8, 16, 33, 64), 8, 700) if on_device else ((2, 3, 9, 33), 2, 270)
+    folder = write_checkpoint(tmp_path, head_dim=64, vocab_size=203, num_hidden_layers=1, max_position_embeddings=1024)
+    engine = load(folder, max_batch=max(batches), capacity=long + steps)
+    random = np.random.default_rng(0)
+    rows = engine.kv_cache.acquire(max(batches))
+    lengths = [long, *(int(random.choice([1, 2, 7, 16, 17])) for _ in rows[1:])]
+    prompts = [random.integers(0, 203, length).tolist() for length in lengths]
+
+    def bits(chosen: Sequence[int]) -> dict[int, list[bytes]]:
+        for row in chosen:
+            engine.kv_cache.truncate(row, 0)
+            engine.write_prompt(row, prompts[row])
+            engine.set_sampling(row, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=row)
+        poison(engine)
+        engine.prefill(chosen)
+        found: dict[int, list[bytes]] = {row: [] for row in chosen}
+        for _ in range(steps):
+            for row in chosen:
+                found[row].append(engine.read_logits(row).tobytes())
+            engine.sample(chosen)
+            engine.decode(chosen)
+        for row in chosen:
+            found[row] += engine.read_logits(row).tobytes(), engine.export_kv(row, 0, lengths[row] + steps).tobytes()
+        return found
+
+    alone = {row: bits([row])[row] for row in (rows[::5] if on_device else rows[:3])}
+    for batch in batches:
+        company = [0, *(1 + random.permutation(max(batches) - 1)[: batch - 1]).tolist()]
+        for row, found in bits(random.permutation(company).tolist()).items():
+            assert found == alone.get(row, found), (row, batch)
+
+
 def test_a_row_that_was_given_back_starts_anew(engine: Engine, poison: Callable[[Engine], None]) -> None:
     def generate() -> list[tuple[int, ...]]:
         rows = engine.kv_cache.acquire(1)

@@ -1,5 +1,5 @@
-// Runs CUDA kernels on the CPU, one block (or cluster of blocks that meet) after the other, each thread a coroutine: slow, but every index,
-// barrier and exchange between lanes is the kernel's own. x86-64 only.
+// Runs CUDA kernels on the CPU, each thread a coroutine: slow, but every index, barrier and exchange between lanes is the
+// kernel's own. Blocks run one after the other, or together if they must. x86-64 only.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -13,18 +13,21 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __shared__ static
 #define __launch_bounds__(...)
 
 struct dim3 { unsigned x, y, z; };
 struct float2 { float x, y; };
-struct Pack { uint32_t x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) Pack { uint32_t x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 static dim3 threadIdx, blockIdx, gridDim;
+using std::max;
 using std::min;
 
 namespace emulation {
-constexpr int STACK = 1 << 16, MOST = 8 * 384, BLOCKS = 8;
+constexpr int STACK = 1 << 15, MOST = 1 << 11, NAMED_BARRIERS = 16;
 struct Barrier {
     int arrived = 0;
     uint64_t passed = 0;
@@ -43,18 +46,21 @@ struct Meeting {  // of the lanes of a mask; who writes for the next one disturb
 struct Warp {
     std::vector<Meeting> meetings;
 };
+static int current, alive;
+static int current_block();
 static Fiber fibers[MOST];
 static Warp warps[MOST / 32];
 struct Block {
-    Barrier barrier;
+    Barrier barriers[NAMED_BARRIERS];  // the first is that of all threads
     int alive;
+    std::vector<char> memory;
 };
-static Block blocks[BLOCKS];  // of the cluster
-static Barrier cluster;
+static Block blocks[MOST / 32];
+static int threads_of_block;
+static int current_block() { return current / threads_of_block; }
+static Block& block() { return blocks[current_block()]; }
 static void* scheduler;
-static int current, block_threads, alive;
-static char* stacks = (char*)std::malloc((size_t)MOST * STACK);
-inline Block& block() { return blocks[current / block_threads]; }
+static char* const stacks = (char*)std::malloc((size_t)MOST * STACK);  // pages that nobody touches take no memory
 static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
 static uint64_t parameters[16];
 
@@ -69,19 +75,16 @@ switch_context:
     ret
 )");
 
-inline void pause(const uint64_t& until_it_changes) {
-    fibers[current].awaited = &until_it_changes;
-    fibers[current].seen = until_it_changes;
-    const int own = current;
-    switch_context(&fibers[own].stack_pointer, scheduler);
-}
 inline void wait(Barrier& barrier, int expected) {
     if (++barrier.arrived == expected) {
         barrier.arrived = 0;
         ++barrier.passed;
         return;
     }
-    pause(barrier.passed);
+    fibers[current].awaited = &barrier.passed;
+    fibers[current].seen = barrier.passed;
+    const int own = current;
+    switch_context(&fibers[own].stack_pointer, scheduler);
 }
 inline Meeting& meeting(uint32_t mask) {
     auto& meetings = warps[current / 32].meetings;
@@ -104,18 +107,20 @@ static void run() {
     entry(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15]);
     fibers[current].ended = true;
     --alive;
-    Block& own_block = block();
-    if (--own_block.alive == own_block.barrier.arrived && own_block.alive) {
-        own_block.barrier.arrived = 0;
-        ++own_block.barrier.passed;
+    Barrier& all = block().barriers[0];
+    if (--block().alive == all.arrived && all.arrived) {
+        all.arrived = 0;
+        ++all.passed;
     }
     const int own = current;
     switch_context(&fibers[own].stack_pointer, scheduler);
 }
-static void run_blocks(int first, int count) {
-    const int threads = count * block_threads;
-    if (threads > MOST || count > BLOCKS || (count > 1 && block_threads % 32)) std::abort();
-    for (int i = 0; i < threads; ++i) {
+// Runs `count` blocks together; they are numbered from `first` on.
+static void run_blocks(int count, int threads, dim3 first, int shared) {
+    const int all = count * threads;
+    if (all > MOST) std::abort();
+    threads_of_block = threads;
+    for (int i = 0; i < all; ++i) {
         char* top = stacks + (size_t)(i + 1) * STACK;
         top = (char*)((uintptr_t)top & ~(uintptr_t)15) - 8;
         void** sp = (void**)top;
@@ -123,21 +128,24 @@ static void run_blocks(int first, int count) {
         for (int j = 0; j < 6; ++j) *--sp = nullptr;
         fibers[i] = {sp, nullptr, 0, false};
     }
-    for (int i = 0; i < (threads + 31) / 32; ++i) {
+    for (int i = 0; i < (all + 31) / 32; ++i) {
         warps[i].meetings.clear();
         warps[i].meetings.reserve(4096);
     }
-    for (Block& each : blocks) each = {{}, block_threads};
-    cluster = {};
-    alive = threads;
+    for (int i = 0; i < count; ++i) {
+        for (Barrier& barrier : blocks[i].barriers) barrier = {};
+        blocks[i].alive = threads;
+        blocks[i].memory.assign(shared + 1024, 0x5a);
+    }
+    alive = all;
     while (alive) {
         bool moved = false;
-        for (current = 0; current < threads; ++current) {
+        for (current = 0; current < all; ++current) {
             Fiber& fiber = fibers[current];
             if (fiber.ended || (fiber.awaited && *fiber.awaited == fiber.seen)) continue;
             fiber.awaited = nullptr;
-            threadIdx = {(unsigned)(current % block_threads), 0, 0};
-            blockIdx.x = first + current / block_threads;
+            threadIdx = {(unsigned)(current % threads), 0, 0};
+            blockIdx = {first.x + current / threads, first.y, first.z};
             moved = true;
             switch_context(&scheduler, fiber.stack_pointer);
         }
@@ -146,6 +154,11 @@ static void run_blocks(int first, int count) {
             std::abort();
         }
     }
+}
+// Lets all others go on; for who looks again and again.
+static void give_way() {
+    const int own = current;
+    switch_context(&fibers[own].stack_pointer, scheduler);
 }
 template <class T> uint64_t bits(T value) {
     uint64_t out = 0;
@@ -159,21 +172,23 @@ template <class T> T value_of(uint64_t bits) {
 }
 }  // namespace emulation
 
-extern "C" void emulate(void* kernel, int x, int y, int z, int threads, int cluster, const uint64_t* parameters, int count) {
+extern "C" void emulate(
+    void* kernel, int x, int y, int z, int threads, const uint64_t* parameters, int count, int shared, bool together) {
     using namespace emulation;
     entry = (decltype(entry))kernel;
     for (int i = 0; i < count; ++i) emulation::parameters[i] = parameters[i];
     gridDim = {(unsigned)x, (unsigned)y, (unsigned)z};
-    block_threads = threads;
+    if (together) return run_blocks(x, threads, {0, 0, 0}, shared);
     for (unsigned k = 0; k < gridDim.z; ++k)
         for (unsigned j = 0; j < gridDim.y; ++j)
-            for (unsigned i = 0; i < gridDim.x; i += cluster) {
-                blockIdx = {i, j, k};
-                run_blocks(i, cluster);
-            }
+            for (unsigned i = 0; i < gridDim.x; ++i) run_blocks(1, threads, {i, j, k}, shared);
 }
 
-inline void __syncthreads() { emulation::wait(emulation::block().barrier, emulation::block().alive); }
+inline void __syncthreads() { emulation::wait(emulation::block().barriers[0], emulation::block().alive); }
+inline void __syncwarp() {
+    const uint64_t nothing = 0;
+    emulation::exchange(0xffffffffu, &nothing, 1, [](auto&) { return 0; });
+}
 inline void __threadfence() {}
 template <class T> T __shfl_sync(uint32_t mask, T value, int lane) {
     const uint64_t own = emulation::bits(value);
@@ -235,6 +250,7 @@ inline Pack load_pack(const uint16_t* address) {
     std::memcpy(&v, address, 16);
     return v;
 }
+inline Pack load_pack_if(bool there, const uint16_t* address) { return there ? load_pack(address) : Pack{}; }
 inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
     const uint64_t own[6] = {a0, a1, a2, a3, b0, b1};
     const int lane = threadIdx.x & 31;
@@ -251,74 +267,87 @@ inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint3
         return 0;
     });
 }
+inline uint32_t pair(float first, float second) {
+    auto rounded = [](float value) {
+        const uint32_t bits = __float_as_uint(value);
+        return value != value ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    };
+    return rounded(first) | rounded(second) << 16;
+}
+inline float exp2_fast(float value) { return std::exp2(value); }
+inline uint32_t transposed(uint32_t value) {
+    const uint64_t own = value;
+    const int lane = threadIdx.x & 31, group = lane / 4, quad = lane % 4;
+    return emulation::exchange(0xffffffffu, &own, 1, [&](auto& posted) {
+        auto of = [&](int row) { return (uint32_t)posted[row * 4 + group / 2][0] >> group % 2 * 16 & 0xffffu; };
+        return of(quad * 2) | of(quad * 2 + 1) << 16;
+    });
+}
+inline Pack load_transposed(const uint16_t* row) {
+    if ((uintptr_t)row % 16) std::abort();
+    const uint64_t own = (uint64_t)row;
+    const int lane = threadIdx.x & 31, group = lane / 4, quad = lane % 4;
+    return emulation::exchange(0xffffffffu, &own, 1, [&](auto& posted) {
+        auto of = [&](int i) {
+            auto at = [&](int j) { return (uint32_t)((const uint16_t*)posted[i * 8 + j][0])[group]; };
+            return at(quad * 2) | at(quad * 2 + 1) << 16;
+        };
+        return Pack{of(0), of(1), of(2), of(3)};
+    });
+}
+inline void copy_early(uint16_t* to, const uint16_t* from, bool there) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16) std::abort();
+    if (there)
+        std::memcpy(to, from, 16);
+    else
+        std::memset(to, 0, 16);
+}
+inline void wait_for_copies() {}
+inline void prefetch(const uint16_t*) {}
+inline void* block_memory();
+#define SHARED_MEMORY(name) Pack* const name = (Pack*)block_memory()
 inline void let_next_start() {}
 inline void wait_for_previous() {}
 
-// The copy engine, its signals and the products of whole warpgroups: a copy is there at once, and so is a product.
-inline void __syncwarp() {
-    const uint64_t nothing = 0;
-    emulation::exchange(0xffffffffu, &nothing, 0, [](auto&) { return 0; });
-}
-inline unsigned char* wide_memory() {
-    alignas(1024) static unsigned char memory[emulation::BLOCKS][227 * 1024];
-    return memory[emulation::current / emulation::block_threads];
-}
-inline int place_in_cluster() { return emulation::current / emulation::block_threads; }
-inline void meet_cluster() { emulation::wait(emulation::cluster, emulation::alive); }
-inline float2 read_in(const float* address, int block) {
-    return *(const float2*)((const unsigned char*)address + (int64_t)(block - place_in_cluster()) * 227 * 1024);
-}
-struct Signal {
-    int arrivals, missing, bytes;
-    uint64_t given;
+// What the persistent kernel has besides.
+constexpr uint32_t PATIENCE = 100000;
+struct Barrier {
+    int expected, arrived;
+    uint32_t phase;
 };
-inline void prepare(Signal* signal, int arrivals) { *signal = {arrivals, arrivals, 0, 0}; }
-inline void show_signals() {}
-inline void happened(Signal* signal, int arrivals, int bytes) {
-    signal->missing -= arrivals;
-    signal->bytes += bytes;
-    if (signal->missing < 0) std::abort();
-    if (signal->missing || signal->bytes) return;
-    signal->missing = signal->arrivals;
-    ++signal->given;
+inline void begin(Barrier& barrier, int arrivals) { barrier = {arrivals, 0, 0}; }
+inline void fence_barriers() {}
+inline void arrive(Barrier& barrier) {
+    if (++barrier.arrived == barrier.expected) {
+        barrier.arrived = 0;
+        ++barrier.phase;
+    }
 }
-inline void arrive(Signal* signal) { happened(signal, 1, 0); }
-inline void arrive_expecting(Signal* signal, int bytes) { happened(signal, 1, bytes); }
-inline void wait_for(Signal* signal, uint32_t parity) {
-    while (signal->given % 2 == parity) emulation::pause(signal->given);
+inline bool has_passed(const Barrier& barrier, uint32_t parity) {
+    if ((barrier.phase & 1) != parity) return true;
+    emulation::give_way();
+    return false;
 }
-inline void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
-    if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) std::abort();
+inline uint64_t read_once() { return 0; }
+inline void copy_bulk(void* to, const void* from, uint32_t bytes, Barrier& landed, uint64_t) {
     std::memcpy(to, from, bytes);
-    happened(signal, 0, -bytes);
+    arrive(landed);
 }
-template <int> void give_registers() {}
-template <int> void take_registers() {}
-struct Operand {
-    const unsigned char* at;
-    int unit;
-    void move(int bytes) { at += bytes; }
-    float number(int row, int column) const {
-        const auto offset = (uintptr_t)at % 512;
-        if (offset != 0 && offset != 32) std::abort();
-        column += offset / 2;
-        const unsigned char* chunk = at - offset + row / 8 * unit + row % 8 * 64 + ((column / 8) ^ (row / 2 % 4)) * 16;
-        return __uint_as_float((uint32_t)((const uint16_t*)chunk)[column % 8] << 16);
-    }
-};
-inline void begin_multiplying() {}
-inline void end_multiplying() {}
-template <int> void wait_for_products() {}
-// The 16 numbers are added up in the order in which `multiply` is given them.
-template <size_t N> void multiply_wide(float (&d)[N], const Operand& a, const Operand& b) {
-    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
-    for (int i = 0; i < (int)N; ++i) {
-        const int row = warp * 16 + lane / 4 + (i % 4 >= 2 ? 8 : 0), column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-        double sum = d[i];
-        for (int k = 0; k < 16; ++k) {
-            const int at = k % 8 / 2 * 4 + k / 8 * 2 + k % 2;
-            sum += (double)a.number(row, at) * (double)b.number(column, at);
-        }
-        d[i] = (float)sum;
-    }
+inline void fence_copies() {}
+inline Pack load_shared(const uint16_t* address) { return load_tokens(address); }
+inline uint32_t load_acquire(const uint32_t* at) {
+    emulation::give_way();
+    return *at;
+}
+inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
+inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
+template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
+inline void more_registers() {}
+inline void fewer_registers() {}
+inline void stop_the_device() {
+    std::fprintf(stderr, "a wait does not end\n");
+    std::abort();
+}
+inline void* block_memory() {
+    return (void*)(((uintptr_t)emulation::block().memory.data() + 1023) & ~(uintptr_t)1023);
 }

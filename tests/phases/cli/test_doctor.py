@@ -5,11 +5,22 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
+from gpu import engines
+
 
 def test_doctor_tells_what_there_is(phasewalk: Command) -> None:
     answer = phasewalk("doctor")
     assert answer.code == 0
     for what in ("engine numpy", "memory reads", "Graphviz", "import statemachine", "transformers"):
+        assert what in answer.out
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("cuda" not in engines(), reason="needs a device")
+def test_doctor_tells_of_the_device(phasewalk: Command) -> None:
+    answer = phasewalk("doctor")
+    assert answer.code == 0
+    for what in ("engine cuda", "device", "compute capability", "driver", "memory free", "decode paths", "per-op"):
         assert what in answer.out
 
 

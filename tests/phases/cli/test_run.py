@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import Command, finish
 
+from gpu import engines
+
 pytestmark = pytest.mark.slow
 
 SHORT = ("--temperature", "0", "--max-new-tokens", "6")
@@ -51,7 +53,58 @@ def test_stats_and_phases_go_to_stderr(phasewalk: Command, chat_folder: Path) ->
     assert stats["bandwidth_share"] == pytest.approx(stats["bytes_per_s"] / stats["bandwidth_bytes_per_s"])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif("cuda" not in engines(), reason="needs a device")
+def test_stats_tell_what_an_engine_of_a_device_did(phasewalk: Command, chat_folder: Path) -> None:
+    command = ("run", "x", "--model", str(chat_folder), *SHORT, "--engine", "cuda", "--stats")
+    words = phasewalk(*command, "--decode", "per-op").err
+    assert " · decode path per-op (asked for) · graph hits " in words
+    facts = json.loads(phasewalk(*command, "--json").out)["stats"]["engine"]
+    assert facts["decode path"].startswith("per-op (the ")  # and why no other
+    assert facts["graph hits"] > 0
+    assert facts["graph fallbacks"] == 0
+
+
+def test_ranges_for_a_profiler_are_those_of_the_phases(
+    phasewalk: Command, chat_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = ("run", "the fox", "--model", str(chat_folder), *SHORT)
+    expected = phasewalk(*command).out
+    monkeypatch.setitem(sys.modules, "nvtx", None)
+    refused = phasewalk(*command, "--nvtx")
+    assert refused.code == 2
+    assert "pip install" in refused.err
+    monkeypatch.delitem(sys.modules, "nvtx")
+    (tmp_path / "nvtx.py").write_text(NVTX)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    answer = phasewalk(*command, "--nvtx")
+    monkeypatch.delitem(sys.modules, "nvtx")
+    assert (answer.code, answer.out) == (0, expected)
+    steps = ["sample", "decode", "check_stop"]
+    assert answer.err.split() == ["tokenize", "prefill", *steps * 5, "sample", "check_stop", "detokenize"]
+
+
+# What of the package nvtx is used, with words instead of ranges.
+NVTX = """
+import sys
+from contextlib import contextmanager
+
+@contextmanager
+def annotate(message, domain):
+    assert domain == "phasewalk"
+    print(message, file=sys.stderr)
+    yield
+"""
+
+
+def test_ranges_of_the_real_package_change_nothing(phasewalk: Command, chat_folder: Path) -> None:
+    pytest.importorskip("nvtx")
+    command = ("run", "the fox", "--model", str(chat_folder), *SHORT)
+    assert phasewalk(*command, "--nvtx") == phasewalk(*command)
+
+
 FAILURES = [
+    (("run", "x", "--engine", "numpy", "--decode", "per-op"), "the engine numpy has no option decode"),
     (("run", ""), "row 0 is empty"),
     (("run", "word " * 400), "the capacity is 128 tokens"),
     (("run", "x", "--model", "nowhere/at/all"), "nowhere/at/all"),

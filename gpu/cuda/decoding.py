@@ -1,0 +1,91 @@
+"""Decode steps, the faster way: one kernel an operation, or one kernel for all of them where that was measured faster.
+
+Both give the same bits, so that either may be taken for any step.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from gpu.cuda.arena import Arena
+from gpu.cuda.device import Device
+from gpu.cuda.forward import Forward
+from gpu.cuda.graphs import GraphCache
+from gpu.cuda.paths import PER_OP, PERSISTENT
+from gpu.cuda.persistent import Persistent
+from gpu.cuda.shape import SPLIT, Shape
+from gpu.cuda.staging import Staging
+from gpu.cuda.watchdog import Watchdog
+
+_STEPS, _ROUNDS = 4, 3  # of a measurement
+
+
+class Decoding:
+    """Launches steps.
+
+    Attributes
+    ----------
+    why : str
+        What speaks for the path that is taken.
+    """
+
+    def __init__(self, forward: Forward, persistent: Persistent | None, graphs: GraphCache, why: str) -> None:
+        self._forward, self._persistent, self._graphs = forward, persistent, graphs
+        self._ways: dict[int, int] = {}  # by tokens: the longest rows, in splits, for which the one kernel is taken
+        self.why = why
+
+    def launch(self, tokens: int, ways: int) -> None:
+        """Take the token that was drawn for each row of the step through the model."""
+        self._launch(self.path(tokens, ways), tokens, ways)
+
+    def path(self, tokens: int, ways: int) -> str:
+        """Name the way that steps of so many tokens take, in rows of at most so many splits."""
+        return PERSISTENT if ways <= self._ways.get(tokens, 0) else PER_OP
+
+    def build(self, tokens: int, *, compiling: Callable[[], None]) -> None:
+        """Compile the one kernel for steps of up to so many tokens, and take it for all of them."""
+        if self._persistent is None:
+            return
+        for count in self._persistent.sizes(tokens):
+            self._persistent.build(count, compiling=compiling)
+            self._ways[count] = 1 << 30
+
+    def measure(self, device: Device, shape: Shape, arena: Arena, staging: Staging, watchdog: Watchdog) -> None:
+        """Keep the one kernel only where it is faster: for rows of up to so many splits, as rows get longer."""
+
+        def seconds(path: str, tokens: int, ways: int) -> float:
+            found = []
+            for _ in range(_ROUNDS + 1):  # the first one is for the graph to be recorded
+                step = np.zeros((2, shape.slots), np.int32)
+                step[0] = np.where(np.arange(shape.slots) < min(tokens, shape.rows), np.arange(shape.slots), -1)
+                step[1] = max(0, min(ways * SPLIT, shape.capacity) - _STEPS)
+                staging.write(arena.lines("step"), step)
+                watchdog.wait(device.record(), "load")
+                begin = time.perf_counter()
+                for _ in range(_STEPS):
+                    self._launch(path, tokens, ways)
+                watchdog.wait(device.record(), "load")
+                found.append(time.perf_counter() - begin)
+            return min(found[1:]) / _STEPS
+
+        words = []
+        for tokens in sorted(self._ways):
+            ways, taken, longest = 1, 0, shape.ways(shape.capacity)
+            while ways <= longest:
+                whole, apart = seconds(PERSISTENT, tokens, ways), seconds(PER_OP, tokens, ways)
+                if ways == 1:
+                    words.append(f"{whole * 1e3:.3f} ms a step against {apart * 1e3:.3f} at batch {tokens}")
+                if whole >= apart:
+                    break
+                taken, ways = ways, ways * 2
+            self._ways[tokens] = taken
+        if words:
+            self.why = "measured: " + ", ".join(words)
+
+    def _launch(self, path: str, tokens: int, ways: int) -> None:
+        whole = self._persistent
+        if path == PERSISTENT and whole is not None:
+            self._graphs.run((PERSISTENT, tokens), lambda: whole.decode(tokens))
+        else:
+            self._graphs.run((PER_OP, tokens, ways), lambda: self._forward.decode(tokens, ways))

@@ -1,0 +1,517 @@
+// A decode step of up to 8 tokens in one kernel, for compute capability 9.0: one block a multiprocessor, all at once.
+//
+// Weights are read in units of 8 rows. One global counter hands them out as tickets, in the order in which they are
+// needed: a layer's QKV, OUTPUT, GATE_UP and DOWN, then the next layer's, at last the HEAD. In each block one thread, the
+// producer, draws tickets and has their units copied into a ring in shared memory. It waits for nothing that is computed,
+// so that it runs ahead into later phases until the ring is full: memory is read on and on.
+//
+// Eight warps, the consumers, multiply: each has its hands of every unit, as in products.cu. Their sums go to three more
+// warps, which add them up in the order of the warps and finish them, so that consumers never wait for one another
+// between two units. A phase begins when all units of the one before are finished: each phase has a counter of them.
+// Attention is no phase of weights: the blocks share the heads and splits of the rows, see attention.cu.
+//
+// Which block computes what is chance; no bit depends on it, and every bit is that of the kernels one by one.
+#ifdef TOKENS_OF_STEP
+#ifndef EMULATED
+constexpr u32 PATIENCE = 4000000;  // looks before a wait is taken for endless: seconds
+
+typedef u64 Barrier;  // an mbarrier: so many arrivals, and the bytes that were announced
+__device__ __forceinline__ u32 in_shared(const void* address) { return (u32)__cvta_generic_to_shared(address); }
+__device__ __forceinline__ void begin(Barrier& barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(in_shared(&barrier)), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void arrive(Barrier& barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(in_shared(&barrier)) : "memory");
+}
+__device__ __forceinline__ bool has_passed(const Barrier& barrier, u32 parity) {
+    u32 passed;
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(passed) : "r"(in_shared(&barrier)), "r"(parity) : "memory");
+    return passed;
+}
+__device__ __forceinline__ u64 read_once() {  // a policy of the L2 cache
+    u64 policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+// Copies to shared memory in the background; the barrier passes when all has landed.
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, u32 bytes, Barrier& landed, u64 policy) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(in_shared(&landed)), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+                 ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(&landed)), "l"(policy) : "memory");
+}
+// Orders this thread's reads of shared memory before copies into it that are made later.
+__device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ Pack load_shared(const bf16* address) {
+    Pack v;
+    const u32 at = in_shared(address);
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.z), "=r"(v.w) : "r"(at ^ 32));
+    return v;
+}
+__device__ __forceinline__ u32 load_acquire(const u32* at) {
+    u32 v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+__device__ __forceinline__ void add_release(u32* at, u32 count) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
+}
+__device__ __forceinline__ u32 add_acquire_release(u32* at, u32 count) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(count) : "memory");
+    return before;
+}
+template <int ID, int COUNT> __device__ __forceinline__ void meet_at() {
+    __syncwarp();
+    asm volatile("barrier.sync %0, %1;" ::"r"(ID), "r"(COUNT) : "memory");
+}
+__device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 224;"); }
+__device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 56;"); }
+__device__ __forceinline__ void stop_the_device() {
+    __threadfence_system();
+    __trap();
+}
+__device__ __forceinline__ void* block_memory() {
+    extern __shared__ __align__(1024) unsigned char bytes[];
+    return bytes;
+}
+#endif
+
+constexpr int SLOT = WARPS * 4 * TILE * 2;  // bytes of a place in the ring: a hand of each warp
+constexpr int STAGES = 12;
+constexpr int DRAWN_AHEAD = 4;    // tickets: the way to the counter and back takes as long as copying a few units
+constexpr int URGENT = 5, EARLY = 2;  // copies in flight, for the phase at hand and for later ones: deep queues slow all else
+constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
+constexpr int FINISHERS = 3;      // warps
+constexpr int SUMS = 6;           // units whose sums may wait for a finisher
+constexpr int CONSUMERS = WARPS * 32;
+constexpr int THREADS = CONSUMERS + 32 + FINISHERS * 32;
+constexpr int COUNTER = 32;       // counters lie 128 bytes apart
+constexpr int LAST = 4 * LAYERS;  // the phase of the head; those of a layer are 4 layer + kind
+constexpr int NO_PHASE = LAST + 1;
+
+// The one parameter: where all memory lies. What a layer has lies `layer` bytes behind what the layer before has.
+struct Memory {
+    const bf16 *table, *matrix[5];
+    const float *bias[4], *inner_norm, *input_norm, *final_norm;
+    i64 layer;
+    float *x, *squares, *qkv, *logits, *partials;
+    bf16 *input, *attended, *inner, *cache;
+    const float* rope;
+    const int *drawn, *rows;
+    int *positions, *arrivals;
+    u32 *counters, *last_words;
+};
+// The counters: of finished units of each phase; of each layer's finished shares of attention; and these.
+enum { TICKETS = NO_PHASE + LAYERS, EMBEDDED, ENDED, COUNTERS };
+
+__host__ __device__ constexpr int max_of(int a, int b) { return a > b ? a : b; }
+template <int KIND> struct Units {
+    using M = Matrix<KIND>;
+    static constexpr int count = ceil_div(M::n, 8);
+    // Of the many of some phases two go together, for drawing a ticket takes time; not at the end, where all wait for the
+    // last unit.
+    static constexpr int pairs = KIND == GATE_UP || KIND == HEAD ? max_of(0, count - ALONE) / 2 : 0;
+    static constexpr int tickets = count - pairs;
+    static constexpr int chunks = M::tiles / (WARPS * M::hand);  // places in the ring of a unit
+    static constexpr u32 chunk = WARPS * M::hand * TILE * 2;     // bytes
+    static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
+};
+constexpr int LAYER_TICKETS = Units<QKV>::tickets + Units<OUTPUT>::tickets + Units<GATE_UP>::tickets + Units<DOWN>::tickets;
+constexpr int ALL_TICKETS = LAYERS * LAYER_TICKETS + Units<HEAD>::tickets;
+
+// A share of the attention of a layer: one split of one part.
+struct Share { Part what; int split; };
+__device__ __forceinline__ int shares_of(int row, int position) {
+    return row < 0 ? 0 : ceil_div(position + 1, SPLIT) * KV_HEADS * PARTS;
+}
+__device__ __forceinline__ int count_shares(const int* rows, const int* positions, int tokens) {
+    int count = 0;
+    for (int token = 0; token < tokens; ++token) count += shares_of(rows[token], positions[token]);
+    return count;
+}
+__device__ __forceinline__ Share share_of(const int* rows, const int* positions, int index) {
+    int token = 0;
+    for (int here; index >= (here = shares_of(rows[token], positions[token])); ++token) index -= here;
+    const int length = positions[token] + 1, splits = ceil_div(length, SPLIT);
+    return {{token, rows[token], length, index / splits}, index % splits};
+}
+
+struct Header { int phase, unit, next_phase; };  // of a unit; the phase of the block's next one
+
+template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
+    float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4];
+    int phase, unit;
+};
+
+template <int TOKENS> struct Workspace {
+    unsigned char ring[STAGES][SLOT];
+    Header headers[STAGES];
+    Sums<TOKENS> sums[SUMS];
+    Attending attending;
+    Memory memory;
+    Barrier full[STAGES], empty[STAGES], summed[SUMS], taken[SUMS], begun;
+    float scale[2][TOKENS];
+    int rows[TOKENS], positions[TOKENS];
+    int phase;       // in which the consumers are
+    int first_phase;
+};
+
+// --- waiting ----------------------------------------------------------------------------------------------------------
+
+// A wait that does not end is a mistake, or blocks that are not on the device together: say so and stop.
+__device__ __noinline__ void give_up(u32* last_words, u32 where) {
+    last_words[0] = where;
+    last_words[1] = blockIdx.x;
+    last_words[2] = threadIdx.x;
+    stop_the_device();
+}
+__device__ __forceinline__ void wait(const Barrier& barrier, u32 parity, u32* last_words, u32 where) {
+    for (u32 looks = 0; !has_passed(barrier, parity);)
+        if (++looks == PATIENCE) give_up(last_words, where);
+}
+__device__ __forceinline__ void wait(const u32* counter, u32 count, u32* last_words, u32 where) {
+    for (u32 looks = 0; load_acquire(counter) < count;)
+        if (++looks == PATIENCE) give_up(last_words, where);
+}
+__device__ __forceinline__ u32* counter(const Memory& memory, int which) { return memory.counters + which * COUNTER; }
+
+// --- the producer -----------------------------------------------------------------------------------------------------
+
+struct Ticket { int phase, unit, units, chunks; u32 chunk; const bf16* from; };
+
+template <int KIND> __device__ __forceinline__ Ticket ticket_of(const Memory& memory, int layer, int index) {
+    using U = Units<KIND>;
+    const bool pair = index < U::pairs;
+    const int unit = pair ? index * 2 : index + U::pairs;
+    const char* matrix = (const char*)memory.matrix[KIND] + (KIND == HEAD ? 0 : layer * memory.layer);
+    return {KIND == HEAD ? LAST : 4 * layer + KIND, unit, pair ? 2 : 1, U::chunks, U::chunk,
+            (const bf16*)matrix + (i64)unit * Matrix<KIND>::tiles * TILE};
+}
+__device__ __forceinline__ Ticket ticket_of(const Memory& memory, u32 number) {
+    if (number >= ALL_TICKETS) return {NO_PHASE, 0, 0, 0, 0, nullptr};
+    if (number >= LAYERS * LAYER_TICKETS) return ticket_of<HEAD>(memory, 0, number - LAYERS * LAYER_TICKETS);
+    const int layer = number / LAYER_TICKETS;
+    int index = number % LAYER_TICKETS;
+    if (index < Units<QKV>::tickets) return ticket_of<QKV>(memory, layer, index);
+    index -= Units<QKV>::tickets;
+    if (index < Units<OUTPUT>::tickets) return ticket_of<OUTPUT>(memory, layer, index);
+    index -= Units<OUTPUT>::tickets;
+    if (index < Units<GATE_UP>::tickets) return ticket_of<GATE_UP>(memory, layer, index);
+    return ticket_of<DOWN>(memory, layer, index - Units<GATE_UP>::tickets);
+}
+
+template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>& block) {
+    const Memory& memory = block.memory;
+    u32* words = memory.last_words;
+    u32* tickets = counter(memory, TICKETS);
+    const u64 policy = read_once();
+    u32 numbers[DRAWN_AHEAD];
+#pragma unroll
+    for (int i = 0; i < DRAWN_AHEAD; ++i) numbers[i] = atomicAdd(tickets, 1u);
+    Ticket ticket = ticket_of(memory, numbers[0]);
+    block.first_phase = ticket.phase;
+    arrive(block.begun);
+    int stage = 0, landed = 0, flying = 0;
+    u32 parity = 0, landed_parity = 0;
+    while (ticket.phase != NO_PHASE) {
+#pragma unroll
+        for (int i = 0; i < DRAWN_AHEAD; ++i) {  // unrolled: a number is looked at long after it was drawn
+            if (ticket.phase == NO_PHASE) break;
+            numbers[i] = atomicAdd(tickets, 1u);
+            const Ticket next = ticket_of(memory, numbers[(i + 1) % DRAWN_AHEAD]);
+            const char* from = (const char*)ticket.from;
+            for (int unit = 0; unit < ticket.units; ++unit) {
+                const int most = ticket.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
+                for (int chunk = 0; chunk < ticket.chunks; ++chunk, from += ticket.chunk) {
+                    for (; flying >= most; --flying) {
+                        wait(block.full[landed], landed_parity, words, 1);
+                        if (++landed == STAGES) landed = 0, landed_parity ^= 1;
+                    }
+                    ++flying;
+                    wait(block.empty[stage], parity ^ 1, words, 2);
+                    if (chunk == 0)
+                        block.headers[stage] = {
+                            ticket.phase, ticket.unit + unit, unit + 1 < ticket.units ? ticket.phase : next.phase};
+                    copy_bulk(block.ring[stage], from, ticket.chunk, block.full[stage], policy);
+                    if (++stage == STAGES) stage = 0, parity ^= 1;
+                }
+            }
+            ticket = next;
+        }
+    }
+    add_release(counter(memory, ENDED), 1);
+}
+
+// --- consumers --------------------------------------------------------------------------------------------------------
+
+struct Consumer {  // one thread's; all but the position in the ring is the same throughout
+    int lane, warp, group, quad;
+    int stage, unit, next_phase;
+    u32 parity;
+};
+__device__ __forceinline__ void meet() { meet_at<1, CONSUMERS>(); }
+
+// Waits until the phase before has left all that this one reads.
+template <int TOKENS>
+__device__ __forceinline__ void enter(Workspace<TOKENS>& block, const u32* awaited, u32 count, int phase) {
+    if (threadIdx.x == 0) {
+        wait(awaited, count, block.memory.last_words, 0x100 + phase);
+        block.phase = phase;
+    }
+    meet();
+}
+
+template <int KIND, int TOKENS>
+__device__ __forceinline__ Pack load_input(const bf16* input, const Consumer& own, int i) {
+    if (own.group >= TOKENS) return {0, 0, 0, 0};
+    return load_tokens(input + Matrix<KIND>::place(own.warp, i) * TILE);
+}
+
+// All units of a phase that this block has drawn; the first one is known to be there.
+template <int KIND, int TOKENS>
+__device__ __forceinline__ void multiply_units(
+    Workspace<TOKENS>& block, Consumer& own, const u32* awaited, u32 count, const bf16* input, int layer) {
+    using M = Matrix<KIND>;
+    constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand, OWN = CHUNKS * HAND;
+    constexpr bool kept = OWN <= 32;              // in registers, from unit to unit
+    constexpr int AHEAD = kept ? CHUNKS : 4;      // chunks whose input is in registers
+    const Memory& memory = block.memory;
+    const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
+    const float* next_norm = !M::residual ? nullptr
+        : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
+        : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
+    enter(block, awaited, count, phase);
+    input += in_tiles(own.group, own.quad * 4, M::tiles);
+    Pack a[AHEAD * HAND];
+    if constexpr (kept)
+#pragma unroll
+        for (int i = 0; i < OWN; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
+    Squares squares;
+    if (M::normed && own.warp < TOKENS) squares = load_squares(memory.squares + (i64)own.warp * HIDDEN_UNITS);
+    bool scaled = !M::normed || own.warp >= TOKENS;
+    do {
+        if constexpr (!kept)
+#pragma unroll
+            for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
+        wait(block.full[own.stage], own.parity, memory.last_words, 3);
+        const Header header = block.headers[own.stage];
+        float2 x = {0, 0}, norm = {0, 0};
+        if (M::residual && own.warp == 0) {
+            const int column = header.unit * 8 + own.quad * 2;
+            if (own.group < TOKENS) {
+                const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
+                x = make_float2(__ldcg(at), __ldcg(at + 1));
+            }
+            if (column < HIDDEN) norm = make_float2(next_norm[column], next_norm[column + 1]);
+        }
+        float sum[4] = {};
+        for (int first = 0; first < CHUNKS; first += AHEAD)
+#pragma unroll
+            for (int ahead = 0; ahead < AHEAD; ++ahead) {
+                const int chunk = first + ahead;
+                if (!kept && chunk >= CHUNKS) break;
+                if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
+                __syncwarp();
+                const bf16* tile = (const bf16*)block.ring[own.stage] + own.warp * HAND * TILE + in_tiles(own.group, own.quad * 4, 1);
+                Pack b[HAND];
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) b[i] = load_shared(tile + i * TILE);
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) {
+                    const Pack& with = a[ahead * HAND + i];
+                    multiply(sum, with.x, 0, with.y, 0, b[i].x, b[i].y);
+                    multiply(sum, with.z, 0, with.w, 0, b[i].z, b[i].w);
+                }
+                if constexpr (!kept)
+#pragma unroll
+                    for (int i = 0; i < HAND; ++i)
+                        if (chunk + AHEAD < CHUNKS)
+                            a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
+                // Reads must be done before the place is given away; the compiler may order the arrival before them else.
+                fence_copies();
+                __syncwarp();
+                if (own.lane == 0) arrive(block.empty[own.stage]);
+                if (++own.stage == STAGES) own.stage = 0, own.parity ^= 1;
+            }
+        own.next_phase = header.next_phase;
+        if (!scaled) {  // in the shadow of the first unit
+            const float scale = norm_scale(squares);
+            if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
+            scaled = true;
+        }
+        hand_over(block, own, phase, header.unit, sum, x, norm);
+    } while (own.next_phase == phase);
+}
+
+template <int TOKENS>
+__device__ __forceinline__ void hand_over(
+    Workspace<TOKENS>& block, Consumer& own, int phase, int unit, const float (&sum)[4], float2 x, float2 norm) {
+    const int slot = own.unit % SUMS;
+    Sums<TOKENS>& to = block.sums[slot];
+    wait(block.taken[slot], (own.unit / SUMS & 1) ^ 1, block.memory.last_words, 5);
+    __syncwarp();
+    if (own.group < TOKENS) to.partial[own.warp][own.group][own.quad] = make_float2(sum[0], sum[1]);
+    if (own.warp == 0) {
+        if (own.group < TOKENS) to.x[own.group][own.quad] = x;
+        if (own.group == 0) to.next_norm[own.quad] = norm;
+        if (own.lane == 0) to.phase = phase, to.unit = unit;
+    }
+    ++own.unit;
+    __syncwarp();
+    if (own.lane == 0) arrive(block.summed[slot]);
+}
+
+// The residual stream begins: each token in one block.
+template <int TOKENS> __device__ __forceinline__ void embed_tokens(Workspace<TOKENS>& block) {
+    const Memory& memory = block.memory;
+    for (int token = blockIdx.x; token < TOKENS; token += gridDim.x) {
+        const int row = block.rows[token], id = row < 0 ? 0 : memory.drawn[2 * row];
+        begin_residual(memory.table, id, token, memory.input_norm, memory.x, memory.input, memory.squares);
+        meet();
+        if (threadIdx.x == 0) add_release(counter(memory, EMBEDDED), 1);
+    }
+}
+
+template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>& block) {
+    const Memory& memory = block.memory;
+    Consumer own = {};
+    own.lane = threadIdx.x & 31;
+    own.warp = threadIdx.x >> 5;
+    own.group = own.lane >> 2;
+    own.quad = own.lane & 3;
+    embed_tokens(block);
+    wait(block.begun, 0, memory.last_words, 6);
+    own.next_phase = block.first_phase;
+    const int all = count_shares(block.rows, block.positions, TOKENS), sharing = min(all, (int)gridDim.x);
+    for (int layer = 0; layer < LAYERS; ++layer) {
+        const int phase = 4 * layer;
+        const bf16* cache = memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE;
+        if (own.next_phase == phase + QKV)
+            multiply_units<QKV>(
+                block, own, counter(memory, layer ? phase - 1 : EMBEDDED), layer ? Units<DOWN>::count : TOKENS, memory.input, layer);
+        if (blockIdx.x < all) {
+            const Share first = share_of(block.rows, block.positions, blockIdx.x);
+            prefetch_split(cached(cache, first.what), first.split, first.what.length - 1, threadIdx.x);
+            enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV);
+            for (int index = blockIdx.x; index < all; index += gridDim.x) {
+                const Share share = share_of(block.rows, block.positions, index);
+                attend_part(
+                    block.attending, {memory.qkv, cache, memory.attended, memory.partials, memory.arrivals}, share.what,
+                    share.split, threadIdx.x, [] { meet(); });
+                meet();  // what is shared is read, what was attended to is written
+            }
+            if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);
+        }
+        if (own.next_phase == phase + OUTPUT)
+            multiply_units<OUTPUT>(block, own, counter(memory, NO_PHASE + layer), sharing, memory.attended, layer);
+        if (own.next_phase == phase + GATE_UP)
+            multiply_units<GATE_UP>(block, own, counter(memory, phase + OUTPUT), Units<OUTPUT>::count, memory.input, layer);
+        if (own.next_phase == phase + DOWN)
+            multiply_units<DOWN>(block, own, counter(memory, phase + GATE_UP), Units<GATE_UP>::count, memory.inner, layer);
+    }
+    if (own.next_phase == LAST)
+        multiply_units<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
+    const float nothing[4] = {};
+    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, 0, nothing, {0, 0}, {0, 0});
+}
+
+// --- finishers --------------------------------------------------------------------------------------------------------
+
+template <int KIND, int TOKENS>
+__device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums<TOKENS>& sums, int layer) {
+    using M = Matrix<KIND>;
+    const Memory& memory = block.memory;
+    const int lane = threadIdx.x & 31, token = lane / 4, pair = lane % 4, column = sums.unit * 8 + pair * 2;
+    const bool here = token < TOKENS && column < M::n;
+    const int safe = token < TOKENS ? token : 0;
+    float2 sum = sums.partial[0][safe][pair];
+#pragma unroll
+    for (int warp = 1; warp < WARPS; ++warp) {
+        sum.x = __fadd_rn(sum.x, sums.partial[warp][safe][pair].x);
+        sum.y = __fadd_rn(sum.y, sums.partial[warp][safe][pair].y);
+    }
+    const float* bias = KIND == HEAD ? nullptr : memory.bias[KIND];
+    if (bias) bias = (const float*)((const char*)bias + layer * memory.layer);
+    const Given given = {
+        block.scale[KIND == GATE_UP][safe], bias, block.rows[safe], block.positions[safe], sums.x[safe][pair], sums.next_norm[pair]};
+    const Target target = {
+        KIND == QKV ? (void*)memory.qkv : KIND == GATE_UP ? (void*)memory.inner : KIND == HEAD ? (void*)memory.logits : (void*)memory.x,
+        memory.input, memory.squares, memory.rope, memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE};
+    finish<KIND>(sum, given, target, token, column, here);
+}
+
+// The step is whole: each row is a token longer, and all counters begin anew.
+template <int TOKENS> __device__ __forceinline__ void end_step(Workspace<TOKENS>& block) {
+    const Memory& memory = block.memory;
+    for (int token = 0; token < TOKENS; ++token) memory.positions[token] = block.positions[token] + 1;
+    wait(counter(memory, ENDED), gridDim.x, memory.last_words, 8);  // nobody draws any more
+    for (int which = 0; which < COUNTERS; ++which) *counter(memory, which) = 0;
+}
+
+template <int TOKENS> __device__ __forceinline__ void finish_units(Workspace<TOKENS>& block) {
+    const Memory& memory = block.memory;
+    const int lane = threadIdx.x & 31;
+    for (int unit = threadIdx.x / 32 - WARPS - 1;; unit += FINISHERS) {
+        const int slot = unit % SUMS;
+        const Sums<TOKENS>& sums = block.sums[slot];
+        wait(block.summed[slot], unit / SUMS & 1, memory.last_words, 7);
+        __syncwarp();
+        const int phase = sums.phase, layer = phase / 4, kind = phase == LAST ? HEAD : phase % 4;
+        if (phase == NO_PHASE) break;
+        switch (kind) {
+            case QKV: finish_unit<QKV>(block, sums, layer); break;
+            case OUTPUT: finish_unit<OUTPUT>(block, sums, layer); break;
+            case GATE_UP: finish_unit<GATE_UP>(block, sums, layer); break;
+            case DOWN: finish_unit<DOWN>(block, sums, layer); break;
+            default: finish_unit<HEAD>(block, sums, layer);
+        }
+        __syncwarp();
+        if (lane == 0) {
+            if (kind != HEAD) add_release(counter(memory, phase), 1);
+            arrive(block.taken[slot]);
+            if (kind == HEAD && add_acquire_release(counter(memory, LAST), 1) == Units<HEAD>::count - 1) end_step(block);
+        }
+        __syncwarp();
+    }
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+
+template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memory) {
+    static_assert(sizeof(Workspace<TOKENS>) <= SHARED_OF_BLOCK, "a block has so much shared memory");
+    Workspace<TOKENS>& block = *(Workspace<TOKENS>*)block_memory();
+    for (int i = threadIdx.x; i < (int)(sizeof(Memory) / 8); i += THREADS) ((u64*)&block.memory)[i] = ((const u64*)memory)[i];
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; ++i) begin(block.full[i], 1), begin(block.empty[i], WARPS);
+        for (int i = 0; i < SUMS; ++i) begin(block.summed[i], WARPS), begin(block.taken[i], 1);
+        begin(block.begun, 1);
+        block.phase = 0;
+        fence_barriers();
+    }
+    __syncthreads();
+    const int warp = threadIdx.x / 32;
+    if (warp < WARPS) {
+        more_registers();
+        if (threadIdx.x < TOKENS) {
+            block.rows[threadIdx.x] = block.memory.rows[threadIdx.x];
+            block.positions[threadIdx.x] = block.memory.positions[threadIdx.x];
+        }
+        meet();
+        consume(block);
+    } else {
+        fewer_registers();
+        if (warp > WARPS) finish_units(block);
+        else if (threadIdx.x % 32 == 0) produce(block);
+    }
+}
+
+#define NAMED(name, tokens) name##_##tokens
+#define DECODE(tokens)                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) NAMED(decode, tokens)(const Memory* memory) {              \
+        decode<tokens>(memory);                                                                                        \
+    }
+DECODE(TOKENS_OF_STEP)
+#endif

@@ -1,0 +1,89 @@
+"""A decode step as one kernel that stays on the device: for which models and devices, and how it is launched."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpu.cuda.arena import Arena, Array, Plan
+from gpu.cuda.device import Device
+from gpu.cuda.paths import PERSISTENT, no_device
+from gpu.cuda.shape import Shape, persistent_source
+from gpu.cuda.staging import Staging
+
+MOST_TOKENS = 8
+_THREADS, _SHARED = 384, 232_448  # of a block: all that there is of a multiprocessor's shared memory
+_WARPS = 8
+_COUNTER = 32  # numbers from one counter to the next
+
+
+def missing(shape: Shape, device: Device) -> str | None:
+    """Say why there is no such kernel for this model on this device, or give None."""
+    if (wrong := no_device(PERSISTENT, device.capability)) is not None:
+        return wrong
+    if shape.model.qk_norm:
+        return "the model normalises its heads"
+    for product in shape.products.values():
+        if product.k % (32 * _WARPS):
+            return f"the matrices of `{product.name}` have {product.k} columns, not a multiple of {32 * _WARPS}"
+    return None
+
+
+def state(shape: Shape) -> Plan:
+    """Plan the memory that it needs besides that of the other kernels."""
+    layers = shape.model.layers
+    return {
+        "counters": Array(((5 * layers + 4) * _COUNTER,), "uint32"),  # see persistent.cu
+        "memory": Array((32,), "int64"),
+    }
+
+
+@dataclass(slots=True, frozen=True)
+class Persistent:
+    """Launches it on memory that was bound once; see `struct Memory` of persistent.cu."""
+
+    device: Device
+    shape: Shape
+    arena: Arena
+    last_words: np.ndarray  # where, block and thread of a wait that did not end
+
+    def sizes(self, tokens: int) -> Iterator[int]:
+        """Give the sizes of steps, up to one that serves so many tokens: powers of two, and no more than it can."""
+        size = 1
+        while size <= min(tokens, MOST_TOKENS):
+            yield size
+            size *= 2
+
+    def build(self, tokens: int, *, compiling: Callable[[], None]) -> None:
+        """Compile the kernel for so many tokens: a power of two."""
+        defines = (*self.shape.defines(), f"TOKENS_OF_STEP={tokens}", f"SHARED_OF_BLOCK={_SHARED}")
+        self.device.build(persistent_source(), defines, compiling=compiling)
+
+    def decode(self, tokens: int) -> None:
+        """Take the token that was drawn for each row of the step through all layers, to its logits; count on."""
+        self.device.launch(
+            f"decode_{tokens}", (self.device.processors, 1, 1), _THREADS, self.arena.at("memory"), shared=_SHARED,
+            together=True,
+        )  # fmt: skip
+
+
+def bind(device: Device, shape: Shape, weights: Arena, arena: Arena, staging: Staging) -> Persistent:
+    """Tell the kernel where everything lies."""
+    stride = weights.at("1.qkv") - weights.at("0.qkv") if shape.model.layers > 1 else 0
+    address, words = device.pinned(12)
+    words[:] = 0
+    first = weights.at("0.input_norm")
+    places = [
+        weights.optional("embedding") or weights.at("head"),
+        *(weights.at(f"0.{name}") for name in ("qkv", "output", "gate_up", "down")),
+        weights.at("head"),
+        *(weights.optional(f"0.{name}_bias") for name in ("qkv", "output", "gate_up", "down")),
+        weights.at("0.inner_norm"), first, weights.at("final_norm"), stride,
+        *(arena.at(name) for name in ("residual", "squares", "qkv", "logits", "partials", "normed", "attended")),
+        *(arena.at(name) for name in ("inner", "kv_cache", "rope", "drawn")), arena.at("step", 0), arena.at("step", 1),
+        arena.at("arrivals"), arena.at("counters"), address,
+    ]  # fmt: skip
+    block = np.zeros(arena.lines("memory").width // 8, np.uint64)
+    block[: len(places)] = places
+    staging.write(arena.lines("memory"), block)
+    return Persistent(device, shape, arena, words.view(np.uint32))

@@ -1,0 +1,155 @@
+"""One kernel for a whole step, and one an operation: the same bits; and who asks for what there is not is told."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import tiny_config, write_checkpoint
+from emulated_device import CAN_EMULATE, EmulatedDevice
+
+from gpu import CudaEngine, DeviceError, ModelConfig, OptionError, load_engine, unavailable_engines
+from gpu.cuda.decoding import Decoding
+from gpu.cuda.device import Device
+from gpu.cuda.shape import SPLIT
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "small": {},
+    "a key head of its own, hands of three": {"hidden_size": 768, "num_key_value_heads": 4, "intermediate_size": 512},
+    "biases, a head of its own": {"family": "qwen2", "tie_word_embeddings": False},
+    "input of a product that registers do not hold": {"intermediate_size": 8704, "num_hidden_layers": 1},
+    "more units of the head than of a layer": {"vocab_size": 9001, "num_hidden_layers": 1},
+}
+
+
+def config(family: str = "llama", **fields: Any) -> ModelConfig:
+    sizes = {
+        "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 64, "vocab_size": 333, "num_hidden_layers": 2, "max_position_embeddings": 2048,
+    }  # fmt: skip
+    return ModelConfig.from_json(tiny_config(family, **{**sizes, **fields}))
+
+
+class Blocks(EmulatedDevice):
+    """So many that some have nothing to do."""
+
+    processors = 5
+
+
+def device(name: str) -> Device | None:
+    if name == "emulated" and not CAN_EMULATE:
+        pytest.skip("no g++ here, or no x86-64")
+    if name == "cuda" and (missing := unavailable_engines().get("cuda")):
+        pytest.skip(f"no engine cuda: {missing}")
+    return Blocks() if name == "emulated" else None
+
+
+DEVICES = pytest.mark.parametrize("where", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+
+
+@DEVICES
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_both_ways_give_the_same_bits(name: str, where: str) -> None:
+    model = config(**SHAPES[name])
+    for rows in (1, 5) if where == "emulated" else (1, 2, 3, 8):
+        found = [steps(CudaEngine(model, None, rows=rows, capacity=48, decode=path, device=device(where)), rows)
+                 for path in ("per-op", "persistent")]  # fmt: skip
+        assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+        assert all(np.isfinite(a).all() for a in found[0])
+
+
+@DEVICES
+@pytest.mark.slow
+def test_both_ways_attend_alike_across_splits(where: str) -> None:
+    model, lengths = config(), (SPLIT - 2, 2 * SPLIT - 1, 5)
+    found = []
+    for path in ("per-op", "persistent"):
+        engine = CudaEngine(model, None, rows=3, capacity=2 * SPLIT + 8, decode=path, device=device(where))
+        found.append(steps(engine, 3, lengths))
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def steps(engine: CudaEngine, rows: int, lengths: tuple[int, ...] = ()) -> list[np.ndarray]:
+    """Give logits and cache after a few steps of several rows, and of some of them."""
+    found: list[np.ndarray] = []
+    with engine:
+        used = engine.kv_cache.acquire(rows)
+        for row in used:
+            length = lengths[row] if lengths else 3 + 2 * row
+            engine.write_prompt(row, np.random.default_rng(row).integers(0, engine.model.vocab, length).tolist())
+        engine.prefill(used)
+        for step in range(3):
+            stepping = used[::2] if step == 1 else used
+            engine.sample(stepping)
+            engine.decode(stepping)
+            found += [engine.read_logits(row) for row in used]
+        found += [engine.export_kv(row, 0, engine.kv_cache.length(row)) for row in used]
+    return found
+
+
+@DEVICES
+def test_without_a_word_the_faster_way_is_taken_and_told(where: str) -> None:
+    with CudaEngine(config(), None, rows=2, capacity=32, device=device(where)) as engine:
+        first = engine.facts()["decode path"]
+        assert "measured: " in str(first)
+        assert "ms a step against" in str(first)
+        assert steps_of(engine) == 4
+
+
+def steps_of(engine: CudaEngine) -> int:
+    [row] = engine.kv_cache.acquire(1)
+    engine.write_prompt(row, [1, 2, 3])
+    engine.prefill([row])
+    engine.sample([row])
+    engine.decode([row])
+    return engine.kv_cache.length(row)
+
+
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
+def test_a_way_that_is_not_there_is_refused_with_the_reason(tmp_path: Path) -> None:
+    class Older(EmulatedDevice):
+        capability = (8, 9)
+
+    class Newer(EmulatedDevice):
+        capability = (10, 0)
+
+    for other, found in ((Older, r"8\.9"), (Newer, r"10\.0")):
+        with pytest.raises(
+            DeviceError, match=rf"'persistent' cannot be had here: it needs .* 9\.0, this .* {found}; leave"
+        ):
+            CudaEngine(config(), None, rows=1, capacity=8, decode="persistent", device=other())
+        CudaEngine(config(), None, rows=1, capacity=8, decode="per-op", device=other()).close()
+    for fields, words in (
+        ({"family": "qwen3"}, "the model normalises its heads"),
+        ({"hidden_size": 96}, "the matrices of `qkv` have 96 columns, not a multiple of 256"),
+    ):
+        with pytest.raises(DeviceError, match=words):
+            CudaEngine(config(**fields), None, rows=1, capacity=8, decode="persistent", device=EmulatedDevice())
+        with CudaEngine(config(**fields), None, rows=1, capacity=8, device=EmulatedDevice()) as engine:
+            assert words in str(engine.facts()["decode path"])
+    with pytest.raises(OptionError, match="there is no decode path 'fast': expected per-op or persistent"):
+        CudaEngine(config(), None, rows=1, capacity=8, decode="fast", device=EmulatedDevice())
+    folder = write_checkpoint(tmp_path)
+    with pytest.raises(OptionError, match="the engine numpy has no option decode"):
+        load_engine(folder, "numpy", decode="per-op")
+    assert load_engine(folder, "numpy", decode=None).facts() == {}
+
+
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
+def test_the_slower_way_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement decides: each way in turn made slow."""
+    import time
+
+    for slow in ("persistent", "per-op"):
+        launch = Decoding._launch
+
+        def slower(self: Decoding, path: str, tokens: int, ways: int, slow: str = slow, launch: Any = launch) -> None:
+            if path == slow:
+                time.sleep(0.2)
+            launch(self, path, tokens, ways)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Decoding, "_launch", slower)
+            with CudaEngine(config(num_hidden_layers=1), None, rows=1, capacity=32, device=EmulatedDevice()) as engine:
+                assert engine._decoding.path(1, 1) != slow
