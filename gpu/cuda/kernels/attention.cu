@@ -353,15 +353,16 @@ extern "C" __global__ void __launch_bounds__(ATTENDING, ELEMENTS > 2 ? 1 : 2) at
 
 // --- a prompt: a warp has 16 pairs of token and query head, its block of threads shares what it reads of the cache ---
 
-constexpr bool WIDE = HEAD_DIM > 128;  // there are not registers enough for all
-constexpr int TILE_WARPS = WIDE ? 1 : 8, TILE_THREADS = TILE_WARPS * 32;
-constexpr int TILE_PARTS = ceil_div(GROUP, TILE_WARPS * 16);
+constexpr int SHARES = ceil_div(HEAD_DIM, 128);  // of the numbers of a value, a warp each: there are not registers for all
+constexpr int TILE_WARPS = 8 / (SHARES * SHARES), TILE_THREADS = TILE_WARPS * 32, TILE_PAIRS = TILE_WARPS / SHARES * 16;
+constexpr int TILE_PARTS = ceil_div(GROUP, TILE_PAIRS);
 constexpr int TILE_HEADS = ceil_div(GROUP, TILE_PARTS);
-constexpr int TILE_TOKENS = TILE_WARPS * 16 / TILE_HEADS;
-constexpr int STAGES = WIDE ? 1 : 2;
-constexpr int COLUMN_PAIRS = ceil_div(HEAD_DIM, 16);  // of 8 numbers of a value
+constexpr int TILE_TOKENS = TILE_PAIRS / TILE_HEADS;
+constexpr int STAGES = SHARES > 1 ? 1 : 2;
+constexpr int COLUMNS = ceil_div(HEAD_DIM, SHARES * 16);  // of 16 numbers of a value, a warp's
 constexpr int KEY_STRIDE = STRETCHES * 32;
-constexpr int VALUE_STRIDE = COLUMN_PAIRS * 16 + (COLUMN_PAIRS % 4 ? 8 : 0);
+constexpr bool PADDED = COLUMNS * SHARES % 4;
+constexpr int VALUE_STRIDE = COLUMNS * SHARES * 16 + (PADDED ? 8 : 0);
 constexpr int STAGE_PACKS = BLOCK_POSITIONS * (KEY_STRIDE + VALUE_STRIDE) / 8;
 
 // No two lanes that read at once meet in a bank: they read two rows of keys, and eight rows of values.
@@ -369,7 +370,7 @@ __device__ __forceinline__ int key_at(int position, int number) {
     return position * KEY_STRIDE + (KEY_STRIDE % 64 ? number : number ^ (position & 1) * 32);
 }
 __device__ __forceinline__ int value_at(int position, int number) {
-    return position * VALUE_STRIDE + (COLUMN_PAIRS % 4 ? number : number ^ (position & 7) * 8);
+    return position * VALUE_STRIDE + (PADDED ? number : number ^ (position & 7) * 8);
 }
 
 // Grid: heads of keys times TILE_PARTS, tiles of TILE_TOKENS tokens. Tokens of a row lie together, and ascend.
@@ -377,7 +378,7 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
     i64 tokens, const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended) {
     SHARED_MEMORY(memory);
     __shared__ int row_of[TILE_TOKENS], position_of[TILE_TOKENS], end_of[TILE_TOKENS];  // the tokens of a row end there
-    __shared__ int token_of[TILE_WARPS * 16], sight_of[TILE_WARPS * 16];  // of pairs; no token and no position are -1
+    __shared__ int token_of[TILE_PAIRS], sight_of[TILE_PAIRS];  // of pairs; no token and no position are -1
     __shared__ int least_sight[TILE_WARPS], most_sight[TILE_WARPS];
     let_next_start();
     wait_for_previous();
@@ -390,7 +391,7 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
         position_of[i] = there ? positions[first_token + i] : -1;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < TILE_WARPS * 16; i += TILE_THREADS) {
+    for (int i = threadIdx.x; i < TILE_PAIRS; i += TILE_THREADS) {
         const int token = i / TILE_HEADS;
         const bool there = token < TILE_TOKENS && first_head + i % TILE_HEADS < GROUP && row_of[token] >= 0;
         token_of[i] = there ? token : -1;
@@ -401,7 +402,8 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
         }
     }
     __syncthreads();
-    auto pair_of = [&](int i) { return warp * 16 + i * 8 + group; };
+    auto pair_of = [&](int i) { return warp / SHARES * 16 + i * 8 + group; };
+    const int first_column = warp % SHARES * COLUMNS;
     auto number_of = [&](int i) { return (head * GROUP + first_head + pair_of(i) % TILE_HEADS) * HEAD_DIM; };
     auto read_query = [&](int i, int stretch) -> Pack {
         const int number = stretch * 32 + quad * 8, token = token_of[pair_of(i)];
@@ -412,12 +414,11 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
 #pragma unroll
     for (int i = 0; i < STRETCHES * 2; ++i) query[i * TILE_THREADS] = read_query(i % 2, i / 2);
 
-    // States of the split and of all splits before it; of rows `group` and `group` + 8.
-    float m[2] = {NOTHING, NOTHING}, l[2] = {}, o[COLUMN_PAIRS * 2][4] = {};
-    float total_m[2] = {NOTHING, NOTHING}, total_l[2] = {}, total_o[WIDE ? 1 : COLUMN_PAIRS * 2][4] = {};
-    float4* spilled = (float4*)(query + STRETCHES * 2 * TILE_THREADS);  // the total, where it is wide
-    if (WIDE)
-        for (int i = 0; i < COLUMN_PAIRS * 2; ++i) spilled[i * TILE_THREADS] = {0, 0, 0, 0};
+    // States of the split and of all splits before it, of rows `group` and `group` + 8. The m and l of the latter lie in
+    // one register, of four lanes: m of both rows, then l of both.
+    float m[2] = {NOTHING, NOTHING}, l[2] = {}, o[COLUMNS * 2][4] = {};
+    float total_m_l = quad < 2 ? NOTHING : 0.0f, total_o[COLUMNS * 2][4] = {};
+    auto total_of = [&](int which) { return __shfl_sync(ALL_LANES, total_m_l, group * 4 + which); };
 
     for (int first = 0; first < TILE_TOKENS; first = end_of[first]) {  // tokens of one row
         const int row = row_of[first];
@@ -514,11 +515,12 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
                 for (int i = 0; i < 16; ++i)
                     weights[i / 4][i % 4] = pair(score[i / 2][i % 2 * 2], score[i / 2][i % 2 * 2 + 1]);
 #pragma unroll
-                for (int i = 0; i < COLUMN_PAIRS; ++i) {
+                for (int i = 0; i < COLUMNS; ++i) {
                     float sum[2][4] = {};
 #pragma unroll
                     for (int j = 0; j < 4; ++j) {
-                        const Pack v = load_transposed(value_from + value_at(j * 16 + lane % 16, i * 16 + lane / 16 * 8));
+                        const Pack v = load_transposed(
+                            value_from + value_at(j * 16 + lane % 16, (first_column + i) * 16 + lane / 16 * 8));
                         const u32(&w)[4] = weights[j];
                         multiply(sum[0], w[0], w[1], w[2], w[3], v.x, v.y);
                         multiply(sum[1], w[0], w[1], w[2], w[3], v.z, v.w);
@@ -531,29 +533,25 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
                 }
             }
             if (block % SPLIT_BLOCKS == SPLIT_BLOCKS - 1 || block + 1 == blocks) {
+                const float old_m[2] = {total_of(0), total_of(1)}, old_l[2] = {total_of(2), total_of(3)};
                 float keep[2], take[2];
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
-                    const float both = fmaxf(total_m[i], m[i]);
-                    keep[i] = weighed(total_m[i], base(both));
+                    const float both = fmaxf(old_m[i], m[i]);
+                    keep[i] = weighed(old_m[i], base(both));
                     take[i] = weighed(m[i], base(both));
-                    total_m[i] = both;
-                    total_l[i] = merged(total_l[i], keep[i], l[i], take[i]);
+                    if (quad == i) total_m_l = both;
+                    if (quad == i + 2) total_m_l = merged(old_l[i], keep[i], l[i], take[i]);
                     m[i] = NOTHING;
                     l[i] = 0;
                 }
 #pragma unroll
-                for (int i = 0; i < COLUMN_PAIRS * 2; ++i) {
-                    float(&total)[4] = total_o[WIDE ? 0 : i];
-                    float4* kept = spilled + i * TILE_THREADS;
-                    if (WIDE) total[0] = kept->x, total[1] = kept->y, total[2] = kept->z, total[3] = kept->w;
+                for (int i = 0; i < COLUMNS * 2; ++i)
 #pragma unroll
                     for (int j = 0; j < 4; ++j) {
-                        total[j] = merged(total[j], keep[j / 2], o[i][j], take[j / 2]);
+                        total_o[i][j] = merged(total_o[i][j], keep[j / 2], o[i][j], take[j / 2]);
                         o[i][j] = 0;
                     }
-                    if (WIDE) *kept = {total[0], total[1], total[2], total[3]};
-                }
             }
             if (STAGES == 1) {
                 __syncthreads();
@@ -564,15 +562,15 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const int token = token_of[pair_of(i)];
+        const float share = 1.0f / total_of(i + 2);
         if (token < 0) continue;
-        const float share = 1.0f / total_l[i];
 #pragma unroll
-        for (int j = 0; j < COLUMN_PAIRS * 2; ++j) {
-            if (j * 8 >= HEAD_DIM) continue;
-            float(&total)[4] = total_o[WIDE ? 0 : j];
-            float4* kept = spilled + j * TILE_THREADS;
-            if (WIDE) total[0] = kept->x, total[1] = kept->y, total[2] = kept->z, total[3] = kept->w;
-            *(u32*)(attended + in_tiles(first_token + token, number_of(i) + j * 8 + quad * 2, ATTENDED_TILES)) = pair(attended_to(total[i * 2], share), attended_to(total[i * 2 + 1], share));
+        for (int j = 0; j < COLUMNS * 2; ++j) {
+            const int number = first_column * 16 + j * 8;
+            const float* of = total_o[j] + i * 2;
+            if (number < HEAD_DIM)
+                *(u32*)(attended + in_tiles(first_token + token, number_of(i) + number + quad * 2, ATTENDED_TILES)) =
+                    pair(attended_to(of[0], share), attended_to(of[1], share));
         }
     }
 }
