@@ -1,9 +1,9 @@
 // The products of many tokens, at the speed of the tensor cores of compute capability 9.0.
 //
 // A block computes tiles of 64 tokens a warpgroup and some rows of the matrix, one after the other. One warp has the copy
-// engine bring weights, another the tokens, a hand of tiles (see products.cu) at a time, stage by stage ahead of those who
-// multiply. These add up a run of hands in registers, and the eight runs in the order in which products.cu adds the sums
-// of its warps: every bit is the same.
+// engine bring weights, another the tokens, a hand of tiles (see products.cu) or half a hand at a time, stage by stage
+// ahead of those who multiply. These add up a run of hands in registers, and the eight runs in the order in which
+// products.cu adds the sums of its warps: every bit is the same.
 #if defined(EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 constexpr int WIDE_MEMORY = 227 * 1024;  // bytes of shared memory of a block
 constexpr int RUNS = 8;
@@ -11,8 +11,8 @@ constexpr int RUNS = 8;
 #ifndef EMULATED
 // Shared memory that a block is launched with.
 __device__ __forceinline__ unsigned char* wide_memory() {
-    extern __shared__ __align__(1024) unsigned char memory[];
-    return memory;
+    extern __shared__ __align__(1024) unsigned char bytes[];
+    return bytes;
 }
 __device__ __forceinline__ u32 in_shared(const void* address) { return (u32)__cvta_generic_to_shared(address); }
 
@@ -38,25 +38,6 @@ __device__ __forceinline__ void wait_for(Signal* signal, u32 parity) {
 __device__ __forceinline__ void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(signal)) : "memory");
-}
-// Blocks of a cluster: which one this is, a meeting of all their threads, and the shared memory of others.
-__device__ __forceinline__ int place_in_cluster() {
-    u32 rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return (int)rank;
-}
-__device__ __forceinline__ void meet_cluster() {
-    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-__device__ __forceinline__ u32 in_block(const void* address, int block) {
-    u32 there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(in_shared(address)), "r"(block));
-    return there;
-}
-__device__ __forceinline__ float2 read_in(const float* address, int block) {
-    float2 v;
-    asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(in_block(address, block)) : "memory");
-    return v;
 }
 template <int N> __device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
@@ -98,18 +79,32 @@ __device__ __forceinline__ void multiply_wide(float (&d)[64], Operand a, Operand
                  "%64, %65, 1, 1, 1, 0, 0;"
                  : SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48) : "l"(a.words), "l"(b.words));
 }
+__device__ __forceinline__ void multiply_wide(float (&d)[96], Operand a, Operand b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
+                 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95}, "
+                 "%96, %97, 1, 1, 1, 0, 0;"
+                 : SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48), SIXTEEN(64), SIXTEEN(80) : "l"(a.words), "l"(b.words));
+}
 #endif
 
 template <int KIND, int GROUPS, int ROWS> struct Wide {
     static constexpr int tokens = 64 * GROUPS, token_units = tokens / 8, units = ROWS / 8;
     static constexpr int tiles = Matrix<KIND>::tiles, hand = Matrix<KIND>::hand, hands = tiles / hand;
-    static constexpr int unit = hand * TILE * (int)sizeof(bf16);  // bytes of a hand of a unit
+    static constexpr int part = hand % 2 == 0 && (token_units + units) * hand > 128 ? hand / 2 : hand;  // of a stage
+    static constexpr int unit = part * TILE * (int)sizeof(bf16);                                        // bytes
     static constexpr int stage = (token_units + units) * unit;
     static constexpr int most = (WIDE_MEMORY - 1024) / stage, stages = most < 16 ? most : 16;
-    static constexpr int threads = 128 * (GROUPS + 1);
-    static constexpr int registers = GROUPS == 1 ? 240 : GROUPS == 2 ? 232 : 160;
-    __device__ static constexpr int hands_of(int run) { return (hands - run + RUNS - 1) / RUNS; }
-    __device__ static constexpr int place(int run, int i) { return (i * RUNS + run) * hand; }
+    static constexpr int registers = GROUPS == 3 ? 160 : 240;  // of a thread that multiplies
+    // How many stages a run has, and where the i-th lies.
+    __device__ static constexpr int count(int run) { return (hands - run + RUNS - 1) / RUNS * (hand / part); }
+    __device__ static constexpr int place(int run, int i) {
+        return (i * part / hand * RUNS + run) * hand + i * part % hand;
+    }
 };
 
 // Which stage is next, and whether it is an even or odd time.
@@ -123,9 +118,8 @@ template <int STAGES> struct Turn {
 
 template <int KIND, int GROUPS, int ROWS>
 __device__ __forceinline__ void wide_product(
-    int tokens, const bf16* weights, const float* bias, const bf16* input, const float* scales, void* output,
-    const float* next_norm, bf16* next_input, float* next_squares, const int* rows, const int* positions,
-    const float* table, bf16* cache) {
+    int tokens, const bf16* weights, const float* bias, const bf16* input, const float* scales, const float* next_norm,
+    const int* rows, const int* positions, const float* table, const Target& target) {
     using M = Matrix<KIND>;
     using W = Wide<KIND, GROUPS, ROWS>;
     unsigned char* memory = wide_memory();
@@ -148,22 +142,22 @@ __device__ __forceinline__ void wide_product(
         give_registers<24>();
         if (warp < 2) {  // weights may be read before the kernels before this one are done
             if (warp == 1) wait_for_previous();
-            const bf16* source = warp == 0 ? weights : input;
-            const int share = warp == 0 ? W::units : W::token_units;
-            const int all = ceil_div(warp == 0 ? M::n : tokens, 8);
+            const int share = warp == 0 ? W::units : W::token_units, all = ceil_div(warp == 0 ? M::n : tokens, 8);
+#pragma unroll 1
             for (int block = blockIdx.x; block < blocks; block += gridDim.x) {
-                const int first = (warp == 0 ? block / columns : block % columns) * share;
-                const int count = min(share, all - first);
-                const bf16* from = source + ((i64)first + lane) * W::tiles * TILE;
+                const int first = (warp == 0 ? block / columns : block % columns) * share, count = min(share, all - first);
+                const bf16* from = (warp == 0 ? weights : input) + ((i64)first + lane) * W::tiles * TILE;
+#pragma unroll 1
                 for (int run = 0; run < RUNS; ++run)
-                    for (int i = 0; i < W::hands_of(run); ++i, turn.next()) {
+#pragma unroll 1
+                    for (int i = 0; i < W::count(run); ++i, turn.next()) {
                         wait_for(empty + turn.stage, turn.parity ^ 1);
                         if (lane == 0) arrive_expecting(full + turn.stage, count * W::unit);
                         __syncwarp();
-                        unsigned char* to = memory + turn.stage * W::stage + (warp == 0 ? W::token_units : 0) * W::unit;
-                        for (int unit = lane; unit < count; unit += 32)
+                        const int place = (warp == 0 ? W::token_units : 0) + lane;
+                        if (lane < count)
                             copy_to_shared(
-                                to + unit * W::unit, from + ((i64)(unit - lane) * W::tiles + W::place(run, i)) * TILE, W::unit,
+                                memory + turn.stage * W::stage + place * W::unit, from + W::place(run, i) * TILE, W::unit,
                                 full + turn.stage);
                     }
             }
@@ -171,7 +165,7 @@ __device__ __forceinline__ void wide_product(
     } else {
         take_registers<W::registers>();
         wait_for_previous();
-        const int group = lane >> 2, quad = lane & 3, warpgroup = warp / 4 - 1;
+        const int group = lane >> 2, quad = lane & 3;
         auto let_go = [&](int stage) {
             __syncwarp();
             if (lane == 0) arrive(empty + stage);
@@ -185,13 +179,13 @@ __device__ __forceinline__ void wide_product(
                 for (int i = 0; i < ROWS / 2; ++i) sum[i] = 0;
                 int busy = -1;  // the stage that is still being read
 #pragma unroll 1
-                for (int i = 0; i < W::hands_of(run); ++i, turn.next()) {
+                for (int i = 0; i < W::count(run); ++i, turn.next()) {
                     const unsigned char* at = memory + turn.stage * W::stage;
-                    Operand a{at + warpgroup * 8 * W::unit, W::unit}, b{at + W::token_units * W::unit, W::unit};
+                    Operand a{at + (warp / 4 - 1) * 8 * W::unit, W::unit}, b{at + W::token_units * W::unit, W::unit};
                     wait_for(full + turn.stage, turn.parity);
                     begin_multiplying();
 #pragma unroll
-                    for (int step = 0; step < 2 * W::hand; ++step) {
+                    for (int step = 0; step < 2 * W::part; ++step) {
                         multiply_wide(sum, a, b);
                         const int bytes = step % 2 ? TILE * 2 - 32 : 32;
                         a.move(bytes);
@@ -208,31 +202,53 @@ __device__ __forceinline__ void wide_product(
                 for (int i = 0; i < ROWS / 2; ++i) total[i] = run == 0 ? sum[i] : __fadd_rn(total[i], sum[i]);
             }
 
-            constexpr int BATCH = 4;  // units whose memory is read together
+            // What is far away is read for a whole row of the tile at once. The compiler is kept from computing the
+            // addresses of all columns at the same time: it has no registers for them.
+            constexpr int BATCH = 4;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int token = block % columns * W::tokens + (warp - 4) * 16 + half * 8 + group;
-                const int row = KIND == QKV && token < tokens ? rows[token] : -1;
-                const int position = KIND == QKV && row >= 0 ? positions[token] : 0;
-                const float scale = M::normed && token < tokens ? __ldcg(scales + token) : 1;
+                const bool someone = token < tokens;
+                Given given{};
+                given.bias = bias;
+                given.row = KIND == QKV && someone ? rows[token] : -1;
+                given.position = KIND == QKV && given.row >= 0 ? positions[token] : 0;
+                given.scale = M::normed && someone ? __ldcg(scales + token) : 1;
+                const int first_column = block / columns * ROWS + quad * 2;
+                float2 far[ROWS / 8];  // x, or cosine and sine
 #pragma unroll
                 for (int first = 0; first < ROWS / 8; first += BATCH) {
-                    Given given[BATCH];
-                    int column = block / columns * ROWS + first * 8 + quad * 2;
-                    asm volatile("" : "+r"(column));  // or addresses of all batches would take registers at once
-                    auto here = [&](int unit) { return token < tokens && (M::n % ROWS == 0 || column + unit * 8 < M::n); };
-                    auto both = [&](int unit) { return here(unit) && (M::n % 2 == 0 || column + unit * 8 + 1 < M::n); };
-#pragma unroll
-                    for (int unit = 0; unit < BATCH; ++unit)
-                        given[unit] = given_for<KIND>(
-                            here(unit), both(unit), token, column + unit * 8, position, bias, output, next_norm, table);
+                    int column = first_column + first * 8;
+                    asm volatile("" : "+r"(column));
 #pragma unroll
                     for (int unit = 0; unit < BATCH; ++unit) {
-                        float2 sum = make_float2(total[(first + unit) * 4 + half * 2], total[(first + unit) * 4 + half * 2 + 1]);
-                        if (M::normed) sum = make_float2(__fmul_rn(sum.x, scale), __fmul_rn(sum.y, scale));
+                        far[first + unit] = make_float2(0, 0);
+                        if (!someone || (M::n % ROWS && column + unit * 8 >= M::n)) continue;
+                        if (M::residual) {
+                            const float* x = (const float*)target.output + (i64)token * HIDDEN_PADDED + column + unit * 8;
+                            far[first + unit] = __ldcg((const float2*)x);
+                        } else if (KIND == QKV && !QK_NORM) {
+                            const float* turn = table + (i64)given.position * HEAD_DIM + (column + unit * 8) % HEAD_DIM / 2;
+                            far[first + unit] = make_float2(turn[0], turn[HALF]);
+                        }
+                    }
+                }
+#pragma unroll
+                for (int first = 0; first < ROWS / 8; first += BATCH) {
+                    int column = first_column + first * 8;
+                    asm volatile("" : "+r"(column));
+                    float2 norms[BATCH];
+                    auto here = [&](int unit) { return someone && (M::n % ROWS == 0 || column + unit * 8 < M::n); };
+#pragma unroll
+                    for (int unit = 0; unit < BATCH; ++unit)
+                        if (M::residual && here(unit)) norms[unit] = *(const float2*)(next_norm + column + unit * 8);
+#pragma unroll
+                    for (int unit = 0; unit < BATCH; ++unit) {
+                        const int at = (first + unit) * 4 + half * 2;
+                        given.x = given.turn = far[first + unit];
+                        if (M::residual) given.next_norm = norms[unit];
                         finish<KIND>(
-                            sum, given[unit], here(unit), both(unit), token, column + unit * 8, row, position, output,
-                            next_input, next_squares, cache);
+                            make_float2(total[at], total[at + 1]), given, target, token, column + unit * 8, here(unit));
                     }
                 }
             }
@@ -240,154 +256,35 @@ __device__ __forceinline__ void wide_product(
     }
 }
 
-// Few tiles: eight blocks, a cluster, take a run each of a tile, and then each a share of its tokens.
-template <int KIND, int GROUPS, int ROWS> struct Split {
-    using W = Wide<KIND, GROUPS, ROWS>;
-    static constexpr int tokens = W::tokens / RUNS;  // that a block finishes
-    static constexpr int width = ROWS + 8;           // of a row of sums in shared memory, against bank conflicts
-    static constexpr int most = (WIDE_MEMORY - 1024 - W::tokens * width * 4) / W::stage, stages = most < 8 ? most : 8;
-    static constexpr int items = tokens * ROWS / 2, each = ceil_div(items, W::threads);
-};
-
-template <int KIND, int GROUPS, int ROWS>
-__device__ __forceinline__ void split_product(
-    int tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,
-    const float* next_norm, bf16* next_input, float* next_squares, const int* rows, const int* positions,
-    const float* table, bf16* cache) {
-    using M = Matrix<KIND>;
-    using W = Wide<KIND, GROUPS, ROWS>;
-    using S = Split<KIND, GROUPS, ROWS>;
-    unsigned char* memory = wide_memory();
-    float* sums = (float*)(memory + S::stages * W::stage);
-    Signal* full = (Signal*)(sums + W::tokens * S::width);
-    Signal* empty = full + S::stages;
-    float* scale = (float*)(empty + S::stages);
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
-    const int run = place_in_cluster(), block = blockIdx.x / RUNS, columns = ceil_div(tokens, W::tokens);
-    const int first_token = block % columns * W::tokens, first_row = block / columns * ROWS;
-
-    if (threadIdx.x == 0) {
-        for (int stage = 0; stage < S::stages; ++stage) {
-            prepare(full + stage, 2);
-            prepare(empty + stage, GROUPS * 4);
-        }
-        show_signals();
-    }
-    __syncthreads();
-    let_next_start();
-    Turn<S::stages> turn;
-    if (warp == 0 || warp == 1) {
-        if (warp == 1) wait_for_previous();
-        const int first = (warp == 0 ? first_row : first_token) / 8;
-        const int count = min(warp == 0 ? W::units : W::token_units, ceil_div(warp == 0 ? M::n : tokens, 8) - first);
-        const bf16* from = (warp == 0 ? weights : input) + ((i64)first + lane) * W::tiles * TILE;
-        for (int i = 0; i < W::hands_of(run); ++i, turn.next()) {
-            wait_for(empty + turn.stage, turn.parity ^ 1);
-            if (lane == 0) arrive_expecting(full + turn.stage, count * W::unit);
-            __syncwarp();
-            unsigned char* to = memory + turn.stage * W::stage + ((warp == 0 ? W::token_units : 0) + lane) * W::unit;
-            if (lane < count) copy_to_shared(to, from + W::place(run, i) * TILE, W::unit, full + turn.stage);
-        }
-    } else if (warp < 4) {
-        wait_for_previous();
-        if (M::normed)
-            for (int local = warp - 2; local < S::tokens; local += 2) {
-                const int token = first_token + run * S::tokens + local;
-                const float found = token < tokens ? scale_of(squares + (i64)token * HIDDEN_UNITS, lane) : 0;
-                if (lane == 0) scale[local] = found;
-            }
-    } else {
-        float sum[ROWS / 2];
-#pragma unroll
-        for (int i = 0; i < ROWS / 2; ++i) sum[i] = 0;
-#pragma unroll 1
-        for (int i = 0; i < W::hands_of(run); ++i, turn.next()) {
-            const unsigned char* at = memory + turn.stage * W::stage;
-            Operand a{at + (warp / 4 - 1) * 8 * W::unit, W::unit}, b{at + W::token_units * W::unit, W::unit};
-            wait_for(full + turn.stage, turn.parity);
-            begin_multiplying();
-#pragma unroll
-            for (int step = 0; step < 2 * W::hand; ++step) {
-                multiply_wide(sum, a, b);
-                const int bytes = step % 2 ? TILE * 2 - 32 : 32;
-                a.move(bytes);
-                b.move(bytes);
-            }
-            end_multiplying();
-            wait_for_products<0>();
-            __syncwarp();
-            if (lane == 0) arrive(empty + turn.stage);
-        }
-        float* to = sums + ((warp - 4) * 16 + group) * S::width + quad * 2;
-#pragma unroll
-        for (int unit = 0; unit < ROWS / 8; ++unit) {
-            *(float2*)(to + unit * 8) = make_float2(sum[unit * 4], sum[unit * 4 + 1]);
-            *(float2*)(to + 8 * S::width + unit * 8) = make_float2(sum[unit * 4 + 2], sum[unit * 4 + 3]);
-        }
-    }
-    wait_for_previous();
-
-    auto local_of = [&](int i) { return (int)(i * W::threads + threadIdx.x) / 4 % S::tokens; };
-    auto token_of = [&](int i) { return first_token + run * S::tokens + local_of(i); };
-    auto unit_of = [&](int i) { return (int)(i * W::threads + threadIdx.x) / (4 * S::tokens); };
-    auto column_of = [&](int i) { return first_row + unit_of(i) * 8 + quad * 2; };
-    auto here = [&](int i) { return token_of(i) < tokens && column_of(i) < M::n; };
-    auto both = [&](int i) { return here(i) && (M::n % 2 == 0 || column_of(i) + 1 < M::n); };
-    Given given[S::each];
-    int row[S::each], position[S::each];
-#pragma unroll
-    for (int i = 0; i < S::each; ++i) {
-        const bool known = KIND == QKV && token_of(i) < tokens && unit_of(i) < ROWS / 8;
-        row[i] = known ? rows[token_of(i)] : -1;
-        position[i] = known && row[i] >= 0 ? positions[token_of(i)] : 0;
-        if (unit_of(i) < ROWS / 8)
-            given[i] = given_for<KIND>(here(i), both(i), token_of(i), column_of(i), position[i], bias, output, next_norm, table);
-    }
-    meet_cluster();
-#pragma unroll
-    for (int i = 0; i < S::each; ++i) {
-        if (unit_of(i) >= ROWS / 8) break;  // for whole warps
-        const float* at = sums + (run * S::tokens + local_of(i)) * S::width + unit_of(i) * 8 + quad * 2;
-        float2 part[RUNS];
-#pragma unroll
-        for (int other = 0; other < RUNS; ++other) part[other] = read_in(at, other);
-        float2 sum = part[0];
-#pragma unroll
-        for (int other = 1; other < RUNS; ++other)
-            sum = make_float2(__fadd_rn(sum.x, part[other].x), __fadd_rn(sum.y, part[other].y));
-        if (M::normed) sum = make_float2(__fmul_rn(sum.x, scale[local_of(i)]), __fmul_rn(sum.y, scale[local_of(i)]));
-        finish<KIND>(
-            sum, given[i], here(i), both(i), token_of(i), column_of(i), row[i], position[i], output, next_input, next_squares,
-            cache);
-    }
-    meet_cluster();  // others may still read this block's sums
-}
-
-#define WIDE(name, groups, work, squares)                                                                              \
-    extern "C" __global__ void __launch_bounds__(128 * (groups + 1), 1) name(                                          \
-        i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
+#define WIDE(name, kind, size, groups, rows_of_block)                                                                  \
+    extern "C" __global__ void __launch_bounds__(128 * (groups + 1), 1) name##_##size(                                 \
+        i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* scales, void* output,      \
         const float* next_norm, bf16* next_input, float* next_squares, const int*, const int* rows,                    \
         const int* positions, const float* table, bf16* cache) {                                                       \
-        work(                                                                                                          \
-            (int)tokens, weights, bias, input, squares, output, next_norm, next_input, next_squares, rows, positions,  \
-            table, cache);                                                                                             \
+        wide_product<kind, groups, rows_of_block>(                                                                     \
+            (int)tokens, weights, bias, input, scales, next_norm, rows, positions, table,                              \
+            {output, next_input, next_squares, nullptr, cache});                                                       \
     }
-#define WIDES(name, kind)                                                                                              \
-    WIDE(name##_wide, 2, (wide_product<kind, 2, 128>), scales)                                                         \
-    WIDE(name##_split_1, 1, (split_product<kind, 1, 128>), squares)                                                    \
-    WIDE(name##_split_2, 2, (split_product<kind, 2, 128>), squares)
-WIDES(qkv, QKV)
-WIDES(output, OUTPUT)
-WIDES(gate_up, GATE_UP)
-WIDES(down, DOWN)
+#define WIDES(size, groups, rows_of_block)                                                                             \
+    WIDE(qkv, QKV, size, groups, rows_of_block)                                                                        \
+    WIDE(output, OUTPUT, size, groups, rows_of_block)                                                                  \
+    WIDE(gate_up, GATE_UP, size, groups, rows_of_block)                                                                \
+    WIDE(down, DOWN, size, groups, rows_of_block)
+WIDES(64x32, 1, 32)
+WIDES(64x64, 1, 64)
+WIDES(128x192, 2, 192)
+#ifdef TRY
+WIDES(128x128, 2, 128)
+WIDES(192x128, 3, 128)
+#endif
 
-// What the numbers of a token are scaled by, see products.cu.
+// What the numbers of each token are scaled by, see `norm_scale`.
 extern "C" __global__ void __launch_bounds__(256) scales(i64 tokens, const float* squares, float* scales) {
     let_next_start();
     wait_for_previous();
-    const int token = blockIdx.x * 8 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    const int token = blockIdx.x * 8 + (threadIdx.x >> 5);
     if (token >= tokens) return;
-    const float scale = scale_of(squares + (i64)token * HIDDEN_UNITS, lane);
-    if (lane == 0) scales[token] = scale;
+    const float scale = norm_scale(load_squares(squares + (i64)token * HIDDEN_UNITS));
+    if ((threadIdx.x & 31) == 0) scales[token] = scale;
 }
 #endif
