@@ -133,9 +133,10 @@ def test_bits_do_not_depend_on_how_many_blocks_share_the_work(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("family", "fields"),
     [
-        ("llama", {"hidden_size": 1024, "intermediate_size": 768, "head_dim": 8}),  # hands of 4 and 3 tiles
-        ("qwen3", {"hidden_size": 512, "intermediate_size": 300, "head_dim": 16}),  # of 2 and 1, runs of unequal length
-        ("llama", {"hidden_size": 37, "intermediate_size": 41, "attention_bias": True, "mlp_bias": True}),
+        ("llama", {"hidden_size": 96, "intermediate_size": 2048}),  # hands of four tiles
+        ("qwen3", {"hidden_size": 64, "intermediate_size": 2560}),  # of two
+        ("llama", {"hidden_size": 37, "intermediate_size": 1536, "attention_bias": True, "mlp_bias": True}),  # of three
+        ("llama", {"hidden_size": 360, "intermediate_size": 83}),  # of one, runs of unequal length
     ],
 )
 def test_bits_are_those_of_a_device_without_warpgroup_products(
