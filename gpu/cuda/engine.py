@@ -21,7 +21,7 @@ from gpu.cuda.forward import Forward
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.loading import load
 from gpu.cuda.paths import PER_OP, check_path
-from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
+from gpu.cuda.shape import Shape, bucket, kernels_digest, prompt_bucket, source
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
 from gpu.cuda.weights import places, write_random
@@ -216,9 +216,10 @@ class CudaEngine(RowKeeper):
                 [np.arange(start, start + n, dtype=np.int32) for start, n in zip(starts, counts, strict=True)]
             )
             ends = np.cumsum(counts) - 1
-            for first in range(0, len(ids), CHUNK):
-                part = slice(first, first + CHUNK)
-                inside = ends[(ends >= first) & (ends < first + CHUNK)]
+            chunk = self._shape.chunk
+            for first in range(0, len(ids), chunk):
+                part = slice(first, first + chunk)
+                inside = ends[(ends >= first) & (ends < first + chunk)]
                 self._feed(ids[part], of_rows[part], positions[part], (inside - first).astype(np.int32))
             for row, count in zip(rows, counts, strict=True):
                 self.kv_cache.commit(row, count)
@@ -422,8 +423,8 @@ class CudaEngine(RowKeeper):
 
     def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
         """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
-        tokens, arena = max(16, bucket(len(ids))), self._arena
-        chunk = np.zeros((5, CHUNK), np.int32)
+        tokens, arena = prompt_bucket(len(ids)), self._arena
+        chunk = np.zeros((5, self._shape.chunk), np.int32)
         chunk[1], chunk[4] = _NOBODY, _NOBODY
         chunk[0, : len(ids)], chunk[1, : len(ids)], chunk[2, : len(ids)] = ids, rows, positions
         chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from gpu.cuda.arena import Arena
 from gpu.cuda.device import Device
-from gpu.cuda.shape import Shape
+from gpu.cuda.shape import Shape, wide
 
-_THREADS = {"embed": 256, "rope": 128, "sample": 1024}
-_PRODUCT_THREADS = 256
+_THREADS = {"embed": 256, "rope": 128, "sample": 1024, "scales": 256}
 _HEADS_OF_ROPE = 4  # of a block
+_TOKENS_OF_SCALES = 8
 
 
 @dataclass(slots=True, frozen=True)
@@ -97,10 +97,16 @@ class Forward:
         next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
         positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
-        kernel, grid = self.shape.products[name].launch(tokens, self.device.processors)
+        how = self.shape.products[name].launch(tokens, self.device.processors)
+        if name != "head" and wide(tokens, self.device.capability):
+            how = self.shape.products[name].launch_wide(tokens, self.device.processors)
+            if squares:
+                scales = self.arena.at("scales")
+                self._launch("scales", (-(-tokens // _TOKENS_OF_SCALES), 1, 1), tokens, squares, scales)
+                squares = scales
         self.device.launch(
-            kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
-            next_squares, pick, rows, positions, table, cache,
+            how.kernel, how.grid, how.threads, tokens, matrix, bias, given, squares, result, next_norm, next_given,
+            next_squares, pick, rows, positions, table, cache, shared=how.shared,
         )  # fmt: skip
 
     def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:
