@@ -67,6 +67,11 @@ template <int ID, int COUNT> __device__ __forceinline__ void meet_at() {
     __syncwarp();
     asm volatile("barrier.sync %0, %1;" ::"r"(ID), "r"(COUNT) : "memory");
 }
+__device__ __forceinline__ u64 device_clock() {  // nanoseconds
+    u64 now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now) :: "memory");
+    return now;
+}
 __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 224;"); }
 __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 56;"); }
 __device__ __forceinline__ void stop_the_device() {
@@ -103,7 +108,11 @@ struct Memory {
     const int *drawn, *rows;
     int *positions, *arrivals;
     u32 *counters, *last_words;
+    u64* clocks;
 };
+// The clocks, if the kernel is made to look at them: when the step began, each phase began in the first block, it ended.
+enum { BEGUN, FIRST_PHASE };
+constexpr int PHASES = 5;  // of a layer, attention included
 // The counters: of finished units of each phase; of each layer's finished shares of attention; and these.
 enum { TICKETS = NO_PHASE + LAYERS, EMBEDDED, ENDED, COUNTERS };
 
@@ -198,6 +207,11 @@ __device__ __forceinline__ void wait(const u32* counter, u32 count, u32* last_wo
         if (++looks == PATIENCE) give_up(last_words, where);
 }
 __device__ __forceinline__ u32* counter(const Memory& memory, int which) { return memory.counters + which * COUNTER; }
+__device__ __forceinline__ void look_at_clock(const Memory& memory, int moment) {
+#ifdef CLOCKED
+    atomicMin(memory.clocks + moment, device_clock());
+#endif
+}
 
 // --- the producer -----------------------------------------------------------------------------------------------------
 
@@ -277,10 +291,11 @@ __device__ __forceinline__ void meet() { meet_at<1, CONSUMERS>(); }
 
 // Waits until the phase before has left all that this one reads.
 template <int TOKENS>
-__device__ __forceinline__ void enter(Workspace<TOKENS>& block, const u32* awaited, u32 count, int phase) {
+__device__ __forceinline__ void enter(Workspace<TOKENS>& block, const u32* awaited, u32 count, int phase, int moment) {
     if (threadIdx.x == 0) {
         wait(awaited, count, block.memory.last_words, 0x100 + phase);
         block.phase = phase;
+        look_at_clock(block.memory, moment);
     }
     meet();
 }
@@ -304,7 +319,7 @@ __device__ __forceinline__ void multiply_units(
     const float* next_norm = !M::residual ? nullptr
         : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
         : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
-    enter(block, awaited, count, phase);
+    enter(block, awaited, count, phase, FIRST_PHASE + layer * PHASES + (KIND == QKV || KIND == HEAD ? 0 : KIND + 1));
     input += in_tiles(own.group, own.quad * 4, M::tiles);
     Pack a[AHEAD * HAND];
     if constexpr (kept)
@@ -403,6 +418,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     own.warp = threadIdx.x >> 5;
     own.group = own.lane >> 2;
     own.quad = own.lane & 3;
+    if (threadIdx.x == 0) look_at_clock(memory, BEGUN);
     embed_tokens(block);
     wait(block.begun, 0, memory.last_words, 6);
     own.next_phase = block.first_phase;
@@ -414,7 +430,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
             multiply_units<QKV>(
                 block, own, counter(memory, layer ? phase - 1 : EMBEDDED), layer ? Units<DOWN>::count : TOKENS, memory.input, layer);
         if (blockIdx.x < items) {
-            enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV);
+            enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
             for (int item = blockIdx.x; item < items; item += gridDim.x) {
                 const Item what = attention_item(block.rows, block.positions, TOKENS, item);
                 attend_decoding(block.attending, what, memory.qkv, cache, memory.attended, memory.partials, memory.arrivals);
@@ -462,6 +478,7 @@ __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums
 // The step is whole: each row is a token longer, and all counters begin anew.
 template <int TOKENS> __device__ __forceinline__ void end_step(Workspace<TOKENS>& block) {
     const Memory& memory = block.memory;
+    look_at_clock(memory, FIRST_PHASE + LAYERS * PHASES + 1);
     for (int token = 0; token < TOKENS; ++token) memory.positions[token] = block.positions[token] + 1;
     wait(counter(memory, ENDED), gridDim.x, memory.last_words, 8);  // nobody draws any more
     for (int which = 0; which < COUNTERS; ++which) *counter(memory, which) = 0;
@@ -523,10 +540,15 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
     }
 }
 
+#ifdef CLOCKED
+#define KERNEL clocked
+#else
+#define KERNEL decode
+#endif
 #define NAMED(name, tokens) name##_##tokens
-#define DECODE(tokens)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1) NAMED(decode, tokens)(const Memory* memory) {              \
+#define DECODE(name, tokens)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) NAMED(name, tokens)(const Memory* memory) {                \
         decode<tokens>(memory);                                                                                        \
     }
-DECODE(TOKENS_OF_STEP)
+DECODE(KERNEL, TOKENS_OF_STEP)
 #endif
