@@ -20,7 +20,7 @@ from gpu.cuda.watchdog import Watchdog
 from gpu.profile import DeviceProfile, KeyNumber, Pass, StepPart, Work
 
 STEPS = 8  # one after the other in a measurement; rows must have room for them
-_ROUNDS = 5
+_ROUNDS = 5  # of which the median is taken
 _TOGETHER = 32  # launches of a kernel in a graph, at least
 _CACHES = 32  # times the device's cache is read to learn how fast memory is
 _PATIENCE = 15e-6  # seconds that the host may take for a launch and an event while the device is held

@@ -106,11 +106,8 @@ def print_device(measured: "DeviceProfile") -> None:
 
     from statemachine.views.tally import duration
 
-    parts = Table(
-        "decode step",
-        title=f"on {measured.device}: rows {measured.rows}, each of {measured.context} tokens",
-        title_justify="left",
-    )
+    title = f"on {measured.device}; rows: {measured.rows}, tokens of each: {measured.context}"
+    parts = Table("decode step", title=title, title_justify="left")
     for column in ("graph", "kernel by kernel", "host"):
         parts.add_column(column, justify="right")
     parts.add_column("what it is")
@@ -129,13 +126,13 @@ def _print_pass(measured: "Pass", bandwidth: float) -> None:
     from statemachine.views.tally import duration
 
     table = Table("kernel", title=measured.name, title_justify="left")
-    for column in ("launches", "time", "each", "alone", "MB", "GB/s", f"of {bandwidth / 1e9:.0f} GB/s"):
+    for column in ("launches", "time", "each", "alone", "MB", "GB/s", f"of {bandwidth / 1e9:.4g} GB/s"):
         table.add_column(column, justify="right")
 
     def rate(size: int | None, spent: float) -> tuple[str, str, str]:
         if size is None or not spent:
             return "", "", ""
-        return f"{size / 1e6:.2f}", f"{size / spent:.0f}", f"{size / spent * 1e9 / bandwidth:.0%}"
+        return f"{size / 1e6:.2f}", f"{size / spent:.4g}", f"{size / spent * 1e9 / bandwidth:.0%}"
 
     for work in measured.works:
         alone = duration(work.apart_ns / work.launches) if work.apart_ns is not None else ""
