@@ -67,7 +67,7 @@ class Decoding:
 
         words = []
         for tokens in sorted(self._ways):
-            ways, taken, longest = 1, 0, shape.ways(tokens, shape.capacity, device.processors)
+            ways, taken, longest = 1, 0, shape.ways(shape.capacity)
             while ways <= longest:
                 whole, apart = seconds(PERSISTENT, tokens, ways), seconds(PER_OP, tokens, ways)
                 if ways == 1:

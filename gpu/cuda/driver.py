@@ -16,6 +16,7 @@ from gpu.cuda.compiler import compiled, compiler_version
 from gpu.cuda.device import Event, Graph, Lines, Moment
 from gpu.errors import DeviceError
 
+_SHARED_BYTES = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _DEPENDENT_LAUNCH = 9  # from this major compute capability on
 
 
@@ -142,7 +143,8 @@ class CudaDevice:
 
     def moment(self) -> Moment:
         """Mark this place in the stream, and have the device look at its clock there."""
-        return _Moment(self._stream.record(options=EventOptions(timing_enabled=True)))
+        timed = EventOptions(True)  # the first option; its name differs between versions
+        return _Moment(self._stream.record(options=timed))
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """Record launches."""

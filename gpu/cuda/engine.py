@@ -108,7 +108,7 @@ class CudaEngine(RowKeeper):
         weights, free = size_of(shape.weights()), device.memory_free()
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            plan = Shape(self.model, rows, capacity).state(device.processors)
+            plan = Shape(self.model, rows, capacity).state()
             cache = size_of({"kv_cache": plan["kv_cache"]})
             return {"KV cache": cache, "buffers": size_of(plan) - cache}
 
@@ -119,7 +119,7 @@ class CudaEngine(RowKeeper):
         except MemoryError as error:
             raise CheckpointError(f"the device refused the {size(weights)} that the weights take: {error}") from error
         try:
-            self._arena = Arena(device, {**shape.state(device.processors), **persistent.state(shape)})
+            self._arena = Arena(device, {**shape.state(), **persistent.state(shape)})
         except MemoryError as error:
             raise too_large(rows, self.kv_cache.capacity, needs, weights=weights, device=free) from error
         self._staging = Staging(device, self._watchdog)
@@ -142,7 +142,6 @@ class CudaEngine(RowKeeper):
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
-        self._staging.write(self._arena.lines("everyone"), np.arange(shape.slots, dtype=np.int32))
         self._weight_bytes = shape.bytes_per_step()
         if checkpoint is None:
             write_random(device, shape, self._weights, self._staging)
@@ -235,7 +234,7 @@ class CudaEngine(RowKeeper):
                 return
             positions = self._stepping(rows)
             tokens = bucket(len(rows))
-            ways = self._shape.ways(tokens, max(positions) + 1, self._device.processors)
+            ways = self._shape.ways(max(positions) + 1)
             self._step = None  # until the step is whole: an interrupt may come between
             self._watchdog.path = self._decoding.path(tokens, ways)
             self._decoding.launch(tokens, ways)
@@ -451,7 +450,8 @@ class CudaEngine(RowKeeper):
         tokens, arena = max(16, bucket(len(ids))), self._arena
         self._staging.write(arena.lines("chunk"), chunk_of(ids, rows, positions, ends))
 
-        self._graphs.run(("prefill", tokens), lambda: self._forward.prefill(tokens))
+        ways = self._shape.prompt_ways(tokens, int(positions.max()) + 1)
+        self._graphs.run(("prefill", tokens, ways), lambda: self._forward.prefill(tokens, ways))
         if len(ends):
             ended = max(16, bucket(len(ends)))
             self._graphs.run(("ends", ended), lambda: self._forward.ends(ended))

@@ -12,7 +12,7 @@ from gpu.cuda.shape import CHUNK, Shape
 
 Int32Array = npt.NDArray[np.int32]
 
-_THREADS = {"embed": 256, "rope": 128, "attention": 128, "attention_apart": 128, "sample": 512}
+_THREADS = {"embed": 256, "rope": 128, "sample": 1024}
 _PRODUCT_THREADS = 256
 _HEADS_OF_ROPE = 4  # of a block
 _NOBODY = -1
@@ -44,10 +44,10 @@ class Forward:
     weights: Arena
     arena: Arena
 
-    def prefill(self, tokens: int) -> None:
+    def prefill(self, tokens: int, ways: int) -> None:
         """Take the tokens of the chunk through all layers."""
         arena = self.arena
-        self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways=1)
+        self._layers(tokens, arena.at("chunk", 0), arena.at("chunk", 1), arena.at("chunk", 2), ways)
 
     def ends(self, tokens: int) -> None:
         """Turn the tokens of the chunk that end a prompt into the logits of their rows."""
@@ -58,14 +58,14 @@ class Forward:
         arena = self.arena
         rows, positions = arena.at("step", 0), arena.at("step", 1)
         self._layers(tokens, 0, rows, positions, ways)
-        self._head(tokens, arena.at("everyone"), rows, positions=positions)
+        self._head(tokens, 0, rows, positions=positions)
 
     def sample(self, tokens: int) -> None:
         """Draw the next token of each row of the step."""
         arena = self.arena
         self._launch(
-            "sample", (tokens, 1, 1), tokens, arena.at("logits"), arena.at("sampling"), arena.at("step", 0),
-            arena.at("step", 1), arena.at("drawn"),
+            "sample", (self.shape.shares, tokens, 1), tokens, arena.at("logits"), arena.at("sampling"),
+            arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("largest"), arena.at("looked"),
         )  # fmt: skip
 
     def _layers(self, tokens: int, ids: int, rows: int, positions: int, ways: int) -> None:
@@ -73,7 +73,8 @@ class Forward:
         model, arena, weights = self.shape.model, self.arena, self.weights
         x, normed, squares = arena.at("residual"), arena.at("normed"), arena.at("squares")
         qkv, attended, inner = arena.at("qkv"), arena.at("attended"), arena.at("inner")
-        rope, attention = arena.at("rope"), self.shape.attention(tokens, ways, self.device.processors)
+        rope, attention = arena.at("rope"), self.shape.attention(tokens, ways)
+        merging = (arena.at("partials"), arena.at("arrivals")) if ways else ()
         table = weights.optional("embedding") or weights.at("head")
         heads = -(-(model.heads + 2 * model.kv_heads) // _HEADS_OF_ROPE)
 
@@ -94,9 +95,10 @@ class Forward:
                     "rope", (heads, tokens, 1), tokens, qkv, rope, weights.at(f"{layer}.query_norm"),
                     weights.at(f"{layer}.key_norm"), rows, positions, of_layer,
                 )  # fmt: skip
-            self._launch(
-                *attention, tokens, qkv, of_layer, rows, positions, attended, arena.at("partials"), arena.at("arrivals")
-            )
+            self.device.launch(
+                attention.kernel, attention.grid, attention.threads, tokens, qkv, of_layer, rows, positions, attended,
+                *merging, shared=attention.shared,
+            )  # fmt: skip
             self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
             self._product("gate_up", layer, tokens, normed, squares, inner)
             self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
@@ -119,7 +121,7 @@ class Forward:
         next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
         positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
-        kernel, grid = self.shape.products[name].launch(tokens)
+        kernel, grid = self.shape.products[name].launch(tokens, self.device.processors)
         self.device.launch(
             kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
             next_squares, pick, rows, positions, table, cache,

@@ -39,6 +39,12 @@ def state(shape: Shape) -> Plan:
     }
 
 
+def defines(shape: Shape, tokens: int, *, clocked: bool = False) -> tuple[str, ...]:
+    """Give the macros that the kernel for so many tokens is compiled with."""
+    sizes = f"TOKENS_OF_STEP={tokens}", f"SHARED_OF_BLOCK={_SHARED}"
+    return *shape.defines(), *sizes, *(["CLOCKED"] if clocked else [])
+
+
 @dataclass(slots=True, frozen=True)
 class Persistent:
     """Launches it on memory that was bound once; see `struct Memory` of persistent.cu."""
@@ -57,8 +63,7 @@ class Persistent:
 
     def build(self, tokens: int, *, compiling: Callable[[], None], clocked: bool = False) -> None:
         """Compile the kernel for so many tokens, a power of two: or that which looks at the clock between phases."""
-        defines = (*self.shape.defines(), f"TOKENS_OF_STEP={tokens}", *(["CLOCKED"] if clocked else []))
-        self.device.build(persistent_source(), defines, compiling=compiling)
+        self.device.build(persistent_source(), defines(self.shape, tokens, clocked=clocked), compiling=compiling)
 
     def decode(self, tokens: int, *, clocked: bool = False) -> None:
         """Take the token that was drawn for each row of the step through all layers, to its logits; count on."""

@@ -86,7 +86,7 @@ class Profiler:
 
     @property
     def _ways(self) -> int:
-        return self.shape.ways(self._tokens, self.context + STEPS, self.device.processors)
+        return self.shape.ways(self.context + STEPS)
 
     def profile(self) -> DeviceProfile:
         """Measure everything; the device does nothing else meanwhile."""
@@ -184,7 +184,7 @@ class Profiler:
         self.staging.write(arena.lines("chunk"), chunk_of(ids, of_rows, positions, np.array([count - 1], np.int32)))
 
         def run(forward: Forward) -> None:
-            forward.prefill(tokens)
+            forward.prefill(tokens, self.shape.prompt_ways(tokens, count))
             forward.ends(16)
 
         return self._pass(f"prefill of {count} tokens", run, traffic(self.shape, tokens=count, attended=count, ended=1))

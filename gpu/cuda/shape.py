@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import NamedTuple
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.cuda.arena import Array, Plan
@@ -12,7 +13,10 @@ from gpu.errors import CheckpointError
 
 _SHARED = ("common.cu", "products.cu", "attention.cu")
 CHUNK = 256  # tokens of prompts that go through the layers together
-SPLIT = 256  # positions; see attention.cu
+SPLIT = 512  # positions; this and what follows: see attention.cu
+_BLOCK = 64  # positions
+_FEW = 32  # tokens of prompts that attend as those of a step do
+_SHARE = 8192  # logits, about; see sampling.cu
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -42,6 +46,19 @@ def bucket(tokens: int) -> int:
     return 1 << (tokens - 1).bit_length()
 
 
+def _up_div(count: int, by: int) -> int:
+    return -(-count // by)
+
+
+class Launch(NamedTuple):
+    """A kernel, and how it is launched."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    shared: int = 0  # bytes
+
+
 @dataclass(slots=True, frozen=True)
 class Product:
     """A matrix product as it is launched: [n, k] times so many tokens."""
@@ -50,11 +67,14 @@ class Product:
     n: int
     k: int
 
-    def launch(self, tokens: int) -> tuple[str, tuple[int, int, int]]:
-        """Name the kernel for so many tokens, and give its grid."""
-        tiles = 1 if tokens <= 16 else 2 if tokens <= 32 else 4
-        units = 2 if tiles > 1 or self.n >= 8192 else 1
-        return f"{self.name}_{tiles}", (up(self.n, 8 * units) // (8 * units), up(tokens, 16 * tiles) // (16 * tiles), 1)
+    def launch(self, tokens: int, processors: int) -> tuple[str, tuple[int, int, int]]:
+        """Name the kernel for so many tokens, and give its grid; see `Block` in products.cu."""
+        most = next((size for size in (8, 16, 32) if tokens <= size), 64)
+        units = 4 if most == 32 and self.n >= 8192 else 2 if most > 16 or self.n >= 2048 else 1
+        blocks = up(self.n, 8 * units) // (8 * units)
+        if self.n >= 2048:  # they go on with the next units
+            blocks = min(blocks, processors * (1 if most > 16 else 3 if most == 8 and self.name == "head" else 2))
+        return f"{self.name}_{most}", (blocks, up(tokens, most) // most, 1)
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,10 +110,9 @@ class Shape:
         return {name: Product(name, n, k) for name, (n, k) in sizes.items()}
 
     @property
-    def head_groups(self) -> int:
-        """How many blocks attend to a split for a token: each has up to four query heads of one key head."""
-        queries = next(count for count in (4, 3, 2, 1) if self.model.query_group % count == 0)
-        return self.model.heads // queries
+    def parts(self) -> int:
+        """How many blocks attend to a split for a token: each has up to eight query heads of one key head."""
+        return self.model.kv_heads * _up_div(self.model.query_group, min(8, 1024 // self.model.head_dim))
 
     @property
     def slots(self) -> int:
@@ -105,20 +124,33 @@ class Shape:
         """How many tokens can be in the layers at once."""
         return max(self.slots, CHUNK)
 
-    def ways(self, tokens: int, longest: int, processors: int) -> int:
-        """How many blocks share the positions of a token: enough for the device, a power of two, never bits."""
-        if tokens > self._split_tokens(processors):
-            return 1
-        return bucket(-(-longest // SPLIT))
+    def ways(self, longest: int) -> int:
+        """How many blocks share the positions of each token: a power of two, at least the splits of the longest row."""
+        return bucket(_up_div(longest, SPLIT))
 
-    def attention(self, tokens: int, ways: int, processors: int) -> tuple[str, tuple[int, int, int]]:
-        """Name the kernel that attends, and give its grid: heads that share a key go together unless few blocks do."""
-        if tokens * self.head_groups * ways < processors:
-            return "attention_apart", (ways, self.model.heads, tokens)
-        return "attention", (ways, self.head_groups, tokens)
+    def prompt_ways(self, tokens: int, longest: int) -> int:
+        """How many if the tokens are those of prompts: as in a step if they are few, 0 if they attend as prompts do."""
+        return self.ways(longest) if tokens <= _FEW else 0
 
-    def _split_tokens(self, processors: int) -> int:
-        return min(self.slots, -(-2 * processors // self.head_groups))
+    def attention(self, tokens: int, ways: int) -> Launch:
+        """Give the launch that attends; attention.cu computes the same sizes."""
+        if ways:
+            return Launch("attention_step", (ways, self.parts, tokens), 256)
+        dim, group = self.model.head_dim, self.model.query_group
+        shares = _up_div(dim, 128)
+        warps = 8 // shares**2
+        pairs = warps // shares * 16
+        parts = _up_div(group, pairs)
+        tile = pairs // _up_div(group, parts)
+        keys, columns = up(dim, 32), _up_div(dim, 16 * shares) * shares
+        stages = 1 if shares > 1 else 2
+        shared = stages * _BLOCK * 2 * (keys + columns * 16 + (8 if columns % 4 else 0)) + keys * 32 * warps
+        return Launch("attention_prompt", (self.model.kv_heads * parts, _up_div(tokens, tile), 1), warps * 32, shared)
+
+    @property
+    def shares(self) -> int:
+        """How many blocks look through a row of logits for the largest."""
+        return min(32, _up_div(self.model.vocab, _SHARE))
 
     def defines(self) -> tuple[str, ...]:
         """Give the macros that the kernels are compiled with."""
@@ -132,17 +164,18 @@ class Shape:
             "VOCAB": model.vocab,
             "LAYERS": model.layers,
             "CAPACITY": self.capacity,
+            "LOGIT_SHARES": self.shares,
             "QK_NORM": int(model.qk_norm),
             "EPS": f"{float(model.rms_norm_eps)!r}f",
             "ATTENTION_SCALE": f"{_LOG2_E / math.sqrt(model.head_dim)!r}f",
         }
         return tuple(f"{name}={value}" for name, value in values.items())
 
-    def state(self, processors: int) -> Plan:
+    def state(self) -> Plan:
         """Plan all memory but the weights."""
         model, rows, tokens = self.model, self.rows, self.tokens
-        splits = -(-self.capacity // SPLIT)
-        partials = self._split_tokens(processors) * model.heads * splits * (model.head_dim + 2)
+        splits = _up_div(self.capacity, SPLIT)
+        heads = self.parts * _up_div(model.query_group, self.parts // model.kv_heads)
         return {
             "kv_cache": Array(
                 (rows, model.layers, 2, model.kv_heads, self.capacity, model.head_dim), "bfloat16"
@@ -151,9 +184,12 @@ class Shape:
             "kept_logits": Array((rows, model.vocab), "float32"),
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
+            "largest": Array(
+                (self.slots, self.shares), "uint64"
+            ),  # keys of logits, and of how many blocks they are there
+            "looked": Array((self.slots,), "int32"),
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
             "chunk": Array((5, CHUNK), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
-            "everyone": Array((self.slots,), "int32"),  # 0, 1, 2, ...
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
             "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),
             "normed": Array(tiled_shape(tokens, model.hidden), "bfloat16"),  # without the root mean square
@@ -161,8 +197,10 @@ class Shape:
             "qkv": Array((tokens, self.qkv_width), "float32"),
             "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),
             "inner": Array(tiled_shape(tokens, model.intermediate), "bfloat16"),
-            "partials": Array((partials,), "float32"),
-            "arrivals": Array((tokens, model.heads), "int32"),
+            "partials": Array(
+                (max(self.slots, _FEW) if splits > 1 else 0, heads, splits, model.head_dim + 2), "float32"
+            ),
+            "arrivals": Array((max(self.slots, _FEW), model.heads), "int32"),
         }
 
     def weights(self) -> Plan:

@@ -27,7 +27,7 @@ __host__ __device__ constexpr i64 in_tiles(i64 row, int column, int tiles) {
 __device__ __forceinline__ const bf16* other_half(const bf16* address) { return (const bf16*)((u64)address ^ 32); }
 
 #ifndef EMULATED
-struct Pack { u32 x, y, z, w; };  // 16 bytes: eight bfloat16
+struct alignas(16) Pack { u32 x, y, z, w; };  // 16 bytes: eight bfloat16
 
 // A lane's numbers of a tile, see below. Weights are read once: they take no place in L1.
 __device__ __forceinline__ Pack load_weights(const bf16* address) {
@@ -44,12 +44,56 @@ __device__ __forceinline__ Pack load_pack(const bf16* address) {
     const uint4 v = __ldcg(reinterpret_cast<const uint4*>(address));
     return {v.x, v.y, v.z, v.w};
 }
+// Zeros where there is nothing to read.
+__device__ __forceinline__ Pack load_pack_if(bool there, const bf16* address) {
+    Pack v;
+    asm volatile("{\n.reg .pred there;\nsetp.ne.u32 there, %5, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\n"
+                 "mov.u32 %3, 0;\n@there ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+                 : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w) : "l"(address), "r"((u32)there));
+    return v;
+}
 // d += a b for a 16 x 16 tile of tokens and a 16 x 8 tile of weights, in float32.
 __device__ __forceinline__ void multiply(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
+// Two numbers in bfloat16, the first in the low half.
+__device__ __forceinline__ u32 pair(float first, float second) {
+    u32 v;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(second), "f"(first));
+    return v;
+}
+// 2 to the power of a number, near enough; of 0 it is 1, of -inf 0.
+__device__ __forceinline__ float exp2_fast(float value) {
+    float v;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(value));
+    return v;
+}
+// An 8 x 8 matrix of bfloat16, row `group` and columns 2 quad and 2 quad + 1 in lane (group, quad), the other way round.
+__device__ __forceinline__ u32 transposed(u32 value) {
+    u32 v;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(v) : "r"(value));
+    return v;
+}
+// Four such matrices from shared memory, the other way round: lane 8 i + j names row j of matrix i.
+__device__ __forceinline__ Pack load_transposed(const bf16* row) {
+    Pack v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+    return v;
+}
+// 16 bytes to shared memory, there when `wait_for_copies` has returned; zeros, and nothing is read, if not `there`.
+__device__ __forceinline__ void copy_early(bf16* to, const bf16* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+__device__ __forceinline__ void prefetch(const bf16* address) {
+    asm volatile("prefetch.global.L2 [%0];" :: "l"(address));
+}
+// As much shared memory as a kernel is launched with.
+#define SHARED_MEMORY(name) extern __shared__ Pack name[]
 // Programmatic dependent launch (compute capability 9.0): the next kernel may start now, and this one may read what
 // the kernels before it wrote. Every block of every kernel waits, so that a wait covers all earlier kernels.
 __device__ __forceinline__ void let_next_start() {
@@ -70,6 +114,8 @@ __device__ __forceinline__ void unpack(Pack pack, float (&v)[8]) {
     v[0] = low(pack.x); v[1] = high(pack.x); v[2] = low(pack.y); v[3] = high(pack.y);
     v[4] = low(pack.z); v[5] = high(pack.z); v[6] = low(pack.w); v[7] = high(pack.w);
 }
+__device__ __forceinline__ u32 lows(u32 a, u32 b) { return (a & 0xffffu) | b << 16; }
+__device__ __forceinline__ u32 highs(u32 a, u32 b) { return a >> 16 | (b & 0xffff0000u); }
 // To the nearest, ties to even; NaN stays NaN.
 __device__ __forceinline__ bf16 to_bf16(float value) {
     const u32 bits = __float_as_uint(value);
@@ -88,10 +134,12 @@ constexpr i64 ROW_STRIDE = (i64)LAYERS * 2 * KV_HEADS * HEAD_STRIDE;
 constexpr int HALF = HEAD_DIM / 2;
 
 // Turns the numbers i and i + HALF of a head by its position; the table holds half cosines, half sines.
-__device__ __forceinline__ float2 turned(float a, float b, const float* table, int position, int i) {
-    const float cosine = table[(i64)position * HEAD_DIM + i], sine = table[(i64)position * HEAD_DIM + HALF + i];
+__device__ __forceinline__ float2 turned(float a, float b, float cosine, float sine) {
     return make_float2(
         __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine)), __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine)));
+}
+__device__ __forceinline__ float2 turned(float a, float b, const float* table, int position, int i) {
+    return turned(a, b, table[(i64)position * HEAD_DIM + i], table[(i64)position * HEAD_DIM + HALF + i]);
 }
 constexpr int QKV_WIDTH = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
 constexpr int HIDDEN_UNITS = ceil_div(HIDDEN, 8);        // a partial sum of squares each

@@ -131,44 +131,23 @@ template <int KIND> struct Units {
 constexpr int LAYER_TICKETS = Units<QKV>::tickets + Units<OUTPUT>::tickets + Units<GATE_UP>::tickets + Units<DOWN>::tickets;
 constexpr int ALL_TICKETS = LAYERS * LAYER_TICKETS + Units<HEAD>::tickets;
 
-// TEMPORARY attention
-struct Attending { Shared<1> shared; };
-struct Half128 { __device__ __forceinline__ void operator()() const { meet_at<2, 128>(); } };
-struct Item { int token, head, row, position; };
-__device__ __forceinline__ int attention_items(const int* rows, const int* positions, int tokens) {
-    int n = 0;
-    for (int t = 0; t < tokens; ++t) n += rows[t] >= 0 ? HEADS : 0;
-    return n;
+// A share of the attention of a layer: one split of one part.
+struct Share { Part what; int split; };
+__device__ __forceinline__ int shares_of(int row, int position) {
+    return row < 0 ? 0 : ceil_div(position + 1, SPLIT) * KV_HEADS * PARTS;
 }
-__device__ __forceinline__ Item attention_item(const int* rows, const int* positions, int tokens, int i) {
-    for (int t = 0; t < tokens; ++t) {
-        if (rows[t] < 0) continue;
-        if (i < HEADS) return {t, i, rows[t], positions[t]};
-        i -= HEADS;
-    }
-    return {};
+__device__ __forceinline__ int count_shares(const int* rows, const int* positions, int tokens) {
+    int count = 0;
+    for (int token = 0; token < tokens; ++token) count += shares_of(rows[token], positions[token]);
+    return count;
 }
-__device__ __forceinline__ void attend_decoding(Attending& a, Item it, const float* qkv, const bf16* cache, bf16* attended, float*, int*) {
-    if (threadIdx.x < 128) {
-        const int length = it.position + 1, part = threadIdx.x % LANES;
-        const bf16* keys = cache + it.row * ROW_STRIDE + (i64)(it.head / GROUP) * HEAD_STRIDE;
-        float query[1][8];
-        for (int i = 0; i < 8; ++i)
-            query[0][i] = part * 8 < HEAD_DIM ? __ldcg(qkv + (i64)it.token * QKV_WIDTH + it.head * HEAD_DIM + part * 8 + i) : 0.0f;
-        State total[ELEMENTS<1>], state[ELEMENTS<1>];
-        for (int e = 0; e < ELEMENTS<1>; ++e) total[e] = {NOTHING, 0, 0};
-        for (int split = 0; split * SPLIT < length; ++split) {
-            attend_split<1>(query, keys, keys + KV_HEADS * HEAD_STRIDE, split * SPLIT, length, a.shared, state, Half128());
-            for (int e = 0; e < ELEMENTS<1>; ++e) merge(total[e], state[e]);
-        }
-        for (int e = 0; e < ELEMENTS<1>; ++e) {
-            const int element = threadIdx.x + e * 128;
-            if (element < HEAD_DIM)
-                attended[in_tiles(it.token, it.head * HEAD_DIM + element, ATTENDED_TILES)] = to_bf16(total[e].o / total[e].l);
-        }
-    }
-    meet_at<1, 256>();
+__device__ __forceinline__ Share share_of(const int* rows, const int* positions, int index) {
+    int token = 0;
+    for (int here; index >= (here = shares_of(rows[token], positions[token])); ++token) index -= here;
+    const int length = positions[token] + 1, splits = ceil_div(length, SPLIT);
+    return {{token, rows[token], length, index / splits}, index % splits};
 }
+
 struct Header { int phase, unit, next_phase; };  // of a unit; the phase of the block's next one
 
 template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
@@ -422,23 +401,28 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     embed_tokens(block);
     wait(block.begun, 0, memory.last_words, 6);
     own.next_phase = block.first_phase;
-    const int items = attention_items(block.rows, block.positions, TOKENS), shares = min(items, (int)gridDim.x);
+    const int all = count_shares(block.rows, block.positions, TOKENS), sharing = min(all, (int)gridDim.x);
     for (int layer = 0; layer < LAYERS; ++layer) {
         const int phase = 4 * layer;
-        bf16* cache = memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE;
+        const bf16* cache = memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE;
         if (own.next_phase == phase + QKV)
             multiply_units<QKV>(
                 block, own, counter(memory, layer ? phase - 1 : EMBEDDED), layer ? Units<DOWN>::count : TOKENS, memory.input, layer);
-        if (blockIdx.x < items) {
+        if (blockIdx.x < all) {
+            const Share first = share_of(block.rows, block.positions, blockIdx.x);
+            prefetch_split(cached(cache, first.what), first.split, first.what.length - 1, threadIdx.x);
             enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
-            for (int item = blockIdx.x; item < items; item += gridDim.x) {
-                const Item what = attention_item(block.rows, block.positions, TOKENS, item);
-                attend_decoding(block.attending, what, memory.qkv, cache, memory.attended, memory.partials, memory.arrivals);
+            for (int index = blockIdx.x; index < all; index += gridDim.x) {
+                const Share share = share_of(block.rows, block.positions, index);
+                attend_part(
+                    block.attending, {memory.qkv, cache, memory.attended, memory.partials, memory.arrivals}, share.what,
+                    share.split, threadIdx.x, [] { meet(); });
+                meet();  // what is shared is read, what was attended to is written
             }
             if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);
         }
         if (own.next_phase == phase + OUTPUT)
-            multiply_units<OUTPUT>(block, own, counter(memory, NO_PHASE + layer), shares, memory.attended, layer);
+            multiply_units<OUTPUT>(block, own, counter(memory, NO_PHASE + layer), sharing, memory.attended, layer);
         if (own.next_phase == phase + GATE_UP)
             multiply_units<GATE_UP>(block, own, counter(memory, phase + OUTPUT), Units<OUTPUT>::count, memory.input, layer);
         if (own.next_phase == phase + DOWN)
@@ -467,11 +451,13 @@ __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums
     }
     const float* bias = KIND == HEAD ? nullptr : memory.bias[KIND];
     if (bias) bias = (const float*)((const char*)bias + layer * memory.layer);
-    const Given given = {
-        block.scale[KIND == GATE_UP][safe], bias, block.rows[safe], block.positions[safe], sums.x[safe][pair], sums.next_norm[pair]};
+    Given given = {block.scale[KIND == GATE_UP][safe], bias != nullptr, {0, 0}, block.rows[safe], block.positions[safe],
+                   {0, 0}, sums.x[safe][pair], sums.next_norm[pair]};
+    if (bias) given.bias = bias_of<KIND>(bias, column);
+    if (KIND == QKV && !QK_NORM) given.turn = turn_of(memory.rope, given.position, column);
     const Target target = {
         KIND == QKV ? (void*)memory.qkv : KIND == GATE_UP ? (void*)memory.inner : KIND == HEAD ? (void*)memory.logits : (void*)memory.x,
-        memory.input, memory.squares, memory.rope, memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE};
+        memory.input, memory.squares, memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE};
     finish<KIND>(sum, given, target, token, column, here);
 }
 
@@ -514,6 +500,7 @@ template <int TOKENS> __device__ __forceinline__ void finish_units(Workspace<TOK
 // ----------------------------------------------------------------------------------------------------------------------
 
 template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memory) {
+    static_assert(sizeof(Workspace<TOKENS>) <= SHARED_OF_BLOCK, "a block has so much shared memory");
     Workspace<TOKENS>& block = *(Workspace<TOKENS>*)block_memory();
     for (int i = threadIdx.x; i < (int)(sizeof(Memory) / 8); i += THREADS) ((u64*)&block.memory)[i] = ((const u64*)memory)[i];
     if (threadIdx.x == 0) {

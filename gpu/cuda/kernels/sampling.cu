@@ -8,9 +8,10 @@ struct Sampling {        // of one row; thresholds are computed on the host, in 
     u64 seed;
 };
 
-constexpr int DRAWERS = 512;
+constexpr int DRAWERS = 1024;
 constexpr int DRAWING_WARPS = DRAWERS / 32;
-constexpr int SEGMENT = round_up(ceil_div(VOCAB, DRAWING_WARPS), 32);  // of the vocabulary: what a warp sums up
+constexpr int SHARE = round_up(ceil_div(VOCAB, LOGIT_SHARES), DRAWERS);      // of the vocabulary: what a block looks through
+constexpr int AT_ONCE = 8;  // logits that a thread reads together
 constexpr u32 PLUS_INFINITY = 0xff800000u, MINUS_INFINITY = 0x007fffffu, NOT_A_NUMBER = 0xffffffffu;
 
 // Ascending as the logits are; both zeros alike, NaN above all.
@@ -101,26 +102,64 @@ __device__ __forceinline__ u64 block_sum(u64 value, u64 (&scratch)[DRAWING_WARPS
     return total;
 }
 
-// One block a row. `drawn` is [rows, 2]: the token, and what is wrong with the logits (0 if nothing).
+// Calls work(i, logit) for every `stride`-th i, with -inf beyond the vocabulary.
+template <class Work> __device__ __forceinline__ void for_logits(const float* logits, int first, int end, int stride, Work&& work) {
+    for (; first < end; first += AT_ONCE * stride) {
+        float logit[AT_ONCE];
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; ++j) {
+            const int i = first + j * stride;
+            logit[j] = i < end && i < VOCAB ? __ldcg(logits + i) : __uint_as_float(0xff800000u);
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; ++j)
+            if (first + j * stride < end) work(first + j * stride, logit[j]);
+    }
+}
+
+// The largest of a number of each thread; `scratch` may be used again after the next barrier.
+__device__ __forceinline__ u64 block_largest(u64 best, u64 (&scratch)[DRAWING_WARPS]) {
+    for (int step = 16; step; step >>= 1) best = larger(best, __shfl_xor_sync(ALL_LANES, best, step));
+    if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = best;
+    __syncthreads();
+    for (int other = 0; other < DRAWING_WARPS; ++other) best = larger(best, scratch[other]);
+    return best;
+}
+
+// LOGIT_SHARES blocks a row look for the largest logit; the one that comes last goes on alone. `drawn` is [rows, 2]: the token,
+// and what is wrong with the logits (0 if nothing).
 extern "C" __global__ void __launch_bounds__(DRAWERS, 1) sample(
     i64 tokens, const float* all_logits, const Sampling* all_sampling, const int* rows, const int* positions,
-    int* drawn) {
+    int* drawn, u64* largest_of_shares, int* arrivals) {
     __shared__ u64 scratch[DRAWING_WARPS];
     __shared__ Tally tally;
+    __shared__ bool last;
     let_next_start();
     wait_for_previous();
-    const int row = rows[blockIdx.x], lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int token = blockIdx.y, row = rows[token], lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     if (row < 0) return;
     const float* logits = all_logits + (i64)row * VOCAB;
     const Sampling sampling = all_sampling[row];
 
     // Steps 1 and 2: the largest logit, of the lowest index.
     u64 best = 0;
-    for (int i = threadIdx.x; i < VOCAB; i += DRAWERS) best = larger(best, (u64)ordered(__ldcg(logits + i)) << 32 | (u32)~i);
-    for (int step = 16; step; step >>= 1) best = larger(best, __shfl_xor_sync(ALL_LANES, best, step));
-    if (lane == 0) scratch[warp] = best;
-    __syncthreads();
-    for (int other = 0; other < DRAWING_WARPS; ++other) best = larger(best, scratch[other]);
+    for_logits(logits, blockIdx.x * SHARE + threadIdx.x, (blockIdx.x + 1) * SHARE, DRAWERS, [&](int i, float logit) {
+        if (i < VOCAB) best = larger(best, (u64)ordered(logit) << 32 | (u32)~i);
+    });
+    best = block_largest(best, scratch);
+    if (LOGIT_SHARES > 1) {
+        u64* found = largest_of_shares + token * LOGIT_SHARES;
+        if (threadIdx.x == 0) {
+            found[blockIdx.x] = best;
+            __threadfence();
+            last = atomicAdd(arrivals + token, 1) == LOGIT_SHARES - 1;
+            if (last) arrivals[token] = 0;
+            __threadfence();
+        }
+        __syncthreads();
+        if (!last) return;
+        best = block_largest(threadIdx.x < LOGIT_SHARES ? __ldcg(found + threadIdx.x) : 0, scratch);
+    }
     const u32 top = (u32)(best >> 32);
     const int index = (int)~(u32)best;
     const int fault = top == NOT_A_NUMBER ? 1 : top == PLUS_INFINITY ? 2 : top == MINUS_INFINITY ? 3 : 0;
@@ -143,27 +182,23 @@ extern "C" __global__ void __launch_bounds__(DRAWERS, 1) sample(
             __syncthreads();
             for (int i = threadIdx.x; i < 256; i += DRAWERS) tally.amount[i] = 0;
             __syncthreads();
-            for (int i = threadIdx.x; i < PADDED; i += DRAWERS) {
-                const u32 key = i < VOCAB ? ordered(__ldcg(logits + i)) : 0;
+            for_logits(logits, threadIdx.x, PADDED, DRAWERS, [&](int i, float logit) {
+                const u32 key = ordered(logit);
                 count(tally, i < VOCAB && (key & known) == least_key, key >> shift & 255, 1);
-            }
+            });
             __syncthreads();
             choose(tally, needed);
             needed -= tally.above;
             least_key |= tally.digit << shift;
         }
     }
-    auto weight = [&](int i) -> u32 {
-        if (i >= VOCAB) return 0;
-        const float logit = __ldcg(logits + i);
-        return ordered(logit) < least_key ? 0 : weight_of(logit, largest, scale);
-    };
+    auto weight = [&](float logit) -> u32 { return ordered(logit) < least_key ? 0 : weight_of(logit, largest, scale); };
 
     // Step 5: the largest weight at which the sum of all that are no smaller reaches the mass.
     u32 least_weight = 0;
     if (sampling.has_top_p) {
         u64 sum = 0;
-        for (int i = threadIdx.x; i < VOCAB; i += DRAWERS) sum += weight(i);
+        for_logits(logits, threadIdx.x, PADDED, DRAWERS, [&](int, float logit) { sum += weight(logit); });
         const u64 total = block_sum(sum, scratch);
         u64 needed = __umul64hi(total, sampling.top_p) + (total * sampling.top_p != 0);
         if (needed == 0) needed = 1;
@@ -172,10 +207,10 @@ extern "C" __global__ void __launch_bounds__(DRAWERS, 1) sample(
             __syncthreads();
             for (int i = threadIdx.x; i < 256; i += DRAWERS) tally.amount[i] = 0;
             __syncthreads();
-            for (int i = threadIdx.x; i < PADDED; i += DRAWERS) {
-                const u32 own = weight(i);
+            for_logits(logits, threadIdx.x, PADDED, DRAWERS, [&](int, float logit) {
+                const u32 own = weight(logit);
                 count(tally, own && (own & known) == least_weight, own >> shift & 255, own);
-            }
+            });
             __syncthreads();
             choose(tally, needed);
             needed -= tally.above;
@@ -184,32 +219,34 @@ extern "C" __global__ void __launch_bounds__(DRAWERS, 1) sample(
     }
     if (least_weight < sampling.min_weight) least_weight = sampling.min_weight;  // step 6
 
-    // Step 7: each warp sums up its segment; the one in which the running sum passes the target walks through it.
-    const int begin = warp * SEGMENT, end = begin + SEGMENT;
-    u64 sum = 0;
-    for (int i = begin + lane; i < end; i += 32) {
-        const u32 own = weight(i);
-        sum += own < least_weight ? 0 : own;
+    // Step 7: each warp sums up its part of the vocabulary; the part in which the running sum passes the target is parted
+    // again, until it is no longer than a warp.
+    int begin = 0, end = VOCAB, part;
+    u64 target;
+    do {
+        part = round_up(ceil_div(end - begin, DRAWING_WARPS), 32);
+        u64 sum = 0;
+        for_logits(logits, begin + warp * part + lane, min(begin + (warp + 1) * part, end), 32, [&](int, float logit) {
+            const u32 own = weight(logit);
+            sum += own < least_weight ? 0 : own;
+        });
+        const u64 total = block_sum(sum, scratch);
+        if (end - begin == VOCAB) target = __umul64hi(random_bits(sampling.seed, positions[token]), total);
+        for (int other = 0; target >= scratch[other]; ++other) {
+            target -= scratch[other];
+            begin += part;
+        }
+        end = min(begin + part, end);
+    } while (part > 32);
+    if (warp) return;
+    const u32 own = begin + lane < end ? weight(__ldcg(logits + begin + lane)) : 0;
+    u64 running = own < least_weight ? 0 : own;
+    for (int step = 1; step < 32; step *= 2) {
+        const u64 left = __shfl_up_sync(ALL_LANES, running, step);
+        if (lane >= step) running += left;
     }
-    const u64 total = block_sum(sum, scratch), target = __umul64hi(random_bits(sampling.seed, positions[blockIdx.x]), total);
-    u64 before = 0;
-    for (int other = 0; other < warp; ++other) before += scratch[other];
-    if (target < before || target >= before + scratch[warp]) return;
-    for (int first = begin; first < end; first += 32) {
-        const u32 own = weight(first + lane);
-        u64 running = own < least_weight ? 0 : own;
-        for (int step = 1; step < 32; step *= 2) {
-            const u64 left = __shfl_up_sync(ALL_LANES, running, step);
-            if (lane >= step) running += left;
-        }
-        const u32 passed = __ballot_sync(ALL_LANES, before + running > target);
-        if (passed) {
-            if (lane == __ffs(passed) - 1) {
-                drawn[2 * row] = first + lane;
-                drawn[2 * row + 1] = 0;
-            }
-            return;
-        }
-        before += __shfl_sync(ALL_LANES, running, 31);
+    if (lane == __ffs(__ballot_sync(ALL_LANES, running > target)) - 1) {
+        drawn[2 * row] = begin + lane;
+        drawn[2 * row + 1] = 0;
     }
 }

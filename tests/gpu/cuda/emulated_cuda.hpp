@@ -20,9 +20,11 @@
 
 struct dim3 { unsigned x, y, z; };
 struct float2 { float x, y; };
-struct Pack { uint32_t x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) Pack { uint32_t x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 static dim3 threadIdx, blockIdx, gridDim;
+using std::max;
 using std::min;
 
 namespace emulation {
@@ -254,6 +256,7 @@ inline Pack load_pack(const uint16_t* address) {
     std::memcpy(&v, address, 16);
     return v;
 }
+inline Pack load_pack_if(bool there, const uint16_t* address) { return there ? load_pack(address) : Pack{}; }
 inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
     const uint64_t own[6] = {a0, a1, a2, a3, b0, b1};
     const int lane = threadIdx.x & 31;
@@ -270,6 +273,45 @@ inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint3
         return 0;
     });
 }
+inline uint32_t pair(float first, float second) {
+    auto rounded = [](float value) {
+        const uint32_t bits = __float_as_uint(value);
+        return value != value ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    };
+    return rounded(first) | rounded(second) << 16;
+}
+inline float exp2_fast(float value) { return std::exp2(value); }
+inline uint32_t transposed(uint32_t value) {
+    const uint64_t own = value;
+    const int lane = threadIdx.x & 31, group = lane / 4, quad = lane % 4;
+    return emulation::exchange(0xffffffffu, &own, 1, [&](auto& posted) {
+        auto of = [&](int row) { return (uint32_t)posted[row * 4 + group / 2][0] >> group % 2 * 16 & 0xffffu; };
+        return of(quad * 2) | of(quad * 2 + 1) << 16;
+    });
+}
+inline Pack load_transposed(const uint16_t* row) {
+    if ((uintptr_t)row % 16) std::abort();
+    const uint64_t own = (uint64_t)row;
+    const int lane = threadIdx.x & 31, group = lane / 4, quad = lane % 4;
+    return emulation::exchange(0xffffffffu, &own, 1, [&](auto& posted) {
+        auto of = [&](int i) {
+            auto at = [&](int j) { return (uint32_t)((const uint16_t*)posted[i * 8 + j][0])[group]; };
+            return at(quad * 2) | at(quad * 2 + 1) << 16;
+        };
+        return Pack{of(0), of(1), of(2), of(3)};
+    });
+}
+inline void copy_early(uint16_t* to, const uint16_t* from, bool there) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16) std::abort();
+    if (there)
+        std::memcpy(to, from, 16);
+    else
+        std::memset(to, 0, 16);
+}
+inline void wait_for_copies() {}
+inline void prefetch(const uint16_t*) {}
+inline void* block_memory();
+#define SHARED_MEMORY(name) Pack* const name = (Pack*)block_memory()
 inline void let_next_start() {}
 inline void wait_for_previous() {}
 

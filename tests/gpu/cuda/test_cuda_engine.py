@@ -108,6 +108,29 @@ def test_bits_are_the_same_at_once_in_pieces_one_by_one_and_in_company(load: Loa
         assert np.array_equal(engine.export_kv(row, 0, 545), cache)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [  # hands of 3 and of 1; of 4, and units that come in fours, but the last
+        {"hidden_size": 768, "intermediate_size": 1056, "vocab_size": 2060},
+        {"hidden_size": 1024, "intermediate_size": 4108, "vocab_size": 97},
+    ],
+)
+def test_bits_are_the_same_in_the_products_for_few_and_for_many_tokens(
+    load: Load, tmp_path: Path, sizes: dict[str, int]
+) -> None:
+    engine = load(write_checkpoint(tmp_path, num_hidden_layers=1, **sizes), max_batch=40, capacity=8)
+    rows = engine.kv_cache.acquire(40)
+    logits = []
+    for count in (1, 12, 20, 40):  # kernels for 8, 16, 32 and 64
+        for row in rows[:count]:
+            engine.kv_cache.truncate(row, 0)
+            engine.write_token(row, 7 + row)
+        engine.decode(rows[:count])
+        logits.append(engine.read_logits(rows[0]))
+    assert np.isfinite(logits[0]).all()
+    assert all(np.array_equal(found, logits[0]) for found in logits)
+
+
 @pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64")
 def test_bits_do_not_depend_on_how_many_blocks_share_the_work(tmp_path: Path) -> None:
     """A device of many processors cuts a token's positions and heads in more parts than one of few."""

@@ -8,6 +8,7 @@ import pytest
 from checkpoints import tiny_config
 
 from gpu import ModelConfig
+from gpu.cuda import persistent
 from gpu.cuda.shape import Shape, measuring_source, persistent_source, source
 
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
@@ -54,7 +55,8 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str) -> Non
     code, words = compiler.compile_source(source(), options)
     assert code.startswith(b"\x7fELF")
     kernels = re.findall(r"Compiling entry function '(\w+)'", words)
-    assert {"embed", "qkv_1", "qkv_4", "attention", "down_2", "head_1", "sample", "load_matrix"} <= set(kernels)
+    expected = {"embed", "qkv_8", "qkv_64", "attention_step", "attention_prompt", "down_32", "head_8", "sample"}
+    assert {*expected, "load_matrix"} <= set(kernels)
     assert ("rope" in kernels) == (family == "qwen3")
     assert "warning" not in words
     used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", words)
@@ -70,11 +72,14 @@ def test_what_a_device_is_measured_with_compiles(architecture: str) -> None:
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
-def test_the_kernel_of_a_whole_step_that_looks_at_the_clock_compiles_as_the_one_that_does_not() -> None:
-    macros = [f"-D{define}" for define in (*defines(**SHAPES["Llama-3.2-1B"]), "TOKENS_OF_STEP=1", "CLOCKED")]
+@pytest.mark.parametrize("clocked", [False, True])
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_the_kernel_of_a_whole_step_compiles_without_spills_also_with_clocks(tokens: int, clocked: bool) -> None:
+    shape = Shape(ModelConfig.from_json(tiny_config("llama", **SHAPES["Llama-3.2-1B"])), rows=8, capacity=128)
+    macros = [f"-D{define}" for define in persistent.defines(shape, tokens, clocked=clocked)]
     options = ["--gpu-architecture=sm_90a", "--std=c++17", "--ptxas-options=-v", *macros]
     _, words = compiler.compile_source(persistent_source(), options)
-    assert re.findall(r"Compiling entry function '(\w+)'", words) == ["clocked_1"]
+    assert re.findall(r"Compiling entry function '(\w+)'", words) == [f"{'clocked' if clocked else 'decode'}_{tokens}"]
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 

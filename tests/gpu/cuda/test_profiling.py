@@ -85,7 +85,7 @@ def test_every_kernel_and_every_phase_is_measured(
     ]  # fmt: skip
     print_device(measured)
     printed = capsys.readouterr().out
-    for words in ("on emulated; rows: 2", "engine, per-op", "gate_up_1", "GB/s", "in one graph", "synchronise"):
+    for words in ("on emulated; rows: 2", "engine, per-op", "gate_up_8", "GB/s", "in one graph", "synchronise"):
         assert words in printed
 
 
