@@ -49,6 +49,11 @@ class Launcher(Protocol):
         """How many streaming multiprocessors there are."""
         ...
 
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Which compute capability it has."""
+        ...
+
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
         together: bool = False,

@@ -22,7 +22,7 @@ from gpu.cuda.graphs import GraphCache
 from gpu.cuda.loading import load
 from gpu.cuda.paths import PER_OP, check_path
 from gpu.cuda.profiling import STEPS, Profiler
-from gpu.cuda.shape import CHUNK, Shape, bucket, kernels_digest, source
+from gpu.cuda.shape import Shape, bucket, kernels_digest, prompt_bucket, source
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
 from gpu.cuda.weights import places, write_random
@@ -217,9 +217,10 @@ class CudaEngine(RowKeeper):
                 [np.arange(start, start + n, dtype=np.int32) for start, n in zip(starts, counts, strict=True)]
             )
             ends = np.cumsum(counts) - 1
-            for first in range(0, len(ids), CHUNK):
-                part = slice(first, first + CHUNK)
-                inside = ends[(ends >= first) & (ends < first + CHUNK)]
+            chunk = self._shape.chunk
+            for first in range(0, len(ids), chunk):
+                part = slice(first, first + chunk)
+                inside = ends[(ends >= first) & (ends < first + chunk)]
                 self._feed(ids[part], of_rows[part], positions[part], (inside - first).astype(np.int32))
             for row, count in zip(rows, counts, strict=True):
                 self.kv_cache.commit(row, count)
@@ -447,8 +448,8 @@ class CudaEngine(RowKeeper):
 
     def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
         """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
-        tokens, arena = max(16, bucket(len(ids))), self._arena
-        self._staging.write(arena.lines("chunk"), chunk_of(ids, rows, positions, ends))
+        tokens, arena = prompt_bucket(len(ids)), self._arena
+        self._staging.write(arena.lines("chunk"), chunk_of(self._shape, ids, rows, positions, ends))
 
         ways = self._shape.prompt_ways(tokens, int(positions.max()) + 1)
         self._graphs.run(("prefill", tokens, ways), lambda: self._forward.prefill(tokens, ways))

@@ -8,13 +8,13 @@ import numpy.typing as npt
 
 from gpu.cuda.arena import Arena
 from gpu.cuda.device import Launcher
-from gpu.cuda.shape import CHUNK, Shape
+from gpu.cuda.shape import Shape, wide
 
 Int32Array = npt.NDArray[np.int32]
 
-_THREADS = {"embed": 256, "rope": 128, "sample": 1024}
-_PRODUCT_THREADS = 256
+_THREADS = {"embed": 256, "rope": 128, "sample": 1024, "scales": 256}
 _HEADS_OF_ROPE = 4  # of a block
+_TOKENS_OF_SCALES = 8
 _NOBODY = -1
 
 
@@ -26,9 +26,9 @@ def step_of(shape: Shape, rows: Sequence[int], positions: Sequence[int]) -> Int3
     return step
 
 
-def chunk_of(ids: Int32Array, rows: Int32Array, positions: Int32Array, ends: Int32Array) -> Int32Array:
+def chunk_of(shape: Shape, ids: Int32Array, rows: Int32Array, positions: Int32Array, ends: Int32Array) -> Int32Array:
     """Give what `chunk` of the arena holds when these tokens go through the layers; `ends`: which end a prompt."""
-    chunk = np.zeros((5, CHUNK), np.int32)
+    chunk = np.zeros((5, shape.chunk), np.int32)
     chunk[1], chunk[4] = _NOBODY, _NOBODY
     chunk[0, : len(ids)], chunk[1, : len(ids)], chunk[2, : len(ids)] = ids, rows, positions
     chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
@@ -121,10 +121,16 @@ class Forward:
         next_norm: int = 0, next_given: int = 0, next_squares: int = 0, *, pick: int = 0, rows: int = 0,
         positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
-        kernel, grid = self.shape.products[name].launch(tokens, self.device.processors)
+        how = self.shape.products[name].launch(tokens, self.device.processors)
+        if name != "head" and wide(tokens, self.device.capability):
+            how = self.shape.products[name].launch_wide(tokens, self.device.processors)
+            if squares:
+                scales = self.arena.at("scales")
+                self._launch("scales", (-(-tokens // _TOKENS_OF_SCALES), 1, 1), tokens, squares, scales)
+                squares = scales
         self.device.launch(
-            kernel, grid, _PRODUCT_THREADS, tokens, matrix, bias, given, squares, result, next_norm, next_given,
-            next_squares, pick, rows, positions, table, cache,
+            how.kernel, how.grid, how.threads, tokens, matrix, bias, given, squares, result, next_norm, next_given,
+            next_squares, pick, rows, positions, table, cache, shared=how.shared,
         )  # fmt: skip
 
     def _launch(self, kernel: str, grid: tuple[int, int, int], *parameters: int) -> None:

@@ -13,7 +13,7 @@ from gpu.cuda.device import Device, Launcher, Lines, Moment
 from gpu.cuda.forward import Forward, chunk_of, step_of
 from gpu.cuda.paths import PER_OP, PERSISTENT
 from gpu.cuda.persistent import Persistent
-from gpu.cuda.shape import CHUNK, Shape, bucket, measuring_source
+from gpu.cuda.shape import Shape, bucket, measuring_source, prompt_bucket
 from gpu.cuda.staging import Staging
 from gpu.cuda.traffic import Traffic, operation, traffic
 from gpu.cuda.watchdog import Watchdog
@@ -30,15 +30,25 @@ _MILLION = 1e6
 
 
 @dataclass(slots=True)
-class _Watched:
-    """Launches, and notes the moment after each."""
+class _Aside:
+    """Stands between who launches and the device."""
 
     device: Device
-    moments: list[tuple[str, Moment]] = field(default_factory=list)
 
     @property
     def processors(self) -> int:
         return self.device.processors
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        return self.device.capability
+
+
+@dataclass(slots=True)
+class _Watched(_Aside):
+    """Launches, and notes the moment after each."""
+
+    moments: list[tuple[str, Moment]] = field(default_factory=list)
 
     def launch(self, kernel: str, *call: Any, **how: Any) -> None:
         self.device.launch(kernel, *call, **how)
@@ -46,15 +56,10 @@ class _Watched:
 
 
 @dataclass(slots=True)
-class _Chosen:
+class _Chosen(_Aside):
     """Launches one kernel, and leaves all others out."""
 
-    device: Device
     kernel: str
-
-    @property
-    def processors(self) -> int:
-        return self.device.processors
 
     def launch(self, kernel: str, *call: Any, **how: Any) -> None:
         if kernel == self.kernel:
@@ -177,11 +182,12 @@ class Profiler:
 
     def _prefill(self) -> Pass:
         """Time what becomes of the first tokens of a prompt, as many as go together."""
-        count = min(CHUNK, self.context)
-        tokens, arena = max(16, bucket(count)), self.forward.arena
+        count = min(self.shape.chunk, self.context)
+        tokens, arena = prompt_bucket(count), self.forward.arena
         ids = np.resize(np.arange(self.shape.model.vocab, dtype=np.int32), count)
         of_rows, positions = np.full(count, self.rows[0], np.int32), np.arange(count, dtype=np.int32)
-        self.staging.write(arena.lines("chunk"), chunk_of(ids, of_rows, positions, np.array([count - 1], np.int32)))
+        ends = np.array([count - 1], np.int32)
+        self.staging.write(arena.lines("chunk"), chunk_of(self.shape, ids, of_rows, positions, ends))
 
         def run(forward: Forward) -> None:
             forward.prefill(tokens, self.shape.prompt_ways(tokens, count))

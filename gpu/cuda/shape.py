@@ -12,11 +12,18 @@ from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
 _SHARED = ("common.cu", "products.cu", "attention.cu")
-CHUNK = 256  # tokens of prompts that go through the layers together
+CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions
 _FEW = 32  # tokens of prompts that attend as those of a step do
 _SHARE = 8192  # logits, about; see sampling.cu
+_WIDE_FROM = 33  # tokens
+_WIDE_TILES = {
+    (128, 192): 1.37,
+    (64, 64): 0.46,
+    (64, 32): 0.35,
+}  # tokens and rows: microseconds for 128 columns on an H100
+_WIDE_MEMORY = 227 * 1024
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
@@ -24,7 +31,7 @@ _HEAD_DIMS = range(8, 257, 8)
 
 def source() -> str:
     """Give the kernels as one text."""
-    return _joined(*_SHARED, "sampling.cu", "loading.cu")
+    return _joined(*_SHARED, "wide.cu", "sampling.cu", "loading.cu")
 
 
 def persistent_source() -> str:
@@ -44,6 +51,16 @@ def _joined(*names: str) -> str:
 def bucket(tokens: int) -> int:
     """Give the number of tokens for which a graph is recorded that serves so many: a power of two."""
     return 1 << (tokens - 1).bit_length()
+
+
+def prompt_bucket(tokens: int) -> int:
+    """Give the number of tokens for which a graph is recorded that feeds so many of prompts."""
+    return max(16, bucket(tokens)) if tokens <= 256 else up(tokens, 256)
+
+
+def wide(tokens: int, capability: tuple[int, int]) -> bool:
+    """Tell whether so many tokens are multiplied by the kernels of wide.cu; never changes a bit."""
+    return tokens >= _WIDE_FROM and capability == (9, 0)
 
 
 def _up_div(count: int, by: int) -> int:
@@ -67,14 +84,25 @@ class Product:
     n: int
     k: int
 
-    def launch(self, tokens: int, processors: int) -> tuple[str, tuple[int, int, int]]:
+    def launch(self, tokens: int, processors: int) -> Launch:
         """Name the kernel for so many tokens, and give its grid; see `Block` in products.cu."""
         most = next((size for size in (8, 16, 32) if tokens <= size), 64)
         units = 4 if most == 32 and self.n >= 8192 else 2 if most > 16 or self.n >= 2048 else 1
-        blocks = up(self.n, 8 * units) // (8 * units)
+        blocks = _up_div(self.n, 8 * units)
         if self.n >= 2048:  # they go on with the next units
             blocks = min(blocks, processors * (1 if most > 16 else 3 if most == 8 and self.name == "head" else 2))
-        return f"{self.name}_{most}", (blocks, up(tokens, most) // most, 1)
+        return Launch(f"{self.name}_{most}", (blocks, _up_div(tokens, most), 1), 256)
+
+    def launch_wide(self, tokens: int, processors: int) -> Launch:
+        """Give the launch of wide.cu for so many tokens: that which should be done first."""
+
+        def blocks(tile: tuple[int, int]) -> int:
+            return _up_div(tokens, tile[0]) * _up_div(self.n, tile[1])
+
+        tile = min(_WIDE_TILES, key=lambda tile: _up_div(blocks(tile), processors) * _WIDE_TILES[tile])
+        threads = 128 + 2 * tile[0]  # a warpgroup for 64 tokens, and one that has everything brought
+        kernel = f"{self.name}_{tile[0]}x{tile[1]}"
+        return Launch(kernel, (min(blocks(tile), processors), 1, 1), threads, _WIDE_MEMORY)
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,7 +150,12 @@ class Shape:
     @property
     def tokens(self) -> int:
         """How many tokens can be in the layers at once."""
-        return max(self.slots, CHUNK)
+        return max(self.slots, self.chunk)
+
+    @property
+    def chunk(self) -> int:
+        """How many tokens of prompts go through the layers together."""
+        return min(CHUNK, max(16, bucket(self.rows * self.capacity)))
 
     def ways(self, longest: int) -> int:
         """How many blocks share the positions of each token: a power of two, at least the splits of the longest row."""
@@ -189,10 +222,12 @@ class Shape:
             ),  # keys of logits, and of how many blocks they are there
             "looked": Array((self.slots,), "int32"),
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
-            "chunk": Array((5, CHUNK), "int32"),  # ids, rows, positions; which tokens end a prompt, and of which rows
+            # ids, rows, positions; which tokens end a prompt, and of which rows
+            "chunk": Array((5, self.chunk), "int32"),
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
             "residual": Array((tokens, up(model.hidden, COLUMNS)), "float32"),
             "normed": Array(tiled_shape(tokens, model.hidden), "bfloat16"),  # without the root mean square
+            "scales": Array((tokens,), "float32"),
             "squares": Array((tokens, -(-model.hidden // _UNIT)), "float32"),
             "qkv": Array((tokens, self.qkv_width), "float32"),
             "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),

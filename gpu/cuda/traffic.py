@@ -6,7 +6,7 @@ from gpu.cuda.shape import Shape
 from gpu.cuda.tiles import COLUMNS, up
 
 # In the order in which they are launched; the name of a kernel begins with that of its operation.
-OPERATIONS = ("embed", "qkv", "rope", "attention", "output", "gate_up", "down", "head", "sample")
+OPERATIONS = ("embed", "scales", "qkv", "rope", "attention", "output", "gate_up", "down", "head", "sample")
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,6 +55,7 @@ def traffic(shape: Shape, *, tokens: int, attended: int, ended: int) -> dict[str
     kept = tokens * position
     found = {
         "embed": Traffic(weights("0.input_norm"), 0, tokens * model.hidden * 2 + x + given),
+        "scales": Traffic(0, 0, squares + tokens * 4),
         "qkv": Traffic(weights("0.qkv", "0.qkv_bias"), 0, given + qkv)
         if model.qk_norm
         else Traffic(weights("0.qkv", "0.qkv_bias"), kept, given + queries),

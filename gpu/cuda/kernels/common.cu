@@ -134,12 +134,12 @@ constexpr i64 ROW_STRIDE = (i64)LAYERS * 2 * KV_HEADS * HEAD_STRIDE;
 constexpr int HALF = HEAD_DIM / 2;
 
 // Turns the numbers i and i + HALF of a head by its position; the table holds half cosines, half sines.
-__device__ __forceinline__ float2 turned(float a, float b, float cosine, float sine) {
+__device__ __forceinline__ float2 turned(float a, float b, float2 turn) {
     return make_float2(
-        __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine)), __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine)));
+        __fsub_rn(__fmul_rn(a, turn.x), __fmul_rn(b, turn.y)), __fadd_rn(__fmul_rn(b, turn.x), __fmul_rn(a, turn.y)));
 }
 __device__ __forceinline__ float2 turned(float a, float b, const float* table, int position, int i) {
-    return turned(a, b, table[(i64)position * HEAD_DIM + i], table[(i64)position * HEAD_DIM + HALF + i]);
+    return turned(a, b, make_float2(table[(i64)position * HEAD_DIM + i], table[(i64)position * HEAD_DIM + HALF + i]));
 }
 constexpr int QKV_WIDTH = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
 constexpr int HIDDEN_UNITS = ceil_div(HIDDEN, 8);        // a partial sum of squares each

@@ -69,7 +69,7 @@ __device__ __forceinline__ void finish(float2 sum, const Given& given, const Tar
         if (!here || given.row < 0) return;
         const int kept = column / HEAD_DIM - HEADS, within = column % HEAD_DIM, i = within / 2;
         bf16* to = target.cache + given.row * ROW_STRIDE + (i64)kept * HEAD_STRIDE + (i64)given.position * HEAD_DIM;
-        if (kept < KV_HEADS) sum = turned(sum.x, sum.y, given.turn.x, given.turn.y);
+        if (kept < KV_HEADS) sum = turned(sum.x, sum.y, given.turn);
         if (kept < 0) {  // queries take the 1 / sqrt(head_dim), and the base of exp2
             float* query = (float*)target.output + (i64)token * QKV_WIDTH + (kept + HEADS) * HEAD_DIM + i;
             query[0] = __fmul_rn(sum.x, ATTENTION_SCALE);
@@ -91,16 +91,18 @@ __device__ __forceinline__ void finish(float2 sum, const Given& given, const Tar
         if (both && given.row >= 0) ((float*)target.output)[(i64)given.row * VOCAB + column + 1] = sum.y;
     } else {
         float* x = (float*)target.output + (i64)token * HIDDEN_PADDED + column;
+        bf16* to = target.next_input + in_tiles(token, column, HIDDEN_TILES);
         float square = 0;
-        if (here) {
-            x[0] = sum.x = __fadd_rn(given.x.x, sum.x);
-            target.next_input[in_tiles(token, column, HIDDEN_TILES)] = to_bf16(__fmul_rn(sum.x, given.next_norm.x));
-            square = __fmul_rn(sum.x, sum.x);
-        }
+        sum = make_float2(__fadd_rn(given.x.x, sum.x), __fadd_rn(given.x.y, sum.y));
+        const bf16 first = to_bf16(__fmul_rn(sum.x, given.next_norm.x)), second = to_bf16(__fmul_rn(sum.y, given.next_norm.y));
         if (both) {
-            x[1] = sum.y = __fadd_rn(given.x.y, sum.y);
-            target.next_input[in_tiles(token, column + 1, HIDDEN_TILES)] = to_bf16(__fmul_rn(sum.y, given.next_norm.y));
-            square = __fadd_rn(square, __fmul_rn(sum.y, sum.y));
+            *(float2*)x = sum;
+            *(u32*)to = first | (u32)second << 16;
+            square = __fadd_rn(__fmul_rn(sum.x, sum.x), __fmul_rn(sum.y, sum.y));
+        } else if (here) {
+            *x = sum.x;
+            *to = first;
+            square = __fmul_rn(sum.x, sum.x);
         }
         square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 1));
         square = __fadd_rn(square, __shfl_xor_sync(ALL_LANES, square, 2));

@@ -360,3 +360,60 @@ inline void stop_the_device() {
 inline void* block_memory() {
     return (void*)(((uintptr_t)emulation::block().memory.data() + 1023) & ~(uintptr_t)1023);
 }
+
+// What the products of many tokens have besides: a copy is there at once, and so is a product.
+inline unsigned char* wide_memory() { return (unsigned char*)block_memory(); }
+struct Signal {
+    int arrivals, missing, bytes;
+    uint64_t given;
+};
+inline void prepare(Signal* signal, int arrivals) { *signal = {arrivals, arrivals, 0, 0}; }
+inline void show_signals() {}
+inline void happened(Signal* signal, int arrivals, int bytes) {
+    signal->missing -= arrivals;
+    signal->bytes += bytes;
+    if (signal->missing < 0) std::abort();
+    if (signal->missing || signal->bytes) return;
+    signal->missing = signal->arrivals;
+    ++signal->given;
+}
+inline void arrive(Signal* signal) { happened(signal, 1, 0); }
+inline void arrive_expecting(Signal* signal, int bytes) { happened(signal, 1, bytes); }
+inline void wait_for(Signal* signal, uint32_t parity) {
+    while (signal->given % 2 == parity) emulation::give_way();
+}
+inline void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) std::abort();
+    std::memcpy(to, from, bytes);
+    happened(signal, 0, -bytes);
+}
+template <int> void give_registers() {}
+template <int> void take_registers() {}
+struct Operand {
+    const unsigned char* at;
+    int unit;
+    void move(int bytes) { at += bytes; }
+    float number(int row, int column) const {
+        const auto offset = (uintptr_t)at % 512;
+        if (offset != 0 && offset != 32) std::abort();
+        column += offset / 2;
+        const unsigned char* chunk = at - offset + row / 8 * unit + row % 8 * 64 + ((column / 8) ^ (row / 2 % 4)) * 16;
+        return __uint_as_float((uint32_t)((const uint16_t*)chunk)[column % 8] << 16);
+    }
+};
+inline void begin_multiplying() {}
+inline void end_multiplying() {}
+template <int> void wait_for_products() {}
+// The 16 numbers are added up in the order in which `multiply` is given them.
+template <size_t N> void multiply_wide(float (&d)[N], const Operand& a, const Operand& b) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
+    for (int i = 0; i < (int)N; ++i) {
+        const int row = warp * 16 + lane / 4 + (i % 4 >= 2 ? 8 : 0), column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        double sum = d[i];
+        for (int k = 0; k < 16; ++k) {
+            const int at = k % 8 / 2 * 4 + k / 8 * 2 + k % 2;
+            sum += (double)a.number(row, at) * (double)b.number(column, at);
+        }
+        d[i] = (float)sum;
+    }
+}

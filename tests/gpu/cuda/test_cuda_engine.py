@@ -152,6 +152,35 @@ def test_bits_do_not_depend_on_how_many_blocks_share_the_work(tmp_path: Path) ->
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64")
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("llama", {"hidden_size": 96, "intermediate_size": 2048}),  # hands of four tiles
+        ("qwen3", {"hidden_size": 64, "intermediate_size": 2560}),  # of two
+        ("llama", {"hidden_size": 37, "intermediate_size": 1536, "attention_bias": True, "mlp_bias": True}),  # of three
+        ("llama", {"hidden_size": 360, "intermediate_size": 83}),  # of one, runs of unequal length
+    ],
+)
+def test_bits_are_those_of_a_device_without_warpgroup_products(
+    tmp_path: Path, family: str, fields: dict[str, Any]
+) -> None:
+    folder = write_checkpoint(tmp_path, family, num_hidden_layers=1, **fields)
+    model = ModelConfig.from_folder(folder)
+    tokens = np.random.default_rng(0).integers(0, 97, 140).tolist()
+    found = []
+    for capability, processors in (((8, 0), 1), ((9, 0), 1), ((9, 0), 1000)):  # tiles of few tokens are split
+        device = EmulatedDevice()
+        device.capability, device.processors = capability, processors
+        with CudaEngine(model, Checkpoint.open(folder, model), rows=2, capacity=140, device=device) as engine:
+            rows = engine.kv_cache.acquire(2)
+            for row, length in zip(rows, (140, 60), strict=True):
+                engine.write_prompt(row, tokens[:length])
+                engine.prefill([row])
+            found.append([(engine.read_logits(row).tobytes(), engine.export_kv(row, 0, 60).tobytes()) for row in rows])
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif("cuda" not in engines(), reason="needs a device")
 @pytest.mark.parametrize("batch", [1, 4, 8, 32])

@@ -50,11 +50,12 @@ def check(engine: CudaEngine, *, rows: int, context: int) -> DeviceProfile:
     layers = engine.model.layers
     for found in measured.passes:
         assert found.time_ns > 0
-        assert [operation(work.name) for work in found.works] == [
-            name for name in OPERATIONS if name != "sample" and (name != "rope" or engine.model.qk_norm)
-        ]
+        operations = {operation(work.name) for work in found.works}
+        assert operations - {"scales"} == {
+            name for name in OPERATIONS if name not in ("sample", "scales") and (name != "rope" or engine.model.qk_norm)
+        }
         for work in found.works:
-            assert work.launches == (1 if operation(work.name) in ("embed", "head") else layers)
+            assert work.launches == {"embed": 1, "head": 1, "scales": 2 * layers}.get(str(operation(work.name)), layers)
             assert 0 <= work.time_ns < 1e12  # a phase that no clock was looked at in would have an endless time
             assert work.apart_ns is None or work.apart_ns > 0
             assert work.bytes
@@ -77,11 +78,11 @@ def test_every_kernel_and_every_phase_is_measured(
     for name in ("STEPS", "_ROUNDS", "_TOGETHER"):  # an emulated device is slow, and its times mean nothing
         monkeypatch.setattr(profiling, name, 1)
     monkeypatch.setenv("COLUMNS", "200")
-    with CudaEngine(config(family, **fields), None, rows=2, capacity=32, device=EmulatedDevice()) as engine:
-        measured = check(engine, rows=2, context=10)
-    one_kernel = ["decode of 2 rows at 10 tokens, persistent"] if family == "llama" else []
+    with CudaEngine(config(family, **fields), None, rows=2, capacity=64, device=EmulatedDevice()) as engine:
+        measured = check(engine, rows=2, context=40)
+    one_kernel = ["decode of 2 rows at 40 tokens, persistent"] if family == "llama" else []
     assert [found.name for found in measured.passes] == [
-        "decode of 2 rows at 10 tokens, per-op", *one_kernel, "prefill of 10 tokens"
+        "decode of 2 rows at 40 tokens, per-op", *one_kernel, "prefill of 40 tokens"
     ]  # fmt: skip
     print_device(measured)
     printed = capsys.readouterr().out
