@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 LENT = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # pages that stand outside this folder
-PICTURES = ("diagrams/generation.svg", "diagrams/debugger.svg")
+PICTURES = ("diagrams/generation.svg", "diagrams/debugger.svg", "diagrams/token_on_gpu.svg")
 OUTSIDE = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="((?:https?:)?//[^"]*)"')
 
 log = logging.getLogger("mkdocs.hooks")

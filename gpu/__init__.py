@@ -23,6 +23,7 @@ from gpu.host_engine import HostEngine
 from gpu.kv_cache import LinearKVCache
 from gpu.load import engine_device, engines, load_engine, refused_engine, unavailable_engines
 from gpu.numpy.engine import NumpyEngine
+from gpu.profile import DeviceProfile, KeyNumber, Pass, StepPart, Work
 from gpu.rope import RopeConfig
 from gpu.rows import RowKeeper
 from gpu.sampling import Candidates, candidates, check_sampling, sample
@@ -40,19 +41,24 @@ __all__ = [
     "CheckpointError",
     "CudaEngine",
     "DeviceError",
+    "DeviceProfile",
     "Engine",
     "ForkedError",
     "HostEngine",
+    "KeyNumber",
     "LinearKVCache",
     "LogitsError",
     "ModelConfig",
     "NoFreeRows",
     "NumpyEngine",
     "OptionError",
+    "Pass",
     "Progress",
     "RopeConfig",
     "RowKeeper",
     "SelfCheckError",
+    "StepPart",
+    "Work",
     "candidates",
     "check_sampling",
     "engine_device",

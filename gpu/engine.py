@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
+from gpu.profile import DeviceProfile
 
 
 class Engine(Protocol):
@@ -188,6 +189,30 @@ class Engine(Protocol):
 
     def facts(self) -> dict[str, str | int]:
         """Tell a person what changes no bit or is counted: which way the engine took and why, by name."""
+        ...
+
+    def profile(self, *, rows: int = 1, context: int = 128) -> DeviceProfile | None:
+        """Measure on the device where the time of a step goes, while nothing else runs on it.
+
+        Parameters
+        ----------
+        rows : int
+            How many take a step together.
+        context : int
+            Tokens that each of them holds.
+
+        Returns
+        -------
+        DeviceProfile, optional
+            None if the engine has no clock that knows more than the host's.
+
+        Raises
+        ------
+        CapacityError
+            If the rows do not hold so many tokens, and a few more.
+        NoFreeRows
+            If fewer are free.
+        """
         ...
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
 from gpu.process import Home
+from gpu.profile import DeviceProfile
 
 
 class RowKeeper:
@@ -43,6 +44,10 @@ class RowKeeper:
     def facts(self) -> dict[str, str | int]:
         """Nothing to tell, unless the engine has a choice or counts something."""
         return {}
+
+    def profile(self, *, rows: int = 1, context: int = 128) -> DeviceProfile | None:
+        """Nothing to measure, unless the engine computes where the host's clock does not reach."""
+        return None
 
     def close(self) -> None:
         raise NotImplementedError

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from gpu import Checkpoint, Engine, ModelConfig
 from gpu import self_check as check_engine
-from gpu.cuda.device import Event, Graph, Lines
+from gpu.cuda.device import Event, Graph, Lines, Moment
 from gpu.cuda.engine import CudaEngine
 
 HEADER = Path(__file__).parent / "gpu" / "cuda" / "emulated_cuda.hpp"
@@ -31,6 +32,12 @@ _BUILT = Path(tempfile.gettempdir()) / f"phasewalk-emulated-{os.getuid() if hasa
 
 class _Event:
     is_done = True
+
+    def __init__(self) -> None:
+        self._reached = time.perf_counter_ns()
+
+    def since(self, earlier: "_Event") -> float:
+        return self._reached - earlier._reached
 
 
 class _Graph:
@@ -47,6 +54,7 @@ class EmulatedDevice:
 
     processors = 4
     capability = (9, 0)
+    cache = 1 << 12
     _one_at_a_time = threading.Lock()  # a kernel's shared memory is a static variable of the library
 
     def __init__(self) -> None:
@@ -119,6 +127,9 @@ class EmulatedDevice:
             ctypes.memmove(to, at, source.width)
 
     def record(self) -> Event:
+        return _Event()
+
+    def moment(self) -> Moment:
         return _Event()
 
     def capture(self, work: Callable[[], None]) -> Graph:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpu.cuda.arena import Arena
 from gpu.cuda.device import Device
-from gpu.cuda.forward import Forward
+from gpu.cuda.forward import Forward, step_of
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.paths import PER_OP, PERSISTENT
 from gpu.cuda.persistent import Persistent
@@ -63,10 +63,8 @@ class Decoding:
         def seconds(path: str, tokens: int, ways: int) -> float:
             found = []
             for _ in range(_ROUNDS + 1):  # the first one is for the graph to be recorded
-                step = np.zeros((2, shape.slots), np.int32)
-                step[0] = np.where(np.arange(shape.slots) < min(tokens, shape.rows), np.arange(shape.slots), -1)
-                step[1] = max(0, min(ways * SPLIT, shape.capacity) - _STEPS)
-                staging.write(arena.lines("step"), step)
+                rows, position = range(min(tokens, shape.rows)), max(0, min(ways * SPLIT, shape.capacity) - _STEPS)
+                staging.write(arena.lines("step"), step_of(shape, rows, [position] * len(rows)))
                 watchdog.wait(device.record(), "load")
                 begin = time.perf_counter()
                 for _ in range(_STEPS):

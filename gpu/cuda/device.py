@@ -25,6 +25,14 @@ class Event(Protocol):
         ...
 
 
+class Moment(Event, Protocol):
+    """A place in the stream, and when it was reached."""
+
+    def since(self, earlier: Any) -> float:
+        """Give the nanoseconds from an earlier moment of the same device; both are done."""
+        ...
+
+
 class Graph(Protocol):
     """Launches that were recorded, and go to the device as one."""
 
@@ -33,14 +41,40 @@ class Graph(Protocol):
         ...
 
 
-class Device(Protocol):
+class Launcher(Protocol):
+    """Who launches kernels."""
+
+    @property
+    def processors(self) -> int:
+        """How many streaming multiprocessors there are."""
+        ...
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Which compute capability it has."""
+        ...
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
+        together: bool = False,
+    ) -> None:  # fmt: skip
+        """Run a kernel; every parameter takes 8 bytes.
+
+        `shared` is the bytes of shared memory of a block that its code does not name, `together` that all blocks must
+        be on the device at once.
+        """
+        ...
+
+
+class Device(Launcher, Protocol):
     """One device and one stream: copies, launches and graphs take effect in the order of the calls.
 
     An address is a place in the device's memory, or in pinned memory of the host, which no copy waits for.
     """
 
-    processors: int  # streaming multiprocessors
+    processors: int
     capability: tuple[int, int]  # compute capability
+    cache: int  # bytes of the cache between the processors and the memory
 
     def environment(self) -> dict[str, Any]:
         """Tell what of it can change a bit, as plain JSON values."""
@@ -63,22 +97,11 @@ class Device(Protocol):
         ...
 
     def release(self, address: int) -> None:
-        """Give pinned memory back that nothing in the stream asks for any more."""
+        """Give memory back, pinned or the device's, that nothing in the stream asks for any more."""
         ...
 
     def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
         """Compile kernels, having called `compiling`, or take them from the cache, and load them too."""
-        ...
-
-    def launch(
-        self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
-        together: bool = False,
-    ) -> None:  # fmt: skip
-        """Run a kernel; every parameter takes 8 bytes.
-
-        `shared` is the bytes of shared memory of a block that its code does not name, `together` that all blocks must
-        be on the device at once.
-        """
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:
@@ -87,6 +110,10 @@ class Device(Protocol):
 
     def record(self) -> Event:
         """Mark this place in the stream."""
+        ...
+
+    def moment(self) -> Moment:
+        """Mark this place in the stream, and have the device look at its clock there."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Graph:

@@ -9,11 +9,11 @@ import cuda.core
 import numpy as np
 import numpy.typing as npt
 from cuda.bindings import driver
-from cuda.core import LaunchConfig, ObjectCode, launch
+from cuda.core import EventOptions, LaunchConfig, ObjectCode, launch
 
 from gpu.cuda.available import missing
 from gpu.cuda.compiler import compiled, compiler_version
-from gpu.cuda.device import Event, Graph, Lines
+from gpu.cuda.device import Event, Graph, Lines, Moment
 from gpu.errors import DeviceError
 
 _SHARED_BYTES = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -43,6 +43,7 @@ class CudaDevice:
         self.capability: tuple[int, int] = tuple(self._device.compute_capability)
         self._dependent = self.capability[0] >= _DEPENDENT_LAUNCH
         self.processors: int = self._device.properties.multiprocessor_count
+        self.cache: int = self._device.properties.l2_cache_size
 
     @property
     def architecture(self) -> str:
@@ -86,9 +87,13 @@ class CudaDevice:
         return address, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def release(self, address: int) -> None:
-        """Give pinned memory back."""
-        self._pinned.remove(address)
-        _checked(driver.cuMemFreeHost(address))
+        """Give memory back."""
+        if address in self._pinned:
+            self._pinned.remove(address)
+            _checked(driver.cuMemFreeHost(address))
+        else:
+            self._allocated.remove(address)
+            _checked(driver.cuMemFree(address))
 
     def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
         """Compile kernels, or take them from the cache, and load each."""
@@ -136,6 +141,11 @@ class CudaDevice:
         event: Event = self._stream.record()
         return event
 
+    def moment(self) -> Moment:
+        """Mark this place in the stream, and have the device look at its clock there."""
+        timed = EventOptions(True)  # the first option; its name differs between versions
+        return _Moment(self._stream.record(options=timed))
+
     def capture(self, work: Callable[[], None]) -> Graph:
         """Record launches."""
         builder = self._device.create_graph_builder()
@@ -172,6 +182,20 @@ def _kernel(code: Any, name: str) -> Any:
         return code.get_kernel(name)
     except Exception:  # of cuda.core: it has none of that name
         return None
+
+
+class _Moment:
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self._event.is_done)
+
+    def since(self, earlier: "_Moment") -> float:
+        return float((self._event - earlier._event) * 1e6)  # CUDA counts in ms
 
 
 class _Graph:

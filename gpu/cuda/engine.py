@@ -17,23 +17,24 @@ from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Event, Lines
-from gpu.cuda.forward import Forward
+from gpu.cuda.forward import Forward, chunk_of, step_of
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.loading import load
 from gpu.cuda.paths import PER_OP, check_path
+from gpu.cuda.profiling import STEPS, Profiler
 from gpu.cuda.shape import Shape, bucket, kernels_digest, prompt_bucket, source
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
 from gpu.cuda.weights import places, write_random
-from gpu.errors import CheckpointError, DeviceError, LogitsError
+from gpu.errors import CapacityError, CheckpointError, DeviceError, LogitsError
 from gpu.memory import check_capacity, check_weights, size, too_large
+from gpu.profile import DeviceProfile
 from gpu.rows import RowKeeper
 from gpu.sampling import check_sampling, no_distribution, thresholds
 
 Float32Array = npt.NDArray[np.float32]
 
 _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
-_NOBODY = -1
 _COMPARED_FROM = 64 << 20  # bytes of weights
 _COMPARED = 64  # tokens
 
@@ -132,12 +133,12 @@ class CudaEngine(RowKeeper):
 
         device.build(source(), shape.defines(), compiling=compiling)
         self._forward = Forward(device, shape, self._weights, self._arena)
-        whole = None
+        self._persistent = None
         if decode != PER_OP and self._no_whole_step is None:
-            whole = persistent.bind(device, shape, self._weights, self._arena, self._staging)
-            self._watchdog.last_words = whole.last_words
+            self._persistent = persistent.bind(device, shape, self._weights, self._arena, self._staging)
+            self._watchdog.last_words = self._persistent.last_words
         why = "asked for" if decode else self._no_whole_step or "the engine's choice"
-        self._decoding = Decoding(self._forward, whole, self._graphs, why)
+        self._decoding = Decoding(self._forward, self._persistent, self._graphs, why)
         self._decoding.build(shape.slots, compiling=compiling)
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
@@ -396,6 +397,30 @@ class CudaEngine(RowKeeper):
             facts["prefill"] = "slow: the kernels for many tokens gave other bits on this device: please tell us"
         return {**facts, **counts}
 
+    def profile(self, *, rows: int = 1, context: int = 128) -> DeviceProfile:
+        """Measure on the device where the time of a step goes, see `Engine.profile`."""
+        if not 0 < context <= self.kv_cache.capacity - STEPS:
+            raise CapacityError(
+                f"steps at {context} tokens were to be measured: expected 1 to {self.kv_cache.capacity - STEPS}, for "
+                f"{STEPS} more are decoded; load the model with a larger capacity"
+            )
+        used = self.kv_cache.acquire(rows)
+        try:
+            for row in used:
+                self.write_prompt(row, [token % self.model.vocab for token in range(row, row + context)])
+                self.set_sampling(row, temperature=1.0, top_k=50, top_p=0.9, min_p=0.0, seed=row)
+            self.prefill(used)
+            self.sample(used)
+            with self._launching("profile", used):
+                self._step = None  # what it writes there is not noted
+                profiler = Profiler(
+                    self._device, self._shape, self._forward, self._persistent, self._staging, self._watchdog, used,
+                    context,
+                )  # fmt: skip
+                return profiler.profile()
+        finally:
+            self.kv_cache.release(used)
+
     def clear_cuda_graphs(self) -> None:
         """Forget all graphs; each is recorded again when it is next used."""
         with self._launching():
@@ -444,11 +469,7 @@ class CudaEngine(RowKeeper):
     def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
         """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
         tokens, arena = prompt_bucket(len(ids)), self._arena
-        chunk = np.zeros((5, self._shape.chunk), np.int32)
-        chunk[1], chunk[4] = _NOBODY, _NOBODY
-        chunk[0, : len(ids)], chunk[1, : len(ids)], chunk[2, : len(ids)] = ids, rows, positions
-        chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
-        self._staging.write(arena.lines("chunk"), chunk)
+        self._staging.write(arena.lines("chunk"), chunk_of(self._shape, ids, rows, positions, ends))
 
         ways = self._shape.prompt_ways(tokens, int(positions.max()) + 1)
         self._graphs.run(("prefill", tokens, ways), lambda: self._forward.prefill(tokens, ways))
@@ -460,11 +481,8 @@ class CudaEngine(RowKeeper):
         """Have the device know the rows and positions of a step; it counts on by itself as long as they stay."""
         step = tuple(rows), tuple(self.kv_cache.length(row) for row in rows)
         if step != self._step:
-            values = np.zeros((2, self._shape.slots), np.int32)
-            values[0] = _NOBODY
-            values[0, : len(rows)], values[1, : len(rows)] = step
             self._step = None
-            self._staging.write(self._arena.lines("step"), values)
+            self._staging.write(self._arena.lines("step"), step_of(self._shape, *step))
             self._step = step
         return step[1]
 

@@ -1,14 +1,38 @@
 """A forward pass as launches, one kernel an operation: what runs after what, on which memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from gpu.cuda.arena import Arena
-from gpu.cuda.device import Device
+from gpu.cuda.device import Launcher
 from gpu.cuda.shape import Shape, wide
+
+Int32Array = npt.NDArray[np.int32]
 
 _THREADS = {"embed": 256, "rope": 128, "sample": 1024, "scales": 256}
 _HEADS_OF_ROPE = 4  # of a block
 _TOKENS_OF_SCALES = 8
+_NOBODY = -1
+
+
+def step_of(shape: Shape, rows: Sequence[int], positions: Sequence[int]) -> Int32Array:
+    """Give what `step` of the arena holds when these rows decode."""
+    step = np.zeros((2, shape.slots), np.int32)
+    step[0] = _NOBODY
+    step[0, : len(rows)], step[1, : len(rows)] = rows, positions
+    return step
+
+
+def chunk_of(shape: Shape, ids: Int32Array, rows: Int32Array, positions: Int32Array, ends: Int32Array) -> Int32Array:
+    """Give what `chunk` of the arena holds when these tokens go through the layers; `ends`: which end a prompt."""
+    chunk = np.zeros((5, shape.chunk), np.int32)
+    chunk[1], chunk[4] = _NOBODY, _NOBODY
+    chunk[0, : len(ids)], chunk[1, : len(ids)], chunk[2, : len(ids)] = ids, rows, positions
+    chunk[3, : len(ends)], chunk[4, : len(ends)] = ends, rows[ends]
+    return chunk
 
 
 @dataclass(slots=True)
@@ -18,7 +42,7 @@ class Forward:
     `wide`: whether many tokens are multiplied by kernels of their own, where the device has what these are made of.
     """
 
-    device: Device
+    device: Launcher
     shape: Shape
     weights: Arena
     arena: Arena

@@ -34,8 +34,15 @@ def state(shape: Shape) -> Plan:
     layers = shape.model.layers
     return {
         "counters": Array(((5 * layers + 4) * _COUNTER,), "uint32"),  # see persistent.cu
+        "clocks": Array((5 * layers + 3,), "uint64"),
         "memory": Array((32,), "int64"),
     }
+
+
+def defines(shape: Shape, tokens: int, *, clocked: bool = False) -> tuple[str, ...]:
+    """Give the macros that the kernel for so many tokens is compiled with."""
+    sizes = f"TOKENS_OF_STEP={tokens}", f"SHARED_OF_BLOCK={_SHARED}"
+    return *shape.defines(), *sizes, *(["CLOCKED"] if clocked else [])
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,17 +61,16 @@ class Persistent:
             yield size
             size *= 2
 
-    def build(self, tokens: int, *, compiling: Callable[[], None]) -> None:
-        """Compile the kernel for so many tokens: a power of two."""
-        defines = (*self.shape.defines(), f"TOKENS_OF_STEP={tokens}", f"SHARED_OF_BLOCK={_SHARED}")
-        self.device.build(persistent_source(), defines, compiling=compiling)
+    def build(self, tokens: int, *, compiling: Callable[[], None], clocked: bool = False) -> None:
+        """Compile the kernel for so many tokens, a power of two: or that which looks at the clock between phases."""
+        self.device.build(persistent_source(), defines(self.shape, tokens, clocked=clocked), compiling=compiling)
 
-    def decode(self, tokens: int) -> None:
+    def decode(self, tokens: int, *, clocked: bool = False) -> None:
         """Take the token that was drawn for each row of the step through all layers, to its logits; count on."""
+        kernel = f"{'clocked' if clocked else 'decode'}_{tokens}"
         self.device.launch(
-            f"decode_{tokens}", (self.device.processors, 1, 1), _THREADS, self.arena.at("memory"), shared=_SHARED,
-            together=True,
-        )  # fmt: skip
+            kernel, (self.device.processors, 1, 1), _THREADS, self.arena.at("memory"), shared=_SHARED, together=True
+        )
 
 
 def bind(device: Device, shape: Shape, weights: Arena, arena: Arena, staging: Staging) -> Persistent:
@@ -81,7 +87,7 @@ def bind(device: Device, shape: Shape, weights: Arena, arena: Arena, staging: St
         weights.at("0.inner_norm"), first, weights.at("final_norm"), stride,
         *(arena.at(name) for name in ("residual", "squares", "qkv", "logits", "partials", "normed", "attended")),
         *(arena.at(name) for name in ("inner", "kv_cache", "rope", "drawn")), arena.at("step", 0), arena.at("step", 1),
-        arena.at("arrivals"), arena.at("counters"), address,
+        arena.at("arrivals"), arena.at("counters"), address, arena.at("clocks"),
     ]  # fmt: skip
     block = np.zeros(arena.lines("memory").width // 8, np.uint64)
     block[: len(places)] = places

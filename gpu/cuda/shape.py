@@ -39,6 +39,11 @@ def persistent_source() -> str:
     return _joined(*_SHARED, "persistent.cu")
 
 
+def measuring_source() -> str:
+    """Give the kernels that a device is measured with as one text."""
+    return _joined("common.cu", "measuring.cu")
+
+
 def _joined(*names: str) -> str:
     return "".join(f'#line 1 "{name}"\n' + (files("gpu.cuda") / "kernels" / name).read_text() for name in names)
 

@@ -1,5 +1,6 @@
 """phasewalk profile: where the time of a decode step goes on this machine."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ from phases.cli.options import check_engine
 from phases.cli.screen import loading_bar, print_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from gpu import DeviceProfile, KeyNumber, Pass
     from phases.views.profile import Profile
 
 PROMPT = "Tell me a story about a fox."
@@ -22,6 +24,8 @@ def profile(
     ] = None,
     engine: Annotated[str, typer.Option(help="Which engine computes.")] = "auto",
     tokens: Annotated[int, typer.Option(min=3, help="Tokens of each generation.")] = 100,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a step, in the tables of a device.")] = 1,
+    context: Annotated[int, typer.Option(min=1, help="Tokens that each row holds there.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; times in ns.")] = False,
 ) -> None:
     """Measure where the time of a decode step goes, and the key numbers of this machine.
@@ -46,6 +50,11 @@ def profile(
     The parts come from real generations with stopwatches in them; what these cost is measured and taken off. The step
     without any stopwatch is told beside their sum. The middle column is the median, so it need not add up exactly.
 
+    An engine that computes on a device adds tables by the clock of that: the parts of a step launched as a graph and
+    kernel by kernel; each kernel of a step and of a prefill, and the phases of a kernel that does all of a step, with
+    the bytes that it must move and the share of the bandwidth measured in the same run; key numbers of the device. In
+    "time" a kernel follows itself, in "alone" it begins when the one before has ended.
+
     The key numbers are the fastest of several tries, each the work of one: a machine step, a guard, and so on.
     """
     from phases.generator import Generator
@@ -54,9 +63,9 @@ def profile(
     check_engine(engine)
     with (
         loading_bar(model or "the demo model") as progress,
-        Generator.from_pretrained(model, engine, max_batch=1, progress=progress) as generator,
+        Generator.from_pretrained(model, engine, max_batch=rows, progress=progress) as generator,
     ):
-        measured = measure(generator, prompt, tokens=tokens)
+        measured = measure(generator, prompt, tokens=tokens, rows=rows, context=context)
         name = generator.engine.name
     if measured.steps < tokens - 1:
         stderr().print(f"the capacity ended the generations after {measured.steps + 1} tokens", style="yellow")
@@ -86,10 +95,66 @@ def _print(measured: "Profile", engine: str) -> None:
     parts.add_row("without stopwatches", duration(measured.plain_step_ns), "", "",
                   f"the stopwatches cost {duration(measured.stopwatch_ns)}")  # fmt: skip
     console.print(parts)
-    numbers = Table("key number", title="on this machine", title_justify="left")
+    _print_numbers(measured.key_numbers, "on this machine")
+    if measured.device is not None:
+        print_device(measured.device)
+
+
+def print_device(measured: "DeviceProfile") -> None:
+    """Print the tables of a device."""
+    from rich.table import Table
+
+    from statemachine.views.tally import duration
+
+    title = f"on {measured.device}; rows: {measured.rows}, tokens of each: {measured.context}"
+    parts = Table("decode step", title=title, title_justify="left")
+    for column in ("graph", "kernel by kernel", "host"):
+        parts.add_column(column, justify="right")
+    parts.add_column("what it is")
+    for part in measured.parts:
+        times = [duration(value) if value is not None else "" for value in (part.graph_ns, part.plain_ns, part.host_ns)]
+        parts.add_row(part.name, *times, part.what)
+    stdout().print(parts)
+    for each in measured.passes:
+        _print_pass(each, measured.read_bandwidth)
+    _print_numbers(measured.key_numbers, f"on {measured.device}")
+
+
+def _print_pass(measured: "Pass", bandwidth: float) -> None:
+    from rich.table import Table
+
+    from statemachine.views.tally import duration
+
+    table = Table("kernel", title=measured.name, title_justify="left")
+    for column in ("launches", "time", "each", "alone", "MB", "GB/s", f"of {bandwidth / 1e9:.4g} GB/s"):
+        table.add_column(column, justify="right")
+
+    def rate(size: int | None, spent: float) -> tuple[str, str, str]:
+        if size is None or not spent:
+            return "", "", ""
+        return f"{size / 1e6:.2f}", f"{size / spent:.4g}", f"{size / spent * 1e9 / bandwidth:.0%}"
+
+    for work in measured.works:
+        alone = duration(work.apart_ns / work.launches) if work.apart_ns is not None else ""
+        table.add_row(
+            work.name, f"{work.launches}", duration(work.time_ns), duration(work.time_ns / work.launches), alone,
+            *rate(work.bytes, work.time_ns),
+        )  # fmt: skip
+    table.add_section()
+    size = sum(work.bytes or 0 for work in measured.works)
+    table.add_row("all of it, in one graph", "", duration(measured.time_ns), "", "", *rate(size, measured.time_ns))
+    stdout().print(table)
+
+
+def _print_numbers(measured: "Sequence[KeyNumber]", title: str) -> None:
+    from rich.table import Table
+
+    from statemachine.views.tally import duration
+
+    numbers = Table("key number", title=title, title_justify="left")
     numbers.add_column("", justify="right")
     numbers.add_column("what it is")
-    for number in measured.key_numbers:
+    for number in measured:
         value = duration(number.value) if number.unit == "ns" else f"{number.value:.1f} {number.unit}"
         numbers.add_row(number.name, value, number.what)
-    console.print(numbers)
+    stdout().print(numbers)

@@ -4,10 +4,10 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 
+from gpu import HostEngine, KeyNumber
 from phases.generator import Generator
 from phases.request import SamplingParams
 from statemachine import End, Guard, JournalWriter, Machine, Phase, Run, Transition
@@ -18,16 +18,6 @@ CHAIN = 400  # phases of the machine that a step is measured with
 REPEATS = 15
 COPIED = 64 * 2**20  # bytes; well above any cache
 LOOP = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class KeyNumber:
-    """A row of the second table."""
-
-    name: str
-    value: float
-    unit: str
-    what: str
 
 
 def key_numbers(generator: Generator, step_ns: float) -> Iterator[KeyNumber]:
@@ -42,9 +32,10 @@ def key_numbers(generator: Generator, step_ns: float) -> Iterator[KeyNumber]:
     yield KeyNumber("a decode step", step_ns, "ns", "Sample, Decode and CheckStop of one row")
     prefill, count = _prefill(generator)
     yield KeyNumber("prefill, a token", prefill, "ns", f"of a prompt of {count} tokens")
-    bandwidth = measure_read_bandwidth()
     read = generator.engine.bytes_per_token(())
-    yield KeyNumber("memory read", bandwidth / 1e9, "GB/s", "one thread; what bounds decode")
+    if isinstance(generator.engine, HostEngine):  # a device reads memory of its own
+        bandwidth = measure_read_bandwidth()
+        yield KeyNumber("memory read", bandwidth / 1e9, "GB/s", "one thread; what bounds decode")
     yield KeyNumber("weights a step", read / 1e6, "MB", f"read at {read / step_ns:.1f} GB/s, from cache if they fit")
     source = np.ones(COPIED, np.uint8)
     target = np.empty_like(source)

@@ -3,11 +3,12 @@
 import statistics
 from dataclasses import dataclass
 
+from gpu import DeviceProfile, KeyNumber
 from phases.generator import Generator
 from phases.request import RowRequest, SamplingParams
 from phases.views.decode_step import PARTS, Part, part_of, plain_steps, watched_steps
 from phases.views.engine_functions import engine_parts
-from phases.views.key_numbers import KeyNumber, key_numbers
+from phases.views.key_numbers import key_numbers
 from phases.views.stopwatches import calibrate
 
 PASSES = 3  # of each kind, in turns, so that all meet the same weather
@@ -26,6 +27,8 @@ class Profile:
     engine_parts
         The engine's own functions, from a pass under cProfile, as shares of `engine`; empty for an engine that is not
         written in Python.
+    device
+        What the engine measured where the clock of the host does not reach, if it has a device.
     """
 
     steps: int
@@ -36,13 +39,14 @@ class Profile:
     parts: tuple[Part, ...]
     engine_parts: tuple[Part, ...]
     key_numbers: tuple[KeyNumber, ...]
+    device: DeviceProfile | None
 
 
-def profile(generator: Generator, prompt: str, *, tokens: int = 100) -> Profile:
+def profile(generator: Generator, prompt: str, *, tokens: int = 100, rows: int = 1, context: int = 128) -> Profile:
     """Measure decode steps of real generations: the same request again and again, with and without stopwatches.
 
     The parts add up to the step: every step's time is the run's own record of it, and what no stopwatch accounts for
-    is the machine's.
+    is the machine's. What the engine knows of its device it measures at steps of so many rows, of so many tokens each.
     """
     params = SamplingParams(max_new_tokens=tokens, stop_token_ids=(), seed=0)
     request = RowRequest(prompt=prompt)
@@ -67,4 +71,5 @@ def profile(generator: Generator, prompt: str, *, tokens: int = 100) -> Profile:
         stopwatch_ns=statistics.median(step["stopwatch"] for step in watched), parts=parts,
         engine_parts=engine_parts(generator, request, params, engine),
         key_numbers=tuple(key_numbers(generator, plain_ns)),
+        device=generator.engine.profile(rows=rows, context=context),
     )  # fmt: skip

@@ -39,6 +39,11 @@ template <int ID, int COUNT> __device__ __forceinline__ void meet_at() {
     __syncwarp();
     asm volatile("barrier.sync %0, %1;" ::"r"(ID), "r"(COUNT) : "memory");
 }
+__device__ __forceinline__ u64 device_clock() {  // nanoseconds
+    u64 now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now) :: "memory");
+    return now;
+}
 __device__ __forceinline__ void stop_the_device() {
     __threadfence_system();
     __trap();
@@ -69,7 +74,11 @@ struct Memory {
     const int *drawn, *rows;
     int *positions, *arrivals;
     u32 *counters, *last_words;
+    u64* clocks;
 };
+// The clocks, if the kernel is made to look at them: when the step began, each phase began in the first block, it ended.
+enum { BEGUN, FIRST_PHASE };
+constexpr int PHASES = 5;  // of a layer, attention included
 // The counters: of finished units of each phase; of each layer's finished shares of attention; and these.
 enum { TICKETS = NO_PHASE + LAYERS, EMBEDDED, ENDED, COUNTERS };
 
@@ -143,6 +152,11 @@ __device__ __forceinline__ void wait(const u32* counter, u32 count, u32* last_wo
         if (++looks == PATIENCE) give_up(last_words, where);
 }
 __device__ __forceinline__ u32* counter(const Memory& memory, int which) { return memory.counters + which * COUNTER; }
+__device__ __forceinline__ void look_at_clock(const Memory& memory, int moment) {
+#ifdef CLOCKED
+    atomicMin(memory.clocks + moment, device_clock());
+#endif
+}
 
 // --- the producer -----------------------------------------------------------------------------------------------------
 
@@ -223,10 +237,11 @@ __device__ __forceinline__ void meet() { meet_at<1, CONSUMERS>(); }
 
 // Waits until the phase before has left all that this one reads.
 template <int TOKENS>
-__device__ __forceinline__ void enter(Workspace<TOKENS>& block, const u32* awaited, u32 count, int phase) {
+__device__ __forceinline__ void enter(Workspace<TOKENS>& block, const u32* awaited, u32 count, int phase, int moment) {
     if (threadIdx.x == 0) {
         wait(awaited, count, block.memory.last_words, 0x100 + phase);
         block.phase = phase;
+        look_at_clock(block.memory, moment);
     }
     meet();
 }
@@ -250,7 +265,7 @@ __device__ __forceinline__ void multiply_units(
     const float* next_norm = !M::residual ? nullptr
         : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
         : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
-    enter(block, awaited, count, phase);
+    enter(block, awaited, count, phase, FIRST_PHASE + layer * PHASES + (KIND == QKV || KIND == HEAD ? 0 : KIND + 1));
     input += in_tiles(own.group, own.quad * 4, M::tiles);
     Pack a[AHEAD * HAND];
     if constexpr (kept)
@@ -349,6 +364,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     own.warp = threadIdx.x >> 5;
     own.group = own.lane >> 2;
     own.quad = own.lane & 3;
+    if (threadIdx.x == 0) look_at_clock(memory, BEGUN);
     embed_tokens(block);
     wait(block.begun, 0, memory.last_words, 6);
     own.next_phase = block.first_phase;
@@ -362,7 +378,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
         if (blockIdx.x < all) {
             const Share first = share_of(block.rows, block.positions, blockIdx.x);
             prefetch_split(cached(cache, first.what), first.split, first.what.length - 1, threadIdx.x);
-            enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV);
+            enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
             for (int index = blockIdx.x; index < all; index += gridDim.x) {
                 const Share share = share_of(block.rows, block.positions, index);
                 attend_part(
@@ -415,6 +431,7 @@ __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums
 // The step is whole: each row is a token longer, and all counters begin anew.
 template <int TOKENS> __device__ __forceinline__ void end_step(Workspace<TOKENS>& block) {
     const Memory& memory = block.memory;
+    look_at_clock(memory, FIRST_PHASE + LAYERS * PHASES + 1);
     for (int token = 0; token < TOKENS; ++token) memory.positions[token] = block.positions[token] + 1;
     wait(counter(memory, ENDED), gridDim.x, memory.last_words, 8);  // nobody draws any more
     for (int which = 0; which < COUNTERS; ++which) *counter(memory, which) = 0;
@@ -477,10 +494,15 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
     }
 }
 
+#ifdef CLOCKED
+#define KERNEL clocked
+#else
+#define KERNEL decode
+#endif
 #define NAMED(name, tokens) name##_##tokens
-#define DECODE(tokens)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1) NAMED(decode, tokens)(const Memory* memory) {              \
+#define DECODE(name, tokens)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) NAMED(name, tokens)(const Memory* memory) {                \
         decode<tokens>(memory);                                                                                        \
     }
-DECODE(TOKENS_OF_STEP)
+DECODE(KERNEL, TOKENS_OF_STEP)
 #endif

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the CPU, each thread a coroutine: slow, but every index, barrier and exchange between lanes is the
 // kernel's own. Blocks run one after the other, or together if they must. x86-64 only.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -217,6 +218,11 @@ inline uint32_t __reduce_add_sync(uint32_t mask, uint32_t value) {
     return over_lanes(mask, value, [](uint32_t r, int, uint64_t v) { return r + (uint32_t)v; });
 }
 inline int __ffs(uint32_t mask) { return __builtin_ffs((int)mask); }
+template <class T> T atomicMin(T* at, T value) {
+    T before = *at;
+    *at = min(before, value);
+    return before;
+}
 template <class T> T atomicAdd(T* at, T value) {
     T before = *at;
     *at += value;
@@ -381,6 +387,9 @@ inline uint32_t load_acquire(const uint32_t* at) {
 }
 inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
 inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
+inline unsigned long long device_clock() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
 inline void stop_the_device() {
     std::fprintf(stderr, "a wait does not end\n");

@@ -8,7 +8,8 @@ import pytest
 from checkpoints import tiny_config
 
 from gpu import ModelConfig
-from gpu.cuda.shape import Shape, source
+from gpu.cuda import persistent
+from gpu.cuda.shape import Shape, measuring_source, persistent_source, source
 
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
 try:
@@ -61,6 +62,26 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str) -> Non
     assert "warning" not in words
     used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", words)
     assert dict(zip(kernels, used, strict=True)) == dict.fromkeys(kernels, ("0", "0", "0"))
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90"])
+def test_what_a_device_is_measured_with_compiles(architecture: str) -> None:
+    macros = [f"-D{define}" for define in defines()]
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", *macros]
+    _, words = compiler.compile_source(measuring_source(), options)
+    assert set(re.findall(r"Compiling entry function '(\w+)'", words)) == {"nothing", "read_all"}
+    assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
+
+
+@pytest.mark.parametrize("clocked", [False, True])
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_the_kernel_of_a_whole_step_compiles_without_spills_also_with_clocks(tokens: int, clocked: bool) -> None:
+    shape = Shape(ModelConfig.from_json(tiny_config("llama", **SHAPES["Llama-3.2-1B"])), rows=8, capacity=128)
+    macros = [f"-D{define}" for define in persistent.defines(shape, tokens, clocked=clocked)]
+    options = ["--gpu-architecture=sm_90a", "--std=c++17", "--ptxas-options=-v", *macros]
+    _, words = compiler.compile_source(persistent_source(), options)
+    assert re.findall(r"Compiling entry function '(\w+)'", words) == [f"{'clocked' if clocked else 'decode'}_{tokens}"]
+    assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
 def test_what_was_compiled_is_found_again_unless_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
+from gpu import unavailable_engines
 from phases import Generator, SamplingParams
 
+MISSING = unavailable_engines().get("cuda")
 pytestmark = pytest.mark.slow
 
 
@@ -40,6 +42,17 @@ def test_profile_tables_and_help(phasewalk: Command, chat_folder: Path) -> None:
     code, _, err = phasewalk("profile", "--engine", "abacus")
     assert code == 2
     assert "there is no engine 'abacus'" in err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_profile_has_the_tables_of_a_device(phasewalk: Command, chat_folder: Path) -> None:
+    code, out, _ = phasewalk(
+        "profile", "--engine", "cuda", "--model", str(chat_folder), "--tokens", "5", "--context", "9"
+    )
+    assert code == 0
+    for words in ("KV commit", "kernel by kernel", "cache update", "prefill of 9 tokens", "graph launch"):
+        assert words in out
 
 
 def test_profile_leaves_the_generator_as_it_was(chat_folder: Path) -> None:
