@@ -34,6 +34,8 @@ Float32Array = npt.NDArray[np.float32]
 
 _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
 _NOBODY = -1
+_COMPARED_FROM = 64 << 20  # bytes of weights
+_COMPARED = 64  # tokens
 
 
 class CudaEngine(RowKeeper):
@@ -154,7 +156,9 @@ class CudaEngine(RowKeeper):
             )
 
         if decode is None:
-            self._decoding.measure(device, shape, self._arena, self._staging, self._watchdog)
+            self._decoding.measure(device, shape, self._arena, self._staging, self._watchdog, self._window)
+        if weights > _COMPARED_FROM:
+            self._compare_products()
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
@@ -162,6 +166,19 @@ class CudaEngine(RowKeeper):
         self._drawn = drawn.view(np.int32).reshape(rows, 2)  # as it was when a row's event had come
         self._arrived: list[Event | None] = [None] * rows  # None: the device's token is not on its way to the host
         self._step: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # the rows and positions that the device has
+
+    def _compare_products(self) -> None:
+        """Leave the products of many tokens to the kernels for few, unless both give the same bits here."""
+        if self._shape.chunk < _COMPARED or self.kv_cache.capacity < _COMPARED:
+            return
+        positions, row = np.arange(_COMPARED, dtype=np.int32), np.zeros(_COMPARED, np.int32)
+        logits = np.empty((2, self.model.vocab), np.float32)
+        for wide in (True, False):
+            self._forward.wide = wide
+            self._feed(positions % self.model.vocab, row, positions, np.array([_COMPARED - 1], np.int32))
+            self._window.read(self._logits(0), logits[int(wide)], "load")
+            self._graphs.clear()
+        self._forward.wide = np.array_equal(logits[0], logits[1], equal_nan=True)
 
     # --- what goes in -------------------------------------------------------------------------------------------
 
@@ -374,7 +391,10 @@ class CudaEngine(RowKeeper):
     def facts(self) -> dict[str, str | int]:
         """Tell which way it decodes and why, and what its graphs were good for."""
         counts = {f"graph {name}": count for name, count in self.graph_counts().items()}
-        return {"decode path": f"{self._watchdog.path} ({self._decoding.why})", **counts}
+        facts: dict[str, str | int] = {"decode path": f"{self._watchdog.path} ({self._decoding.why})"}
+        if not self._forward.wide:
+            facts["prefill"] = "slow: the kernels for many tokens gave other bits on this device: please tell us"
+        return {**facts, **counts}
 
     def clear_cuda_graphs(self) -> None:
         """Forget all graphs; each is recorded again when it is next used."""

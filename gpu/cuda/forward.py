@@ -11,14 +11,18 @@ _HEADS_OF_ROPE = 4  # of a block
 _TOKENS_OF_SCALES = 8
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Forward:
-    """Launches the kernels of a model on memory that was bound once."""
+    """Launches the kernels of a model on memory that was bound once.
+
+    `wide`: whether many tokens are multiplied by kernels of their own, where the device has what these are made of.
+    """
 
     device: Device
     shape: Shape
     weights: Arena
     arena: Arena
+    wide: bool = True
 
     def prefill(self, tokens: int, ways: int) -> None:
         """Take the tokens of the chunk through all layers."""
@@ -98,7 +102,7 @@ class Forward:
         positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
         how = self.shape.products[name].launch(tokens, self.device.processors)
-        if name != "head" and wide(tokens, self.device.capability):
+        if name != "head" and self.wide and wide(tokens, self.device.capability):
             how = self.shape.products[name].launch_wide(tokens, self.device.processors)
             if squares:
                 scales = self.arena.at("scales")

@@ -1,5 +1,6 @@
 """One kernel for a whole step, and one an operation: the same bits; and who asks for what there is not is told."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,36 @@ def test_the_slower_way_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
             patched.setattr(Decoding, "_launch", slower)
             with CudaEngine(config(num_hidden_layers=1), None, rows=1, capacity=32, device=EmulatedDevice()) as engine:
                 assert engine._decoding.path(1, 1) != slow
+
+
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
+def test_kernels_that_give_other_bits_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Damaged(EmulatedDevice):
+        def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+            for right, wrong in (
+                ("sums.partial[0][safe][pair]", "sums.partial[1][safe][pair]"),  # of a whole step
+                ("total[i] = run == 0 ? sum[i]", "total[i] = run == 0 ? 2 * sum[i]"),  # of many tokens
+            ):
+                source = source.replace(right, wrong)
+            super().build(source, defines, compiling=compiling)
+
+    monkeypatch.setattr("gpu.cuda.engine._COMPARED_FROM", 0)
+    model = config(num_hidden_layers=1)
+    with (
+        CudaEngine(model, None, rows=1, capacity=80, decode="per-op", device=Damaged()) as damaged,
+        CudaEngine(model, None, rows=1, capacity=80, decode="per-op", device=EmulatedDevice()) as sound,
+        CudaEngine(model, None, rows=1, capacity=80, device=Damaged()) as both,
+    ):
+        assert "the kernels for many tokens gave other bits" in str(damaged.facts()["prefill"])
+        assert "prefill" not in sound.facts()
+        assert "one kernel for a whole step gave other bits" in str(both.facts()["decode path"])
+        found = []
+        for engine in (damaged, sound, both):
+            [row] = engine.kv_cache.acquire(1)
+            engine.write_prompt(row, [n % model.vocab for n in range(70)])
+            engine.prefill([row])
+            engine.sample([row])
+            engine.decode([row])
+            found.append(engine.read_logits(row))
+        assert np.array_equal(found[0], found[1])
+        assert np.array_equal(found[0], found[2])
