@@ -170,9 +170,8 @@ class Shape:
         if ways:
             return Launch("attention_step", (ways, self.parts, tokens), 256)
         dim, group = self.model.head_dim, self.model.query_group
-        shares = _up_div(dim, 128)
-        warps = 8 // shares**2
-        pairs = warps // shares * 16
+        shares, pairs = (4, 16) if dim > 128 else (1, 128)
+        warps = pairs // 16 * shares
         parts = _up_div(group, pairs)
         tile = pairs // _up_div(group, parts)
         keys, columns = up(dim, 32), _up_div(dim, 16 * shares) * shares

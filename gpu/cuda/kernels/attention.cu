@@ -353,8 +353,9 @@ extern "C" __global__ void __launch_bounds__(ATTENDING, ELEMENTS > 2 ? 1 : 2) at
 
 // --- a prompt: a warp has 16 pairs of token and query head, its block of threads shares what it reads of the cache ---
 
-constexpr int SHARES = ceil_div(HEAD_DIM, 128);  // of the numbers of a value, a warp each: there are not registers for all
-constexpr int TILE_WARPS = 8 / (SHARES * SHARES), TILE_THREADS = TILE_WARPS * 32, TILE_PAIRS = TILE_WARPS / SHARES * 16;
+constexpr int SHARES = HEAD_DIM > 128 ? 4 : 1;  // of the numbers of a value, a warp each: there are not registers for all
+constexpr int TILE_PAIRS = SHARES > 1 ? 16 : 128;
+constexpr int TILE_WARPS = TILE_PAIRS / 16 * SHARES, TILE_THREADS = TILE_WARPS * 32;
 constexpr int TILE_PARTS = ceil_div(GROUP, TILE_PAIRS);
 constexpr int TILE_HEADS = ceil_div(GROUP, TILE_PARTS);
 constexpr int TILE_TOKENS = TILE_PAIRS / TILE_HEADS;
@@ -414,20 +415,30 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
 #pragma unroll
     for (int i = 0; i < STRETCHES * 2; ++i) query[i * TILE_THREADS] = read_query(i % 2, i / 2);
 
-    // States of the split and of all splits before it, of rows `group` and `group` + 8. The m and l of the latter lie in
-    // one register, of four lanes: m of both rows, then l of both.
-    float m[2] = {NOTHING, NOTHING}, l[2] = {}, o[COLUMNS * 2][4] = {};
-    float total_m_l = quad < 2 ? NOTHING : 0.0f, total_o[COLUMNS * 2][4] = {};
-    auto total_of = [&](int which) { return __shfl_sync(ALL_LANES, total_m_l, group * 4 + which); };
+    // States of the split and of all splits before it, of rows `group` and `group` + 8. Their m and l lie in one register
+    // of four lanes: m of both rows, then l of both.
+    const float empty = quad < 2 ? NOTHING : 0.0f;
+    float split_m_l = empty, split_o[COLUMNS * 2][4] = {}, total_m_l = empty, total_o[COLUMNS * 2][4] = {};
+    auto of_lane = [&](float m_l, int which) { return __shfl_sync(ALL_LANES, m_l, group * 4 + which); };
+    auto merge_m_l = [&](float& into, const float* m, const float* l, float* keep, float* take) {
+        const float old_m[2] = {of_lane(into, 0), of_lane(into, 1)}, old_l[2] = {of_lane(into, 2), of_lane(into, 3)};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const float both = fmaxf(old_m[i], m[i]);
+            keep[i] = weighed(old_m[i], base(both));
+            take[i] = weighed(m[i], base(both));
+            if (quad == i) into = both;
+            if (quad == i + 2) into = merged(old_l[i], keep[i], l[i], take[i]);
+        }
+    };
 
     for (int first = 0; first < TILE_TOKENS; first = end_of[first]) {  // tokens of one row
-        const int row = row_of[first];
-        if (row < 0) continue;
-        const int length = position_of[end_of[first] - 1] + 1, blocks = ceil_div(length, BLOCK_POSITIONS);
-        const bf16* keys = cache + row * ROW_STRIDE + head * HEAD_STRIDE;
-        const bf16* values = keys + KV_HEADS * HEAD_STRIDE;
+        if (row_of[first] < 0) continue;
+        auto last_position = [&] { return position_of[end_of[first] - 1]; };
         constexpr int PACKS = BLOCK_POSITIONS * (HEAD_DIM / 8);
         auto fetch = [&](int block) {
+            const bf16* keys = cache + row_of[first] * ROW_STRIDE + head * HEAD_STRIDE;
+            const bf16* values = keys + KV_HEADS * HEAD_STRIDE;
             bf16* key_to = (bf16*)(memory + block % STAGES * STAGE_PACKS);
             bf16* value_to = key_to + BLOCK_POSITIONS * KEY_STRIDE;
 #pragma unroll 1
@@ -436,7 +447,7 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
                 if (PACKS % TILE_THREADS && i >= PACKS) break;
                 const int within = i / (HEAD_DIM / 8), number = i % (HEAD_DIM / 8) * 8;
                 const int position = block * BLOCK_POSITIONS + within;
-                const bool there = position < length;  // what lies behind may be anything, NaN as well
+                const bool there = position <= last_position();  // what lies behind may be anything, NaN as well
                 const i64 from = (i64)(there ? position : 0) * HEAD_DIM + number;
                 copy_early(key_to + key_at(within, number), keys + from, there);
                 copy_early(value_to + value_at(within, number), values + from, there);
@@ -459,10 +470,12 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
         most_sight[warp] = most;
         __syncthreads();  // what is shared is read
         fetch(0);
-        for (int block = 0; block < blocks; ++block) {
+        bool more = true;
+        for (int block = 0; more; ++block) {
+            more = (block + 1) * BLOCK_POSITIONS <= last_position();
             wait_for_copies();
             __syncthreads();
-            if (STAGES > 1 && block + 1 < blocks) fetch(block + 1);
+            if (STAGES > 1 && more) fetch(block + 1);
             const bf16* key_from = (const bf16*)(memory + block % STAGES * STAGE_PACKS);
             const bf16* value_from = key_from + BLOCK_POSITIONS * KEY_STRIDE;
             const int position = block * BLOCK_POSITIONS;
@@ -486,7 +499,7 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
                     for (int i = 0; i < 32; ++i)
                         if (position + i / 4 * 8 + quad * 2 + i % 2 > sees[i / 2 % 2]) score[i / 4][i % 4] = NOTHING;
                 }
-                float keep[2], take[2];
+                float m[2], l[2], keep[2], take[2];
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     float largest = NOTHING, sum[2] = {};
@@ -504,16 +517,15 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
                     float all = __fadd_rn(sum[0], sum[1]);
                     all = __fadd_rn(all, __shfl_xor_sync(ALL_LANES, all, 1));
                     all = __fadd_rn(all, __shfl_xor_sync(ALL_LANES, all, 2));
-                    const float both = fmaxf(m[i], largest);
-                    keep[i] = weighed(m[i], base(both));
-                    take[i] = weighed(largest, base(both));
-                    m[i] = both;
-                    l[i] = merged(l[i], keep[i], all, take[i]);
+                    m[i] = largest;
+                    l[i] = all;
                 }
+                merge_m_l(split_m_l, m, l, keep, take);
                 u32 weights[4][4];
 #pragma unroll
                 for (int i = 0; i < 16; ++i)
                     weights[i / 4][i % 4] = pair(score[i / 2][i % 2 * 2], score[i / 2][i % 2 * 2 + 1]);
+                if (tokens < 0) return;  // never: the compiler mixes what is above and below, and is short of registers
 #pragma unroll
                 for (int i = 0; i < COLUMNS; ++i) {
                     float sum[2][4] = {};
@@ -527,42 +539,35 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
                     }
 #pragma unroll
                     for (int j = 0; j < 8; ++j) {
-                        float& it = o[i * 2 + j / 4][j % 4];
+                        float& it = split_o[i * 2 + j / 4][j % 4];
                         it = merged(it, keep[j / 2 % 2], sum[j / 4][j % 4], take[j / 2 % 2]);
                     }
                 }
             }
-            if (block % SPLIT_BLOCKS == SPLIT_BLOCKS - 1 || block + 1 == blocks) {
-                const float old_m[2] = {total_of(0), total_of(1)}, old_l[2] = {total_of(2), total_of(3)};
+            if (block % SPLIT_BLOCKS == SPLIT_BLOCKS - 1 || !more) {
+                const float m[2] = {of_lane(split_m_l, 0), of_lane(split_m_l, 1)};
+                const float l[2] = {of_lane(split_m_l, 2), of_lane(split_m_l, 3)};
                 float keep[2], take[2];
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    const float both = fmaxf(old_m[i], m[i]);
-                    keep[i] = weighed(old_m[i], base(both));
-                    take[i] = weighed(m[i], base(both));
-                    if (quad == i) total_m_l = both;
-                    if (quad == i + 2) total_m_l = merged(old_l[i], keep[i], l[i], take[i]);
-                    m[i] = NOTHING;
-                    l[i] = 0;
-                }
+                merge_m_l(total_m_l, m, l, keep, take);
+                split_m_l = empty;
 #pragma unroll
                 for (int i = 0; i < COLUMNS * 2; ++i)
 #pragma unroll
                     for (int j = 0; j < 4; ++j) {
-                        total_o[i][j] = merged(total_o[i][j], keep[j / 2], o[i][j], take[j / 2]);
-                        o[i][j] = 0;
+                        total_o[i][j] = merged(total_o[i][j], keep[j / 2], split_o[i][j], take[j / 2]);
+                        split_o[i][j] = 0;
                     }
             }
             if (STAGES == 1) {
                 __syncthreads();
-                if (block + 1 < blocks) fetch(block + 1);
+                if (more) fetch(block + 1);
             }
         }
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const int token = token_of[pair_of(i)];
-        const float share = 1.0f / total_of(i + 2);
+        const float share = 1.0f / of_lane(total_m_l, i + 2);
         if (token < 0) continue;
 #pragma unroll
         for (int j = 0; j < COLUMNS * 2; ++j) {
