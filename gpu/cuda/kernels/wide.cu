@@ -31,7 +31,8 @@ __device__ __forceinline__ void arrive_expecting(Signal* signal, int bytes) {
 __device__ __forceinline__ void wait_for(Signal* signal, u32 parity) {
     u32 given;
     do {
-        asm volatile("{\n.reg .pred given;\nmbarrier.try_wait.parity.shared::cta.b64 given, [%1], %2;\nselp.u32 %0, 1, 0, given;\n}"
+        asm volatile("{\n.reg .pred given;\nmbarrier.try_wait.parity.shared::cta.b64 given, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, given;\n}"
                      : "=r"(given) : "r"(in_shared(signal)), "r"(parity) : "memory");
     } while (!given);
 }
@@ -39,8 +40,12 @@ __device__ __forceinline__ void copy_to_shared(void* to, const void* from, int b
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(signal)) : "memory");
 }
-template <int N> __device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
-template <int N> __device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> __device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <int N> __device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
 
 // Rows in shared memory, 8 of them in each unit of tiles, units so many bytes apart.
 struct Operand {
@@ -99,7 +104,7 @@ template <int KIND, int GROUPS, int ROWS> struct Wide {
     static constexpr int unit = part * TILE * (int)sizeof(bf16);                                        // bytes
     static constexpr int stage = (token_units + units) * unit;
     static constexpr int most = (WIDE_MEMORY - 1024) / stage, stages = most < 16 ? most : 16;
-    static constexpr int registers = GROUPS == 3 ? 160 : 240;  // of a thread that multiplies
+    static constexpr int registers = 240;  // of a thread that multiplies
     // How many stages a run has, and where the i-th lies.
     __device__ static constexpr int count(int run) { return (hands - run + RUNS - 1) / RUNS * (hand / part); }
     __device__ static constexpr int place(int run, int i) {
@@ -229,8 +234,7 @@ __device__ __forceinline__ void wide_product(
                             const float* x = (const float*)target.output + (i64)token * HIDDEN_PADDED + column + unit * 8;
                             far[first + unit] = __ldcg((const float2*)x);
                         } else if (KIND == QKV && !QK_NORM) {
-                            const float* turn = table + (i64)given.position * HEAD_DIM + (column + unit * 8) % HEAD_DIM / 2;
-                            far[first + unit] = make_float2(turn[0], turn[HALF]);
+                            far[first + unit] = turn_of(table, given.position, column + unit * 8);
                         }
                     }
                 }
