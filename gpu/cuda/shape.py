@@ -11,7 +11,7 @@ from gpu.cuda.arena import Array, Plan
 from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
-_SHARED = ("common.cu", "products.cu", "attention.cu")
+_SHARED = ("common.cu", "hopper.cu", "products.cu", "attention.cu")
 CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions

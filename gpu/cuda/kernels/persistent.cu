@@ -15,34 +15,6 @@
 #ifndef EMULATED
 constexpr u32 PATIENCE = 4000000;  // looks before a wait is taken for endless: seconds
 
-typedef u64 Barrier;  // an mbarrier: so many arrivals, and the bytes that were announced
-__device__ __forceinline__ u32 in_shared(const void* address) { return (u32)__cvta_generic_to_shared(address); }
-__device__ __forceinline__ void begin(Barrier& barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(in_shared(&barrier)), "r"(arrivals) : "memory");
-}
-__device__ __forceinline__ void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ __forceinline__ void arrive(Barrier& barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(in_shared(&barrier)) : "memory");
-}
-__device__ __forceinline__ bool has_passed(const Barrier& barrier, u32 parity) {
-    u32 passed;
-    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(passed) : "r"(in_shared(&barrier)), "r"(parity) : "memory");
-    return passed;
-}
-__device__ __forceinline__ u64 read_once() {  // a policy of the L2 cache
-    u64 policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-// Copies to shared memory in the background; the barrier passes when all has landed.
-__device__ __forceinline__ void copy_bulk(void* to, const void* from, u32 bytes, Barrier& landed, u64 policy) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(in_shared(&landed)), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
-                 ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(&landed)), "l"(policy) : "memory");
-}
-// Orders this thread's reads of shared memory before copies into it that are made later.
-__device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ Pack load_shared(const bf16* address) {
     Pack v;
     const u32 at = in_shared(address);
@@ -67,15 +39,9 @@ template <int ID, int COUNT> __device__ __forceinline__ void meet_at() {
     __syncwarp();
     asm volatile("barrier.sync %0, %1;" ::"r"(ID), "r"(COUNT) : "memory");
 }
-__device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 224;"); }
-__device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 56;"); }
 __device__ __forceinline__ void stop_the_device() {
     __threadfence_system();
     __trap();
-}
-__device__ __forceinline__ void* block_memory() {
-    extern __shared__ __align__(1024) unsigned char bytes[];
-    return bytes;
 }
 #endif
 
@@ -116,7 +82,7 @@ template <int KIND> struct Units {
     static constexpr int pairs = KIND == GATE_UP || KIND == HEAD ? max_of(0, count - ALONE) / 2 : 0;
     static constexpr int tickets = count - pairs;
     static constexpr int chunks = M::tiles / (WARPS * M::hand);  // places in the ring of a unit
-    static constexpr u32 chunk = WARPS * M::hand * TILE * 2;     // bytes
+    static constexpr int chunk = WARPS * M::hand * TILE * 2;     // bytes
     static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
 };
 constexpr int LAYER_TICKETS = Units<QKV>::tickets + Units<OUTPUT>::tickets + Units<GATE_UP>::tickets + Units<DOWN>::tickets;
@@ -152,7 +118,7 @@ template <int TOKENS> struct Workspace {
     Sums<TOKENS> sums[SUMS];
     Attending attending;
     Memory memory;
-    Barrier full[STAGES], empty[STAGES], summed[SUMS], taken[SUMS], begun;
+    Signal full[STAGES], empty[STAGES], summed[SUMS], taken[SUMS], begun;
     float scale[2][TOKENS];
     int rows[TOKENS], positions[TOKENS];
     int phase;       // in which the consumers are
@@ -168,8 +134,8 @@ __device__ __noinline__ void give_up(u32* last_words, u32 where) {
     last_words[2] = threadIdx.x;
     stop_the_device();
 }
-__device__ __forceinline__ void wait(const Barrier& barrier, u32 parity, u32* last_words, u32 where) {
-    for (u32 looks = 0; !has_passed(barrier, parity);)
+__device__ __forceinline__ void wait(const Signal& signal, u32 parity, u32* last_words, u32 where) {
+    for (u32 looks = 0; !is_given(&signal, parity);)
         if (++looks == PATIENCE) give_up(last_words, where);
 }
 __device__ __forceinline__ void wait(const u32* counter, u32 count, u32* last_words, u32 where) {
@@ -180,7 +146,7 @@ __device__ __forceinline__ u32* counter(const Memory& memory, int which) { retur
 
 // --- the producer -----------------------------------------------------------------------------------------------------
 
-struct Ticket { int phase, unit, units, chunks; u32 chunk; const bf16* from; };
+struct Ticket { int phase, unit, units, chunks; int chunk; const bf16* from; };
 
 template <int KIND> __device__ __forceinline__ Ticket ticket_of(const Memory& memory, int layer, int index) {
     using U = Units<KIND>;
@@ -213,7 +179,7 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
     for (int i = 0; i < DRAWN_AHEAD; ++i) numbers[i] = atomicAdd(tickets, 1u);
     Ticket ticket = ticket_of(memory, numbers[0]);
     block.first_phase = ticket.phase;
-    arrive(block.begun);
+    arrive(&block.begun);
     int stage = 0, landed = 0, flying = 0;
     u32 parity = 0, landed_parity = 0;
     while (ticket.phase != NO_PHASE) {
@@ -235,7 +201,8 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
                     if (chunk == 0)
                         block.headers[stage] = {
                             ticket.phase, ticket.unit + unit, unit + 1 < ticket.units ? ticket.phase : next.phase};
-                    copy_bulk(block.ring[stage], from, ticket.chunk, block.full[stage], policy);
+                    arrive_expecting(&block.full[stage], ticket.chunk);
+                    copy_to_shared(block.ring[stage], from, ticket.chunk, &block.full[stage], policy);
                     if (++stage == STAGES) stage = 0, parity ^= 1;
                 }
             }
@@ -333,7 +300,7 @@ __device__ __forceinline__ void multiply_units(
                 // Reads must be done before the place is given away; the compiler may order the arrival before them else.
                 fence_copies();
                 __syncwarp();
-                if (own.lane == 0) arrive(block.empty[own.stage]);
+                if (own.lane == 0) arrive(&block.empty[own.stage]);
                 if (++own.stage == STAGES) own.stage = 0, own.parity ^= 1;
             }
         own.next_phase = header.next_phase;
@@ -361,7 +328,7 @@ __device__ __forceinline__ void hand_over(
     }
     ++own.unit;
     __syncwarp();
-    if (own.lane == 0) arrive(block.summed[slot]);
+    if (own.lane == 0) arrive(&block.summed[slot]);
 }
 
 // The residual stream begins: each token in one block.
@@ -473,7 +440,7 @@ template <int TOKENS> __device__ __forceinline__ void finish_units(Workspace<TOK
         __syncwarp();
         if (lane == 0) {
             if (kind != HEAD) add_release(counter(memory, phase), 1);
-            arrive(block.taken[slot]);
+            arrive(&block.taken[slot]);
             if (kind == HEAD && add_acquire_release(counter(memory, LAST), 1) == Units<HEAD>::count - 1) end_step(block);
         }
         __syncwarp();
@@ -487,16 +454,16 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
     Workspace<TOKENS>& block = *(Workspace<TOKENS>*)block_memory();
     for (int i = threadIdx.x; i < (int)(sizeof(Memory) / 8); i += THREADS) ((u64*)&block.memory)[i] = ((const u64*)memory)[i];
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; ++i) begin(block.full[i], 1), begin(block.empty[i], WARPS);
-        for (int i = 0; i < SUMS; ++i) begin(block.summed[i], WARPS), begin(block.taken[i], 1);
-        begin(block.begun, 1);
+        for (int i = 0; i < STAGES; ++i) prepare(&block.full[i], 1), prepare(&block.empty[i], WARPS);
+        for (int i = 0; i < SUMS; ++i) prepare(&block.summed[i], WARPS), prepare(&block.taken[i], 1);
+        prepare(&block.begun, 1);
         block.phase = 0;
-        fence_barriers();
+        show_signals();
     }
     __syncthreads();
     const int warp = threadIdx.x / 32;
     if (warp < WARPS) {
-        more_registers();
+        more_registers<224>();
         if (threadIdx.x < TOKENS) {
             block.rows[threadIdx.x] = block.memory.rows[threadIdx.x];
             block.positions[threadIdx.x] = block.memory.positions[threadIdx.x];
@@ -504,7 +471,7 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
         meet();
         consume(block);
     } else {
-        fewer_registers();
+        fewer_registers<56>();
         if (warp > WARPS) finish_units(block);
         else if (threadIdx.x % 32 == 0) produce(block);
     }

@@ -9,44 +9,6 @@ constexpr int WIDE_MEMORY = 227 * 1024;  // bytes of shared memory of a block
 constexpr int RUNS = 8;
 
 #ifndef EMULATED
-// Shared memory that a block is launched with.
-__device__ __forceinline__ unsigned char* wide_memory() {
-    extern __shared__ __align__(1024) unsigned char bytes[];
-    return bytes;
-}
-__device__ __forceinline__ u32 in_shared(const void* address) { return (u32)__cvta_generic_to_shared(address); }
-
-// A signal is given when all have arrived, and all bytes that were expected; then it waits for the next time.
-struct alignas(8) Signal { u64 state; };
-__device__ __forceinline__ void prepare(Signal* signal, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(in_shared(signal)), "r"(arrivals) : "memory");
-}
-__device__ __forceinline__ void show_signals() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ __forceinline__ void arrive(Signal* signal) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(in_shared(signal)) : "memory");
-}
-__device__ __forceinline__ void arrive_expecting(Signal* signal, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(in_shared(signal)), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void wait_for(Signal* signal, u32 parity) {
-    u32 given;
-    do {
-        asm volatile("{\n.reg .pred given;\nmbarrier.try_wait.parity.shared::cta.b64 given, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, given;\n}"
-                     : "=r"(given) : "r"(in_shared(signal)), "r"(parity) : "memory");
-    } while (!given);
-}
-__device__ __forceinline__ void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(signal)) : "memory");
-}
-template <int N> __device__ __forceinline__ void give_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
-}
-template <int N> __device__ __forceinline__ void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-}
-
 // Rows in shared memory, 8 of them in each unit of tiles, units so many bytes apart.
 struct Operand {
     u64 words;
@@ -127,7 +89,7 @@ __device__ __forceinline__ void wide_product(
     const int* rows, const int* positions, const float* table, const Target& target) {
     using M = Matrix<KIND>;
     using W = Wide<KIND, GROUPS, ROWS>;
-    unsigned char* memory = wide_memory();
+    unsigned char* memory = (unsigned char*)block_memory();
     Signal* full = (Signal*)(memory + W::stages * W::stage);
     Signal* empty = full + W::stages;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -144,7 +106,7 @@ __device__ __forceinline__ void wide_product(
     let_next_start();
     Turn<W::stages> turn;
     if (warp < 4) {
-        give_registers<24>();
+        fewer_registers<24>();
         // Two warps bring weights, which may be read before the kernels before this one are done, and two tokens.
         const bool of_weights = warp < 2;
         if (!of_weights) wait_for_previous();
@@ -169,7 +131,7 @@ __device__ __forceinline__ void wide_product(
                 }
         }
     } else {
-        take_registers<W::registers>();
+        more_registers<W::registers>();
         wait_for_previous();
         const int group = lane >> 2, quad = lane & 3;
         auto let_go = [&](int stage) {

@@ -309,51 +309,7 @@ inline void* block_memory();
 inline void let_next_start() {}
 inline void wait_for_previous() {}
 
-// What the persistent kernel has besides.
-constexpr uint32_t PATIENCE = 100000;
-struct Barrier {
-    int expected, arrived;
-    uint32_t phase;
-};
-inline void begin(Barrier& barrier, int arrivals) { barrier = {arrivals, 0, 0}; }
-inline void fence_barriers() {}
-inline void arrive(Barrier& barrier) {
-    if (++barrier.arrived == barrier.expected) {
-        barrier.arrived = 0;
-        ++barrier.phase;
-    }
-}
-inline bool has_passed(const Barrier& barrier, uint32_t parity) {
-    if ((barrier.phase & 1) != parity) return true;
-    emulation::give_way();
-    return false;
-}
-inline uint64_t read_once() { return 0; }
-inline void copy_bulk(void* to, const void* from, uint32_t bytes, Barrier& landed, uint64_t) {
-    std::memcpy(to, from, bytes);
-    arrive(landed);
-}
-inline void fence_copies() {}
-inline Pack load_shared(const uint16_t* address) { return load_tokens(address); }
-inline uint32_t load_acquire(const uint32_t* at) {
-    emulation::give_way();
-    return *at;
-}
-inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
-inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
-template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
-inline void more_registers() {}
-inline void fewer_registers() {}
-inline void stop_the_device() {
-    std::fprintf(stderr, "a wait does not end\n");
-    std::abort();
-}
-inline void* block_memory() {
-    return (void*)(((uintptr_t)emulation::block().memory.data() + 1023) & ~(uintptr_t)1023);
-}
-
-// What the products of many tokens have besides: a copy is there at once, and so is a product.
-inline unsigned char* wide_memory() { return (unsigned char*)block_memory(); }
+// What compute capability 9.0 has besides: a copy is there at once, and so is a product.
 struct Signal {
     int arrivals, missing, bytes;
     uint64_t given;
@@ -370,16 +326,23 @@ inline void happened(Signal* signal, int arrivals, int bytes) {
 }
 inline void arrive(Signal* signal) { happened(signal, 1, 0); }
 inline void arrive_expecting(Signal* signal, int bytes) { happened(signal, 1, bytes); }
-inline void wait_for(Signal* signal, uint32_t parity) {
-    while (signal->given % 2 == parity) emulation::give_way();
+inline bool is_given(const Signal* signal, uint32_t parity) {
+    if (signal->given % 2 != parity) return true;
+    emulation::give_way();
+    return false;
 }
 inline void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
     if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) std::abort();
     std::memcpy(to, from, bytes);
     happened(signal, 0, -bytes);
 }
-template <int> void give_registers() {}
-template <int> void take_registers() {}
+inline uint64_t read_once() { return 0; }
+inline void copy_to_shared(void* to, const void* from, int bytes, Signal* signal, uint64_t) {
+    copy_to_shared(to, from, bytes, signal);
+}
+inline void fence_copies() {}
+template <int> void fewer_registers() {}
+template <int> void more_registers() {}
 struct Operand {
     const unsigned char* at;
     int unit;
@@ -407,4 +370,22 @@ template <size_t N> void multiply_wide(float (&d)[N], const Operand& a, const Op
         }
         d[i] = (float)sum;
     }
+}
+
+// What the persistent kernel has besides.
+constexpr uint32_t PATIENCE = 100000;
+inline Pack load_shared(const uint16_t* address) { return load_tokens(address); }
+inline uint32_t load_acquire(const uint32_t* at) {
+    emulation::give_way();
+    return *at;
+}
+inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
+inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
+template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
+inline void stop_the_device() {
+    std::fprintf(stderr, "a wait does not end\n");
+    std::abort();
+}
+inline void* block_memory() {
+    return (void*)(((uintptr_t)emulation::block().memory.data() + 1023) & ~(uintptr_t)1023);
 }
