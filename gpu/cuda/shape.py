@@ -18,11 +18,7 @@ _BLOCK = 64  # positions
 _FEW = 32  # tokens of prompts that attend as those of a step do
 _SHARE = 8192  # logits, about; see sampling.cu
 _WIDE_FROM = 33  # tokens
-_WIDE_TILES = {
-    (128, 192): 1.37,
-    (64, 64): 0.46,
-    (64, 32): 0.35,
-}  # tokens and rows: microseconds for 128 columns on an H100
+_WIDE_TILES = {(128, 192): 1.37, (64, 64): 0.46, (64, 32): 0.35}  # tokens and rows of a tile: its time, in proportion
 _WIDE_MEMORY = 227 * 1024
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634

@@ -1,7 +1,7 @@
 // The products of many tokens, at the speed of the tensor cores of compute capability 9.0.
 //
-// A block computes tiles of 64 tokens a warpgroup and some rows of the matrix, one after the other. One warp has the copy
-// engine bring weights, another the tokens, a hand of tiles (see products.cu) or half a hand at a time, stage by stage
+// A block computes tiles of 64 tokens a warpgroup and some rows of the matrix, one after the other. Two warps have the
+// copy engine bring weights, two the tokens, a hand of tiles (see products.cu) or half a hand at a time, stage by stage
 // ahead of those who multiply. These add up a run of hands in registers, and the eight runs in the order in which
 // products.cu adds the sums of its warps: every bit is the same.
 #if defined(EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -66,7 +66,7 @@ template <int KIND, int GROUPS, int ROWS> struct Wide {
     static constexpr int unit = part * TILE * (int)sizeof(bf16);                                        // bytes
     static constexpr int stage = (token_units + units) * unit;
     static constexpr int most = (WIDE_MEMORY - 1024) / stage, stages = most < 16 ? most : 16;
-    static constexpr int registers = GROUPS == 3 ? 160 : 240;  // of a thread that multiplies
+    static constexpr int registers = 240;  // of a thread that multiplies
     // How many stages a run has, and where the i-th lies.
     __device__ static constexpr int count(int run) { return (hands - run + RUNS - 1) / RUNS * (hand / part); }
     __device__ static constexpr int place(int run, int i) {
@@ -97,7 +97,7 @@ __device__ __forceinline__ void wide_product(
 
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < W::stages; ++stage) {
-            prepare(full + stage, 2);
+            prepare(full + stage, 4);
             prepare(empty + stage, GROUPS * 4);
         }
         show_signals();
@@ -107,27 +107,28 @@ __device__ __forceinline__ void wide_product(
     Turn<W::stages> turn;
     if (warp < 4) {
         fewer_registers<24>();
-        if (warp < 2) {  // weights may be read before the kernels before this one are done
-            if (warp == 1) wait_for_previous();
-            const int share = warp == 0 ? W::units : W::token_units, all = ceil_div(warp == 0 ? M::n : tokens, 8);
+        // Two warps bring weights, which may be read before the kernels before this one are done, and two tokens.
+        const bool of_weights = warp < 2;
+        if (!of_weights) wait_for_previous();
+        const int share = (of_weights ? W::units : W::token_units) / 2, all = ceil_div(of_weights ? M::n : tokens, 8);
+        const int place = (of_weights ? W::token_units : 0) + warp % 2 * share + lane;
 #pragma unroll 1
-            for (int block = blockIdx.x; block < blocks; block += gridDim.x) {
-                const int first = (warp == 0 ? block / columns : block % columns) * share, count = min(share, all - first);
-                const bf16* from = (warp == 0 ? weights : input) + ((i64)first + lane) * W::tiles * TILE;
+        for (int block = blockIdx.x; block < blocks; block += gridDim.x) {
+            const int first = ((of_weights ? block / columns : block % columns) * 2 + warp % 2) * share;
+            const int count = max(0, min(share, all - first));
+            const bf16* from = (of_weights ? weights : input) + ((i64)first + lane) * W::tiles * TILE;
 #pragma unroll 1
-                for (int run = 0; run < RUNS; ++run)
+            for (int run = 0; run < RUNS; ++run)
 #pragma unroll 1
-                    for (int i = 0; i < W::count(run); ++i, turn.next()) {
-                        wait_for(empty + turn.stage, turn.parity ^ 1);
-                        if (lane == 0) arrive_expecting(full + turn.stage, count * W::unit);
-                        __syncwarp();
-                        const int place = (warp == 0 ? W::token_units : 0) + lane;
-                        if (lane < count)
-                            copy_to_shared(
-                                memory + turn.stage * W::stage + place * W::unit, from + W::place(run, i) * TILE, W::unit,
-                                full + turn.stage);
-                    }
-            }
+                for (int i = 0; i < W::count(run); ++i, turn.next()) {
+                    wait_for(empty + turn.stage, turn.parity ^ 1);
+                    if (lane == 0) arrive_expecting(full + turn.stage, count * W::unit);
+                    __syncwarp();
+                    if (lane < count)  // one lane after the other: hence so many warps
+                        copy_to_shared(
+                            memory + turn.stage * W::stage + place * W::unit, from + W::place(run, i) * TILE, W::unit,
+                            full + turn.stage);
+                }
         }
     } else {
         more_registers<W::registers>();
@@ -195,8 +196,7 @@ __device__ __forceinline__ void wide_product(
                             const float* x = (const float*)target.output + (i64)token * HIDDEN_PADDED + column + unit * 8;
                             far[first + unit] = __ldcg((const float2*)x);
                         } else if (KIND == QKV && !QK_NORM) {
-                            const float* turn = table + (i64)given.position * HEAD_DIM + (column + unit * 8) % HEAD_DIM / 2;
-                            far[first + unit] = make_float2(turn[0], turn[HALF]);
+                            far[first + unit] = turn_of(table, given.position, column + unit * 8);
                         }
                     }
                 }
@@ -231,7 +231,7 @@ __device__ __forceinline__ void wide_product(
         const int* positions, const float* table, bf16* cache) {                                                       \
         wide_product<kind, groups, rows_of_block>(                                                                     \
             (int)tokens, weights, bias, input, scales, next_norm, rows, positions, table,                              \
-            {output, next_input, next_squares, cache});                                                       \
+            {output, next_input, next_squares, cache});                                                                \
     }
 #define WIDES(size, groups, rows_of_block)                                                                             \
     WIDE(qkv, QKV, size, groups, rows_of_block)                                                                        \
@@ -241,10 +241,6 @@ __device__ __forceinline__ void wide_product(
 WIDES(64x32, 1, 32)
 WIDES(64x64, 1, 64)
 WIDES(128x192, 2, 192)
-#ifdef TRY
-WIDES(128x128, 2, 128)
-WIDES(192x128, 3, 128)
-#endif
 
 // What the numbers of each token are scaled by, see `norm_scale`.
 extern "C" __global__ void __launch_bounds__(256) scales(i64 tokens, const float* squares, float* scales) {
