@@ -15,7 +15,7 @@ _SHARED = ("common.cu", "hopper.cu", "products.cu", "attention.cu")
 CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions
-_FEW = 32  # tokens of prompts that attend as those of a step do
+FEW = 32  # tokens of prompts that attend as those of a step do
 _SHARE = 8192  # logits, about; see sampling.cu
 _WIDE_FROM = 33  # tokens
 _WIDE_TILES = {(128, 192): 1.37, (64, 64): 0.46, (64, 32): 0.35}  # tokens and rows of a tile: its time, in proportion
@@ -159,7 +159,7 @@ class Shape:
 
     def prompt_ways(self, tokens: int, longest: int) -> int:
         """How many if the tokens are those of prompts: as in a step if they are few, 0 if they attend as prompts do."""
-        return self.ways(longest) if tokens <= _FEW else 0
+        return self.ways(longest) if tokens <= FEW else 0
 
     def attention(self, tokens: int, ways: int) -> Launch:
         """Give the launch that attends; attention.cu computes the same sizes."""
@@ -228,9 +228,9 @@ class Shape:
             "attended": Array(tiled_shape(tokens, model.heads * model.head_dim), "bfloat16"),
             "inner": Array(tiled_shape(tokens, model.intermediate), "bfloat16"),
             "partials": Array(
-                (max(self.slots, _FEW) if splits > 1 else 0, heads, splits, model.head_dim + 2), "float32"
+                (max(self.slots, FEW) if splits > 1 else 0, heads, splits, model.head_dim + 2), "float32"
             ),
-            "arrivals": Array((max(self.slots, _FEW), model.heads), "int32"),
+            "arrivals": Array((max(self.slots, FEW), model.heads), "int32"),
         }
 
     def weights(self) -> Plan:

@@ -157,6 +157,22 @@ def test_the_slower_way_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
+def test_prompts_that_get_other_bits_than_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Damaged(EmulatedDevice):
+        def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+            right = "const float share = 1.0f / total_of(i + 2);"
+            assert right in source
+            super().build(source.replace(right, right.replace("1.0f", "1.01f")), defines, compiling=compiling)
+
+    monkeypatch.setattr("gpu.cuda.engine._COMPARED_FROM", 0)
+    with CudaEngine(
+        config(num_hidden_layers=1), None, rows=1, capacity=80, decode="per-op", device=Damaged()
+    ) as engine:
+        assert "prompts get other bits than steps" in str(engine.facts()["attention"])
+        assert "prefill" not in engine.facts()
+
+
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
 def test_kernels_that_give_other_bits_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     class Damaged(EmulatedDevice):
         def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
@@ -175,7 +191,7 @@ def test_kernels_that_give_other_bits_are_not_taken(monkeypatch: pytest.MonkeyPa
         CudaEngine(model, None, rows=1, capacity=80, device=Damaged()) as both,
     ):
         assert "the kernels for many tokens gave other bits" in str(damaged.facts()["prefill"])
-        assert "prefill" not in sound.facts()
+        assert not {"prefill", "attention"} & set(sound.facts())
         assert "one kernel for a whole step gave other bits" in str(both.facts()["decode path"])
         found = []
         for engine in (damaged, sound, both):
