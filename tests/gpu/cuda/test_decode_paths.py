@@ -160,9 +160,9 @@ def test_the_slower_way_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_prompts_that_get_other_bits_than_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Damaged(EmulatedDevice):
         def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
-            right = "const float share = 1.0f / total_of(i + 2);"
+            right = "attended_to(of[0], share)"
             assert right in source
-            super().build(source.replace(right, right.replace("1.0f", "1.01f")), defines, compiling=compiling)
+            super().build(source.replace(right, right.replace("share", "1.01f * share")), defines, compiling=compiling)
 
     monkeypatch.setattr("gpu.cuda.engine._COMPARED_FROM", 0)
     with CudaEngine(
