@@ -18,6 +18,7 @@ from gpu.cuda.persistent import Persistent
 from gpu.cuda.shape import SPLIT, Shape
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
+from gpu.errors import DeviceError
 
 _STEPS, _ROUNDS = 4, 3  # of a measurement
 
@@ -59,6 +60,8 @@ class Decoding:
 
         And only if it gives the bits of the others, which it does unless something is wrong with it or the device.
         """
+        if shape.capacity < _STEPS:
+            return
 
         def seconds(path: str, tokens: int, ways: int) -> float:
             found = []
@@ -82,7 +85,14 @@ class Decoding:
         for tokens in sorted(self._ways):
             ways, taken, longest = 1, 0, shape.ways(shape.capacity)
             while ways <= longest:
-                whole = seconds(PERSISTENT, tokens, ways)
+                try:
+                    whole = seconds(PERSISTENT, tokens, ways)
+                except DeviceError:
+                    raise
+                except Exception as error:  # of cuda.core: there are not as many processors for us as there seem to be
+                    self._ways = {}
+                    self.why = f"one kernel for a whole step cannot be launched here: {error}"
+                    return
                 of_whole = logits()
                 apart = seconds(PER_OP, tokens, ways)
                 if not np.array_equal(of_whole, logits(), equal_nan=True):

@@ -157,6 +157,21 @@ def test_the_slower_way_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
+def test_a_device_that_refuses_the_one_kernel_decodes_without() -> None:
+    class Shared(EmulatedDevice):
+        def launch(self, *launch: Any, together: bool = False, **more: Any) -> None:
+            if together:
+                raise RuntimeError("too many blocks in cooperative launch")
+            super().launch(*launch, together=together, **more)
+
+    with CudaEngine(config(num_hidden_layers=1), None, rows=1, capacity=32, device=Shared()) as engine:
+        assert "cannot be launched here: too many blocks" in str(engine.facts()["decode path"])
+        assert steps_of(engine) == 4
+    with CudaEngine(config(num_hidden_layers=1), None, rows=1, capacity=3, device=EmulatedDevice()) as engine:
+        assert "measured" not in str(engine.facts()["decode path"])  # there is no room for it
+
+
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
 def test_prompts_that_get_other_bits_than_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Damaged(EmulatedDevice):
         def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
