@@ -108,7 +108,7 @@ def load_engine(
     name = engines()[0] if engine == "auto" else engine
     options = {option: value for option, value in options.items() if value is not None}
     if unknown := options.keys() - _OPTIONS.get(name, ()):
-        raise OptionError(f"the engine {name} has no option {', '.join(sorted(unknown))}")
+        raise OptionError(f"the engine {name} has no option {', '.join(sorted(unknown))}: leave it out")
     for number, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{number} is {value}, expected at least 1")

@@ -26,7 +26,11 @@ Model = Annotated[
 Engine = Annotated[str, typer.Option(help="Which engine computes.", rich_help_panel=MODEL)]
 Decode = Annotated[
     str | None,
-    typer.Option(help="How it decodes, if it has several ways.", show_default="its choice", rich_help_panel=MODEL),
+    typer.Option(
+        help="How the engine decodes, if it has several ways: per-op or persistent (cuda).",
+        show_default="its choice",
+        rich_help_panel=MODEL,
+    ),
 ]
 Capacity = Annotated[
     int | None, typer.Option(min=2, help="Tokens that prompt and output may have together.", rich_help_panel=MODEL)
