@@ -14,6 +14,7 @@ from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device
 from gpu.cuda.shape import SPLIT
 
+pytestmark = pytest.mark.slow
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {},
     "a key head of its own, hands of three": {"hidden_size": 768, "num_key_value_heads": 4, "intermediate_size": 512},
@@ -49,7 +50,6 @@ DEVICES = pytest.mark.parametrize("where", ["emulated", pytest.param("cuda", mar
 
 
 @DEVICES
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_both_ways_give_the_same_bits(name: str, where: str) -> None:
     model = config(**SHAPES[name])
@@ -61,7 +61,6 @@ def test_both_ways_give_the_same_bits(name: str, where: str) -> None:
 
 
 @DEVICES
-@pytest.mark.slow
 def test_both_ways_attend_alike_across_splits(where: str) -> None:
     model, lengths = config(), (SPLIT - 2, 2 * SPLIT - 1, 5)
     found = []
