@@ -26,7 +26,10 @@ from gpu.cuda.engine import CudaEngine
 
 HEADER = Path(__file__).parent / "gpu" / "cuda" / "emulated_cuda.hpp"
 CAN_EMULATE = shutil.which("g++") is not None and platform.machine() == "x86_64" and os.name == "posix"
-_FLAGS = ("-std=c++17", "-O2", "-mfma", "-ffp-contract=off", "-shared", "-fPIC", "-w")
+_FLAGS = (
+    "-std=c++17", "-O2", "-mfma", "-ffp-contract=off", "-shared", "-fPIC", "-w",
+    "-fno-gnu-unique", "-Wl,-Bsymbolic",  # shared memory of the same name is each library's own
+)  # fmt: skip
 _BUILT = Path(tempfile.gettempdir()) / f"phasewalk-emulated-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
 

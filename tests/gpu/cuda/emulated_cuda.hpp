@@ -28,7 +28,7 @@ using std::max;
 using std::min;
 
 namespace emulation {
-constexpr int STACK = 1 << 15, MOST = 1 << 11, NAMED_BARRIERS = 16;
+constexpr int STACK = 1 << 17, MOST = 1 << 11, NAMED_BARRIERS = 16;
 struct Barrier {
     int arrived = 0;
     uint64_t passed = 0;
