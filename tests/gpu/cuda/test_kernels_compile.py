@@ -46,9 +46,9 @@ def defines(family: str = "llama", **fields: Any) -> tuple[str, ...]:
     return Shape(ModelConfig.from_json(tiny_config(family, **fields)), rows=8, capacity=128).defines()
 
 
-COMPILED = [
-    *(("sm_90a", name) for name in SHAPES),  # the one with kernels of its own
-    *(("sm_80", name) for name in ("tiny", "Llama-3.1-8B", "heads of 256, odd sizes")),
+COMPILED = [  # sm_90a has kernels of its own
+    *(("sm_90a", name) for name in SHAPES if name not in ("100M", "Llama-3.2-1B")),
+    *(("sm_80", name) for name in ("100M", "heads of 256, odd sizes")),
     ("sm_89", "Llama-3.2-1B"),
 ]
 
