@@ -54,6 +54,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_threads_on_one_engine_and_on_two_generate_what_one_does_alone(load: Load, chat: Path) -> None:
     one, two = (generator_of(load(chat, max_batch=4, capacity=64), chat) for _ in range(2))
     expected = texts_of(one)
