@@ -288,19 +288,18 @@ class MachineRules(RuleBasedStateMachine):
 
     def _verify(self, journal: Journal, tip: Place) -> None:
         subject, context = self._subject, self._bench.second(self.run.context)
-        again = self._bench.run(context, journalled=False)
-        with subject.moving():
-            divergence = verify(journal, again).divergence
-        if divergence and divergence.field == "error" and self.given.may_raise:
-            return
-        if divergence:
-            words = f"{KEYED}, {SYNC}" if divergence.field in ("outcome", "digest") else "see the report"
-            subject.breach(
-                f"phase {divergence.phase!r} gives another {divergence.field} when the journal is run again "
-                f"({shown(divergence.recorded)}, then {shown(divergence.replayed)}): {words}\n{divergence.report()}"
-            )
-        subject.compare((again.phase.name, self.given.state(context)), tip, "running the journal again")
-        again.close()
+        with self._bench.run(context, journalled=False) as again:  # what it holds is given back however this ends
+            with subject.moving():
+                divergence = verify(journal, again).divergence
+            if divergence and divergence.field == "error" and self.given.may_raise:
+                return
+            if divergence:
+                words = f"{KEYED}, {SYNC}" if divergence.field in ("outcome", "digest") else "see the report"
+                subject.breach(
+                    f"phase {divergence.phase!r} gives another {divergence.field} when the journal is run again "
+                    f"({shown(divergence.recorded)}, then {shown(divergence.replayed)}): {words}\n{divergence.report()}"
+                )
+            subject.compare((again.phase.name, self.given.state(context)), tip, "running the journal again")
 
     @invariant()
     def rests_consistently(self) -> None:

@@ -32,5 +32,5 @@ def test_coverage_of_journals_and_runs_names_what_was_never_seen(tmp_path: Path)
 def test_coverage_is_gathered_while_rules_run() -> None:
     rules = rules_of()
     assert len(rules.coverage.never["transitions"]) == 4
-    hold(rules, settings(BRIEF, max_examples=30))
+    hold(rules, settings(BRIEF, max_examples=200))
     assert not {"transitions", "signals"} & set(rules.coverage.never)

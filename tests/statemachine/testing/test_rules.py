@@ -1,5 +1,6 @@
 """The rules pass sound machines, and catch each planted fault with a message that says what to mend."""
 
+import copy
 import itertools
 import random
 from typing import Any
@@ -22,9 +23,9 @@ def test_sound_machines_pass() -> None:
     hold(rules_of())
     hold(rules_of(pinned=lambda context: [context.buffer.ctypes.data]))
     changes = {"bonus": st.fixed_dictionaries({"amount": st.integers(-1, 5)})}
-    contexts = st.builds(Walk, seed=st.integers(0, 9), limit=st.integers(1, 20))
+    contexts = st.builds(Walk, seed=st.integers(0, 999), limit=st.integers(1, 6))
     rules = machine_rules(walk, contexts, edits=changes, may_raise=IndexError)  # when it skips the first draw
-    hold(rules)
+    hold(rules, settings(BRIEF, max_examples=400))  # enough that whatever Hypothesis' version, nothing is left out
     assert not rules.coverage.never
 
 
@@ -237,3 +238,33 @@ def test_every_context_is_closed() -> None:
     machine = rules_of().given.machine
     hold(machine_rules(machine, make, close=closed.append), settings(BRIEF, max_examples=5))
     assert {id(context) for context in made} <= {id(context) for context in closed}
+
+
+def test_what_a_failed_replay_holds_is_given_back_at_once() -> None:
+    calls: list[int] = []
+    held: set[int] = set()
+
+    class Fickle(Sound):
+        def run(self, context: Bag) -> int:
+            calls.append(context.count)
+            if len(calls) > 3:
+                raise OSError("not any more")
+            return super().run(context)
+
+    class Few(Resources[Bag]):
+        def fork(self, context: Bag) -> Bag:
+            assert len(held) < 2, "more than a fork and a third context are held at a time"
+            fork = copy.deepcopy(context)
+            held.add(id(fork))
+            return fork
+
+        def release(self, context: Bag) -> None:
+            held.discard(id(context))
+
+    def begin() -> Bag:
+        calls.clear()
+        return Bag()
+
+    machine = rules_of(Fickle()).given.machine
+    hold(machine_rules(machine, begin, resources=Few(), may_raise=OSError))
+    assert not held
