@@ -17,12 +17,13 @@ from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Event, Lines
-from gpu.cuda.forward import Forward, chunk_of, step_of
+from gpu.cuda.forward import Forward, step_of
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.loading import load
 from gpu.cuda.paths import PER_OP, check_path
+from gpu.cuda.prefilling import Prefilling
 from gpu.cuda.profiling import STEPS, Profiler
-from gpu.cuda.shape import FEW, Shape, bucket, kernels_digest, prompt_bucket, source
+from gpu.cuda.shape import Shape, bucket, kernels_digest, source
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
 from gpu.cuda.weights import places, write_random
@@ -90,7 +91,6 @@ class CudaEngine(RowKeeper):
         self._device = device
         self._lock = threading.RLock()  # one call at a time launches; none holds it while it waits
         self._closed = False
-        self._same_bits = True
         self._no_whole_step = persistent.missing(shape, device)
         check_path(decode, self._no_whole_step)
         self._watchdog = Watchdog(device, timeout)
@@ -133,6 +133,7 @@ class CudaEngine(RowKeeper):
 
         device.build(source(), shape.defines(), compiling=compiling)
         self._forward = Forward(device, shape, self._weights, self._arena)
+        self._prefilling = Prefilling(self._forward, shape, self._arena, self._staging, self._graphs)
         self._persistent = None
         if decode != PER_OP and self._no_whole_step is None:
             self._persistent = persistent.bind(device, shape, self._weights, self._arena, self._staging)
@@ -159,7 +160,7 @@ class CudaEngine(RowKeeper):
         if decode is None:
             self._decoding.measure(device, shape, self._arena, self._staging, self._watchdog, self._window)
         if weights > _COMPARED_FROM:
-            self._compare_kernels()
+            self._prefilling.compare(self._window)
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
         self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
@@ -167,31 +168,6 @@ class CudaEngine(RowKeeper):
         self._drawn = drawn.view(np.int32).reshape(rows, 2)  # as it was when a row's event had come
         self._arrived: list[Event | None] = [None] * rows  # None: the device's token is not on its way to the host
         self._step: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # the rows and positions that the device has
-
-    def _compare_kernels(self) -> None:
-        """Leave the products of many tokens to the kernels for few, unless both give the same bits here."""
-        if min(self._shape.chunk, self.kv_cache.capacity) < 2 * FEW:
-            return
-
-        def fed(together: int) -> Float32Array:
-            positions = np.arange(2 * FEW, dtype=np.int32)
-            for first in range(0, len(positions), together):
-                part = positions[first : first + together]
-                ends = np.array([together - 1], np.int32)
-                self._feed(part % self.model.vocab, np.zeros_like(part), part, ends)
-            logits = np.empty(self.model.vocab, np.float32)
-            self._window.read(self._logits(0), logits, "load")
-            self._graphs.clear()
-            return logits
-
-        def alike(one: Float32Array, two: Float32Array) -> bool:
-            return np.array_equal(one, two, equal_nan=True)
-
-        few, many = fed(FEW), fed(2 * FEW)
-        if not alike(few, many):
-            self._forward.wide = False
-            without = fed(2 * FEW)
-            self._forward.wide, self._same_bits = alike(many, without), alike(few, without)
 
     # --- what goes in -------------------------------------------------------------------------------------------
 
@@ -250,7 +226,7 @@ class CudaEngine(RowKeeper):
             for first in range(0, len(ids), chunk):
                 part = slice(first, first + chunk)
                 inside = ends[(ends >= first) & (ends < first + chunk)]
-                self._feed(ids[part], of_rows[part], positions[part], (inside - first).astype(np.int32))
+                self._prefilling.feed(ids[part], of_rows[part], positions[part], (inside - first).astype(np.int32))
             for row, count in zip(rows, counts, strict=True):
                 self.kv_cache.commit(row, count)
 
@@ -405,11 +381,7 @@ class CudaEngine(RowKeeper):
         """Tell which way it decodes and why, and what its graphs were good for."""
         counts = {f"graph {name}": count for name, count in self.graph_counts().items()}
         facts: dict[str, str | int] = {"decode path": f"{self._watchdog.path} ({self._decoding.why})"}
-        if not self._forward.wide:
-            facts["prefill"] = "slow: the kernels for many tokens gave other bits on this device: please tell us"
-        if not self._same_bits:
-            facts["attention"] = "prompts get other bits than steps on this device: please tell us"
-        return {**facts, **counts}
+        return {**facts, **self._prefilling.faults, **counts}
 
     def profile(self, *, rows: int = 1, context: int = 128) -> DeviceProfile:
         """Measure on the device where the time of a step goes, see `Engine.profile`."""
@@ -479,17 +451,6 @@ class CudaEngine(RowKeeper):
         if self._closed:
             raise RuntimeError("the engine is closed: load it again")
         self._watchdog.check()
-
-    def _feed(self, ids: Any, rows: Any, positions: Any, ends: Any) -> None:
-        """Take the tokens of a chunk through all layers, and those that end a prompt to their logits."""
-        tokens, arena = prompt_bucket(len(ids)), self._arena
-        self._staging.write(arena.lines("chunk"), chunk_of(self._shape, ids, rows, positions, ends))
-
-        ways = self._shape.prompt_ways(tokens, int(positions.max()) + 1)
-        self._graphs.run(("prefill", tokens, ways), lambda: self._forward.prefill(tokens, ways))
-        if len(ends):
-            ended = max(16, bucket(len(ends)))
-            self._graphs.run(("ends", ended), lambda: self._forward.ends(ended))
 
     def _stepping(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Have the device know the rows and positions of a step; it counts on by itself as long as they stay."""
