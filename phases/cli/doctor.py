@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import typer
 
-from phases.cli.screen import stdout
+from phases.cli.screen import shown, stdout
 
 OURS = ("statemachine", "phases", "gpu")
 LIBRARIES = ("numpy", "safetensors", "tokenizers", "huggingface-hub", "transitions", "structlog")
@@ -34,7 +34,7 @@ def doctor() -> None:
         *_libraries(),
         *_import_names(),
     ):
-        table.add_row(state, what, here)
+        table.add_row(state, what, shown(here))
         broken |= state == BAD
     stdout().print(table)
     if broken:
@@ -60,14 +60,12 @@ def _processor() -> str:
 
 
 def _engines(devices: dict[str, dict[str, str]], missing: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    from rich.markup import escape
-
     for name, device in devices.items():
         yield GOOD, f"engine {name}", "ready"
         for what, here in device.items():
-            yield GOOD, f"  {what}", escape(here)
+            yield GOOD, f"  {what}", here
     for name, reason in missing.items():
-        yield MISSING, f"engine {name}", escape(reason)
+        yield MISSING, f"engine {name}", reason
     program = shutil.which("nvidia-smi")
     if program is None:
         yield MISSING, "NVIDIA GPU", "none found (no nvidia-smi on the PATH); the CPU engine does the work"

@@ -19,7 +19,7 @@ OUTPUT, RECORD = "Output", "Record"
 
 
 def run(
-    prompt: Annotated[str | None, typer.Argument(help="What to say to the model; read from stdin if piped.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="What to say to the model; - or none: what is piped in.")] = None,
     messages: options.Messages = None,
     raw: options.Raw = False,
     model: options.Model = None,
@@ -127,9 +127,9 @@ def _input(prompt: str | None, messages: Path | None, *, raw: bool) -> "RowReque
         if prompt is not None or raw:
             raise typer.BadParameter("--messages stands for the prompt: give no PROMPT and no --raw beside it")
         return options.chat_of(messages)
-    if prompt is None:
+    if prompt is None or prompt == "-":
         try:
-            prompt = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
+            prompt = "" if prompt is None and sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
         except UnicodeDecodeError as error:
             raise typer.BadParameter(f"what is piped in is no {sys.stdin.encoding} text: {error}") from error
         if not prompt:

@@ -6,6 +6,7 @@ import pytest
 from command_line import Command
 
 from gpu import engines
+from phases.cli.doctor import OPTIONAL
 
 
 def test_doctor_tells_what_there_is(phasewalk: Command) -> None:
@@ -13,6 +14,15 @@ def test_doctor_tells_what_there_is(phasewalk: Command) -> None:
     assert answer.code == 0
     for what in ("engine numpy", "memory reads", "Graphviz", "import statemachine", "transformers"):
         assert what in answer.out
+
+
+def test_what_is_missing_comes_with_the_command_that_installs_it(
+    phasewalk: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OPTIONAL, "no-such-library", "phasewalk[some-extra]")
+    answer = phasewalk("doctor")
+    assert answer.code == 0
+    assert "pip install 'phasewalk[some-extra]'" in " ".join(answer.out.split())
 
 
 @pytest.mark.gpu

@@ -21,7 +21,8 @@ def test_run_streams_and_json_says_the_same(phasewalk: Command, chat_folder: Pat
     piped = phasewalk("run", "--model", str(chat_folder), *SHORT, stdin="the fox\n")
     as_json = phasewalk("run", "the fox", "--model", str(chat_folder), *SHORT, "--json")
     assert (plain.code, plain.err) == (0, "")
-    assert piped == plain
+    dashed = phasewalk("run", "-", "--model", str(chat_folder), *SHORT, stdin="the fox\n")
+    assert piped == dashed == plain
     value = json.loads(as_json.out)
     assert value["text"] + "\n" == plain.out
     assert value["output_tokens"] == len(value["output_ids"]) == 6
