@@ -1,6 +1,7 @@
 """Every kernel compiles for every generation of devices and many shapes, and keeps all it needs in registers."""
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def defines(family: str = "llama", **fields: Any) -> tuple[str, ...]:
-    return Shape(ModelConfig.from_json(tiny_config(family, **fields)), rows=8, capacity=128).defines()
+def shape(name: str, family: str = "llama") -> Shape:
+    return Shape(ModelConfig.from_json(tiny_config(family, **SHAPES[name])), rows=8, capacity=128)
 
 
 COMPILED = [  # sm_90a has kernels of its own
@@ -56,7 +57,7 @@ COMPILED = [  # sm_90a has kernels of its own
 @pytest.mark.parametrize(("architecture", "name"), COMPILED)
 def test_all_kernels_compile_without_spills(name: str, architecture: str) -> None:
     family = "qwen3" if name == "tiny" else "llama"
-    macros = [f"-D{define}" for define in defines(family, **SHAPES[name])]
+    macros = [f"-D{define}" for define in shape(name, family).defines()]
     options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", *macros]
     code, words = compiler.compile_source(source(), options)
     assert code.startswith(b"\x7fELF")
@@ -72,7 +73,7 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str) -> Non
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90"])
 def test_what_a_device_is_measured_with_compiles(architecture: str) -> None:
-    macros = [f"-D{define}" for define in defines()]
+    macros = [f"-D{define}" for define in shape("tiny").defines()]
     options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", *macros]
     _, words = compiler.compile_source(measuring_source(), options)
     assert set(re.findall(r"Compiling entry function '(\w+)'", words)) == {"nothing", "read_all"}
@@ -82,8 +83,7 @@ def test_what_a_device_is_measured_with_compiles(architecture: str) -> None:
 @pytest.mark.parametrize("clocked", [False, True])
 @pytest.mark.parametrize("tokens", [1, 8])
 def test_the_kernel_of_a_whole_step_compiles_without_spills_also_with_clocks(tokens: int, clocked: bool) -> None:
-    shape = Shape(ModelConfig.from_json(tiny_config("llama", **SHAPES["Llama-3.2-1B"])), rows=8, capacity=128)
-    macros = [f"-D{define}" for define in persistent.defines(shape, tokens, clocked=clocked)]
+    macros = [f"-D{define}" for define in persistent.defines(shape("Llama-3.2-1B"), tokens, clocked=clocked)]
     options = ["--gpu-architecture=sm_90a", "--std=c++17", "--ptxas-options=-v", *macros]
     _, words = compiler.compile_source(persistent_source(), options)
     assert re.findall(r"Compiling entry function '(\w+)'", words) == [f"{'clocked' if clocked else 'decode'}_{tokens}"]
@@ -117,3 +117,18 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
 def test_what_does_not_compile_is_told_in_the_words_of_the_compiler() -> None:
     with pytest.raises(compiler.DeviceError, match=r"(?s)could not compile the kernels.*nonsense"):
         compiler.compile_source("nonsense;", ["--gpu-architecture=sm_80"])
+
+
+def test_every_ablation_changes_a_kernel_that_still_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cuda.core")
+    benchmarks = Path(__file__).parents[3] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    ablations = runpy.run_path(str(benchmarks / "persistent_ablations.py"))
+    macros = [f"-D{define}" for define in persistent.defines(shape("Llama-3.2-1B"), 1)]
+    for variant in ablations["VARIANTS"]:
+        changed = variant.of(persistent_source())
+        if variant.name.split()[0].isupper():  # another number
+            continue
+        compiler.compile_source(changed, ["--gpu-architecture=sm_90a", "--std=c++17", *macros])
+    with pytest.raises(LookupError, match="what the kernel does not have: 'no such words'"):
+        ablations["Variant"]("odd", (("no such words", ""),)).of(persistent_source())
