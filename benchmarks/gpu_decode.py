@@ -8,7 +8,7 @@ torch's, as are the peers (`gpu_peers.py`), and without torch both are left out.
 
 | part | what is measured |
 |---|---|
-| decode | `decode` one after the other, nobody waiting, behind 128 tokens, in batches of 1, 8 and 32 |
+| decode | `decode` one after the other, nobody waiting, behind 128 tokens, in batches of 1, 8 and 32; `sample` alone |
 | machine | a `Generator`: six phases, a journal on disk, streaming; 128 tokens of prompt, 256 new, greedy, batch 1 |
 | prefill | 2,048 tokens of one row: the work of all products and of causal attention, over the time |
 | context | what `decode` takes longer behind 8,192 tokens than behind 128 |
@@ -62,6 +62,13 @@ PROMPT, NEW, LONG_PROMPT, LONG_CONTEXT = 128, 256, 2048, 8192
 STEPS, ROUNDS, SECONDS = 64, 5, 5.0  # of a measurement; rounds end early rather than take longer
 BATCHES = (1, 8, 32)
 LONG_BATCHES = (1, 8)
+GREEDY: dict[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
+DRAWN: dict[str, dict[str, Any]] = {
+    "greedily": {},
+    "at temperature 1": {"temperature": 1.0},
+    "with top_p 0.9": {"temperature": 0.6, "top_p": 0.9},
+    "with top_k 50, top_p 0.9": {"temperature": 0.6, "top_k": 50, "top_p": 0.9},
+}
 
 # Targets. Milliseconds a token with the whole machine, by card; shares are of what this device does in the same run.
 TOKEN_MS = {"H100": {"100M": 0.23, "1B": 0.90, "8B": 5.0}, "H200": {"100M": 0.21, "1B": 0.72, "8B": 3.75}}
@@ -233,6 +240,24 @@ def decode_seconds(
     return found
 
 
+def draw_seconds(engine: CudaEngine, **how: Any) -> float:
+    """Measure how long a token of one row takes to be drawn, one after the other with nobody waiting."""
+    rows = engine.kv_cache.acquire(1)
+    fill(engine, rows, PROMPT)
+    engine.set_sampling(rows[0], **GREEDY | how)
+
+    def work() -> None:
+        for _ in range(STEPS):
+            engine.sample(rows)
+        engine.peek(rows[0])
+
+    work()
+    found = median(work) / STEPS
+    engine.set_sampling(rows[0], **GREEDY)
+    engine.kv_cache.release(rows)
+    return found
+
+
 def median(work: Callable[[], Any]) -> float:
     times: list[float] = []
     while len(times) < ROUNDS and sum(times) < SECONDS:
@@ -261,6 +286,8 @@ def measure_decode(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Fig
         else:
             target = BATCH_RATIO.get((shape, batch))
             yield Figure(shape, f"batch {batch} over batch 1", seconds / alone, "x", target)
+    for words, how in DRAWN.items():
+        yield Figure(shape, f"a token drawn {words}", draw_seconds(engine, **how) * 1e3)
 
 
 def measure_machine(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Figure]:

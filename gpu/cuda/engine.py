@@ -1,6 +1,5 @@
 """The CUDA engine: all of a step in one graph, and nobody waits but who asks for a value."""
 
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from gpu.cuda.arena import Arena, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Event, Lines
+from gpu.cuda.drawing import Drawing, Launches, launches
 from gpu.cuda.forward import Forward, step_of
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.loading import load
@@ -31,7 +31,7 @@ from gpu.errors import CapacityError, CheckpointError, DeviceError, LogitsError
 from gpu.memory import check_capacity, check_weights, size, too_large
 from gpu.profile import DeviceProfile
 from gpu.rows import RowKeeper
-from gpu.sampling import check_sampling, no_distribution, thresholds
+from gpu.sampling import check_sampling, no_distribution
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -163,7 +163,9 @@ class CudaEngine(RowKeeper):
             self._prefilling.compare(self._window)
 
         self._prompts: list[npt.NDArray[np.int32] | None] = [None] * rows
-        self._sampling = [{"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0} for _ in range(rows)]
+        self._drawing = [
+            Drawing.of(self.model.vocab, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0) for _ in range(rows)
+        ]
         self._drawn_address, drawn = device.pinned(rows * 8)
         self._drawn = drawn.view(np.int32).reshape(rows, 2)  # as it was when a row's event had come
         self._arrived: list[Event | None] = [None] * rows  # None: the device's token is not on its way to the host
@@ -180,17 +182,12 @@ class CudaEngine(RowKeeper):
         """Say how this row is sampled from now on."""
         self._check_row(row)
         check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-        top_k = min(top_k, np.iinfo(np.int32).max)
-        found = thresholds(temperature=temperature, top_p=top_p, min_p=min_p)
-        packed = struct.pack(
-            "=fiQIIQ", found.scale, top_k, found.top_p or 0, found.min_weight, found.top_p is not None, seed
+        drawing = Drawing.of(
+            self.model.vocab, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
         )
         with self._launching():
-            self._staging.write(self._arena.lines("sampling", row), np.frombuffer(packed, np.uint8))
-            self._sampling[row] = {
-                "temperature": float(temperature), "top_k": top_k, "top_p": float(top_p), "min_p": float(min_p),
-                "seed": seed,
-            }  # fmt: skip
+            self._staging.write(self._arena.lines("sampling", row), drawing.words)
+            self._drawing[row] = drawing
 
     def write_token(self, row: int, token: int) -> None:
         """Set the row's next token."""
@@ -258,7 +255,8 @@ class CudaEngine(RowKeeper):
             tokens = bucket(len(rows))
             for row in rows:
                 self._arrived[row] = None
-            self._graphs.run(("sample", tokens), lambda: self._forward.sample(tokens))
+            stages = self._launches(rows)
+            self._graphs.run(("sample", tokens, stages), lambda: self._forward.sample(tokens, stages))
             self._fetch(rows)
 
     def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
@@ -352,7 +350,7 @@ class CudaEngine(RowKeeper):
         self._check_row(row)
         drawn = np.empty(2, np.int32)
         self._window.read(self._arena.lines("drawn", row), drawn, f"peek of row {row}")
-        return {"next_token": int(drawn[0]), **self._sampling[row]}
+        return {"next_token": int(drawn[0]), **self._drawing[row].parameters}
 
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         """Count the bytes that one decode step of these rows reads."""
@@ -401,7 +399,7 @@ class CudaEngine(RowKeeper):
                 self._step = None  # what it writes there is not noted
                 profiler = Profiler(
                     self._device, self._shape, self._forward, self._persistent, self._staging, self._watchdog, used,
-                    context,
+                    context, self._launches(used),
                 )  # fmt: skip
                 return profiler.profile()
         finally:
@@ -460,6 +458,10 @@ class CudaEngine(RowKeeper):
             self._staging.write(self._arena.lines("step"), step_of(self._shape, *step))
             self._step = step
         return step[1]
+
+    def _launches(self, rows: Sequence[int]) -> Launches:
+        """Give the launches that draw for these rows: what none of them asks for is left out."""
+        return launches((self._drawing[row] for row in rows), self._shape.shares)
 
     def _fetch(self, rows: Sequence[int]) -> None:
         """Send the drawn tokens to the host; the event says when they are there."""

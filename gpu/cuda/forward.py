@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from gpu.cuda.arena import Arena
 from gpu.cuda.device import Launcher
+from gpu.cuda.drawing import Launches
 from gpu.cuda.shape import Shape, wide
 
 Int32Array = npt.NDArray[np.int32]
@@ -64,13 +65,15 @@ class Forward:
         self._layers(tokens, 0, rows, positions, ways)
         self._head(tokens, 0, rows, positions=positions)
 
-    def sample(self, tokens: int) -> None:
+    def sample(self, tokens: int, launches: Launches) -> None:
         """Draw the next token of each row of the step."""
         arena = self.arena
-        self._launch(
-            "sample", (self.shape.shares, tokens, 1), tokens, arena.at("logits"), arena.at("sampling"),
-            arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("largest"), arena.at("looked"),
-        )  # fmt: skip
+        for first, last in launches:
+            self._launch(
+                "sample", (self.shape.shares, tokens, 1), tokens, first, last, arena.at("logits"), arena.at("sampling"),
+                arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("of_shares"), arena.at("amounts"),
+                arena.at("progress"), arena.at("looked"),
+            )  # fmt: skip
 
     def _layers(self, tokens: int, ids: int, rows: int, positions: int, ways: int) -> None:
         """Launch all of a forward pass but the head; without ids the tokens are those that were drawn."""

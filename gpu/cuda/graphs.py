@@ -1,11 +1,11 @@
 """Sequences of launches as graphs: one launch each, recorded when they are first used."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from gpu.cuda.device import Device, Graph
 
-Key = tuple[str | int, ...]
+Key = tuple[Hashable, ...]
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu.cuda.device import Device, Launcher, Lines, Moment
+from gpu.cuda.drawing import Launches
 from gpu.cuda.forward import Forward, chunk_of, step_of
 from gpu.cuda.paths import PER_OP, PERSISTENT
 from gpu.cuda.persistent import Persistent
@@ -81,6 +82,7 @@ class Profiler:
     watchdog: Watchdog
     rows: Sequence[int]
     context: int  # tokens that each row holds
+    drawing: Launches  # by which they are sampled
     _memory: int = 0  # that is read to learn how fast it is, and to hold the device
     _packs: int = 0
     _reading_ns: float = 0.0
@@ -127,7 +129,7 @@ class Profiler:
         yield self._part(f"engine, {PER_OP}", lambda: self._decode(self.forward), "one kernel an operation")
         if (whole := self._whole_step()) is not None:
             yield self._part(f"engine, {PERSISTENT}", lambda: whole.decode(self._tokens), "one kernel for all of it")
-        yield self._part("sampling", lambda: self.forward.sample(self._tokens), "top_k 50, top_p 0.9")
+        yield self._part("sampling", self._sample, "top_k 50, top_p 0.9")
         yield StepPart("cache update", 0.0, 0.0, 0.0, "the kernel that computes keys and values writes them there")
         address, _ = self.device.pinned(8)
         fetched, host = self._both(
@@ -179,6 +181,9 @@ class Profiler:
 
     def _decode(self, forward: Forward) -> None:
         forward.decode(self._tokens, self._ways)
+
+    def _sample(self) -> None:
+        self.forward.sample(self._tokens, self.drawing)
 
     def _prefill(self) -> Pass:
         """Time what becomes of the first tokens of a prompt, as many as go together."""

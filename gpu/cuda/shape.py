@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.cuda.arena import Array, Plan
+from gpu.cuda.drawing import BINS
 from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
@@ -177,7 +178,7 @@ class Shape:
 
     @property
     def shares(self) -> int:
-        """How many blocks look through a row of logits for the largest."""
+        """How many blocks look through a row of logits."""
         return min(32, _up_div(self.model.vocab, _SHARE))
 
     def defines(self) -> tuple[str, ...]:
@@ -212,10 +213,10 @@ class Shape:
             "kept_logits": Array((rows, model.vocab), "float32"),
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
-            "largest": Array(
-                (self.slots, self.shares), "uint64"
-            ),  # keys of logits, and of how many blocks they are there
-            "looked": Array((self.slots,), "int32"),
+            "of_shares": Array((self.slots, self.shares), "uint64"),  # of the logits: the largest, the sum of weights
+            "looked": Array((self.slots,), "int32"),  # how many shares are done
+            "amounts": Array((self.slots if self.shares > 1 else 0, BINS), "uint64"),
+            "progress": Array((self.slots, 3), "uint64"),  # `struct Progress` of sampling.cu
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
             # ids, rows, positions; which tokens end a prompt, and of which rows
             "chunk": Array((5, self.chunk), "int32"),
