@@ -58,6 +58,40 @@ _SWAPPED = """if (threadIdx.x & 8) return {v.z, v.w, v.x, v.y};
 }
 __device__ __forceinline__ u32 load_acquire("""
 
+# While the ring is full, memory would rest: weights are fetched into the L2 cache, a chunk every so many cycles, about
+# as fast as memory gives them (fetched as fast as can be they hold up everything else). Whose they are does not matter:
+# all blocks share that cache. Each block takes every so manieth ticket, from its own on.
+_COUNTED = "u32 parity = 0, landed_parity = 0;\n    while (ticket.phase != NO_PHASE) {"
+_WARMED = """u32 parity = 0, landed_parity = 0, number = numbers[0], warm = 0;  // the ticket that is being fetched
+    int bytes = 0, asked = (int)clock();                                   // of it, and when the last ones were
+    while (ticket.phase != NO_PHASE) {"""
+_FULL = "wait(block.empty[stage], parity ^ 1, words, 2);"
+_FETCHING = """for (u32 looks = 0; !is_given(&block.empty[stage], parity ^ 1);) {
+                        if (++looks == PATIENCE) give_up(words, 2);
+                        if ((int)clock() - asked < PACE) continue;
+                        asked = (int)clock();
+                        if (warm < number) warm = number, bytes = (int)(from - (const char*)ticket.from);
+                        if (warm >= number + REACH * gridDim.x) continue;
+                        const Ticket at = ticket_of(memory, warm);
+                        if (at.phase == NO_PHASE) continue;
+                        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
+                                     ::"l"((const char*)at.from + bytes), "r"(at.chunk) : "memory");
+                        bytes += at.chunk;
+                        if (bytes >= at.units * at.chunks * at.chunk) warm += gridDim.x, bytes = 0;
+                    }"""
+_PASSED_ON = "ticket = next;\n"
+
+
+def fetched_early(pace: int, reach: int) -> Variant:
+    """Give the variant that fetches into the L2 cache: a chunk every `pace` cycles, of so many tickets."""
+    fetching = _FETCHING.replace("PACE", str(pace)).replace("REACH", str(reach))
+    passed_on = _PASSED_ON + "            number = numbers[(i + 1) % DRAWN_AHEAD];\n"
+    return Variant(
+        f"into L2 every {pace} cycles, {reach} tickets",
+        ((_COUNTED, _WARMED), (_FULL, fetching), (_PASSED_ON, passed_on)),
+    )
+
+
 VARIANTS = (
     Variant("no attention", ((_ATTENDED, _UNATTENDED),), same_bits=False),
     Variant(
@@ -79,6 +113,8 @@ VARIANTS = (
     constant("ALONE", 256, 0), constant("ALONE", 256, 1024),
     constant("DRAWN_AHEAD", 4, 2), constant("DRAWN_AHEAD", 4, 8),
     constant("STAGES", 12, 8),
+    Variant("STAGES 13", ((" STAGES = 12", " STAGES = 13"), (" SUMS = 6", " SUMS = 4"))),
+    *(fetched_early(pace, reach) for pace in (600, 1000, 1600) for reach in (2, 4)),
 )  # fmt: skip
 
 
