@@ -117,7 +117,7 @@ def test_other_commands_load_them(phasewalk: Command, chat_folder: Path) -> None
 REFUSAL = "the engine numpy has no option quantize, its weights are float32: leave it out, or take the engine cuda"
 
 
-@pytest.mark.parametrize("command", [("run", "x"), ("step", "x", "--plain"), ("profile",)])
+@pytest.mark.parametrize("command", [("run", "x"), ("step", "x", "--plain"), ("profile",), ("perplexity",)])
 def test_an_engine_that_quantises_no_weights_says_so(
     phasewalk: Command, chat_folder: Path, command: tuple[str, ...]
 ) -> None:
