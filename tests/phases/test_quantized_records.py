@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coarse_engine import coarse
 from command_line import Command
+from forging import forged
 
-from gpu import OptionError, load_engine
+from gpu import OptionError, engines, load_engine
 from phases import Generator, JournalError, SamplingParams, SnapshotError
 from phases.replay import load_generator, loaded_as, replay
 from statemachine import Journal
@@ -112,6 +114,22 @@ def test_other_commands_load_them(phasewalk: Command, chat_folder: Path) -> None
     profile = phasewalk("profile", "the fox", *model, "--tokens", "3")
     assert profile.code == 0
     assert "engine coarse, int8 weights" in profile.out
+
+
+@pytest.mark.skipif("cuda" in engines(), reason="there is a GPU here")
+def test_a_record_of_an_engine_that_cannot_run_here_is_refused_in_a_line(
+    phasewalk: Command, chat_folder: Path, tmp_path: Path
+) -> None:
+    def on_a_gpu(records: list[dict[str, Any]]) -> None:
+        records[0]["environment"]["engine"] = "cuda"
+
+    path = forged(recorded(chat_folder, tmp_path / "a.jsonl", "int8"), tmp_path / "gpu.jsonl", on_a_gpu)
+    for command in ("replay", "resume"):
+        answer = phasewalk(command, str(path))
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err.startswith(f"phasewalk: {path} cannot be run again: the engine cuda cannot run here: ")
+        assert answer.err.count("\n") == 1
+    assert phasewalk("replay", str(path), "--mode", "play").code == 0
 
 
 REFUSAL = "the engine numpy has no option quantize, its weights are float32: leave it out, or take the engine cuda"
