@@ -1,6 +1,6 @@
 """What quantised weights cost in quality, on a model of random weights of a named shape, which nothing has to download.
 
-    python benchmarks/quantised_quality.py [--shape 1B] [--engine cuda] [--quantize none int8 fp8] [--tokens 8192]
+    python benchmarks/quantised_quality.py [--shape 1B] [--engine cuda] [--quantize none int8 fp8] [--tokens 4096]
 
 A checkpoint of that shape is written to a temporary folder (2 bytes a weight), so that every engine quantises the same
 weights. The first model of the list draws texts at temperature 1, and all are measured on them, as `phasewalk
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--quantize", nargs="+", default=["none", "int8", "fp8"], metavar="KIND", help="none, int8, fp8"
     )
-    parser.add_argument("--tokens", type=int, default=8192, help="how many are drawn (default 8192)")
+    parser.add_argument("--tokens", type=int, default=4096, help="how many are drawn (default 4096)")
     parser.add_argument("--window", type=int, default=512, help="tokens of a text (default 512)")
     parser.add_argument("--rows", type=int, default=16, help="texts that are fed together (default 16)")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is written (default: where others are)")

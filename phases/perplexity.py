@@ -1,5 +1,6 @@
 """The perplexity of a model on texts, whichever engine runs it: tokens are fed as they stand, and surprise noted."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ WINDOW = 512  # tokens, unless told otherwise
 Watch = Callable[[int, int], None]  # tokens done, tokens in all
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Perplexity:
     """What a model made of texts, token by token: of each text all but its first, which nothing precedes.
 
@@ -222,11 +223,12 @@ def _surprise(logits: npt.NDArray[np.float32], token: int) -> tuple[float, int]:
     """Give the surprise at a token in nats, by a softmax in float64, and the likeliest token."""
     likeliest = int(logits.argmax())
     with np.errstate(invalid="ignore"):
-        below = logits.astype(np.float64) - float(logits[likeliest])
-        total = float(np.exp(below).sum())
+        shares = np.subtract(logits, logits[likeliest], dtype=np.float64)
+        below = float(shares[token])
+        total = float(np.exp(shares, out=shares).sum())
     if not total < np.inf:  # NaN is not
         raise LogitsError("the model gives no distribution: its logits hold NaN or +inf, or are all -inf")
-    return float(np.log(total) - below[token]), likeliest
+    return math.log(total) - below, likeliest
 
 
 def _check(engine: Engine, texts: Sequence[Sequence[int]], window: int, stride: int) -> None:

@@ -19,12 +19,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("coarse")]
 __all__ = ["coarse"]  # a fixture
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=6, stop_token_ids=())
+WITHOUT_GPU = pytest.mark.skipif("cuda" not in engines(), reason="needs a device")
+ENGINES = ["coarse", pytest.param("cuda", marks=[pytest.mark.gpu, WITHOUT_GPU])]
 SHORT = ("--engine", "coarse", "--temperature", "0", "--max-new-tokens", "6")
 
 
-def recorded(folder: Path, path: Path, quantize: str | None) -> Path:
+def recorded(folder: Path, path: Path, quantize: str | None, engine: str = "coarse") -> Path:
     """A journal, and beside it a snapshot and the journal of a run that was killed."""
-    with Generator.from_pretrained(folder, "coarse", max_batch=2, quantize=quantize) as generator:
+    with Generator.from_pretrained(folder, engine, max_batch=2, quantize=quantize) as generator:
         run = generator.start("the fox", GREEDY, journal=path)
         run.until(lambda run: run.step_count == 4)
         run.snapshot(path.with_suffix(".snap"))
@@ -34,10 +36,11 @@ def recorded(folder: Path, path: Path, quantize: str | None) -> Path:
 
 
 @pytest.mark.parametrize("quantize", ["int8", "fp8", None])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_record_is_run_again_with_the_weights_that_it_was_made_with(
-    chat_folder: Path, tmp_path: Path, quantize: str | None
+    chat_folder: Path, tmp_path: Path, engine: str, quantize: str | None
 ) -> None:
-    path = recorded(chat_folder, tmp_path / "a.jsonl", quantize)
+    path = recorded(chat_folder, tmp_path / "a.jsonl", quantize, engine)
     journal = Journal.open(path)
     assert journal.header.environment.get("quantize") == quantize
     with load_generator(journal) as generator:
