@@ -91,10 +91,12 @@ def perplexity(
     options.check_engine(engine)
     if files and own_text is not None:
         raise typer.BadParameter("the model draws its text, or reads FILEs: give one of them", param_hint="--own-text")
-    texts = [_text_of(file) for file in files or ()]
+    texts, called = [_text_of(file) for file in files or ()], ", ".join(map(str, files or ()))
     folder = resolve_checkpoint(DEMO_MODEL if model is None else model)
-    if not texts and own_text is None:
-        texts = _held_out(folder)
+    if own_text is not None:
+        called = "the model's own"
+    elif not texts:
+        texts, called = _held_out(folder), f"{HELD_OUT} of {model or DEMO}"
     positions = ModelConfig.from_folder(folder).max_positions
     if window is not None and window > positions:
         raise typer.BadParameter(f"the model has {positions} positions, no window of {window}", param_hint="--window")
@@ -122,11 +124,7 @@ def perplexity(
                 )
     about = {
         "engine": environment["engine"],
-        "text": ", ".join(map(str, files))
-        if files
-        else f"{HELD_OUT} of {model or DEMO}"
-        if texts
-        else "the model's own",
+        "text": called,
         "window": window,
         "stride": stride or window // 2,
     }
