@@ -79,7 +79,7 @@ def figures(kind: str, found: Perplexity, first: Perplexity) -> dict[str, Any]:
         "weights": kind,
         "tokens": found.tokens,
         "perplexity": found.perplexity,
-        "difference": found.perplexity / first.perplexity - 1,
+        "change": found.perplexity / first.perplexity - 1,
         "divergence_bits": found.bits - first.bits,
         "same_likeliest": found.same_likeliest(first),
         "seconds": found.seconds,
@@ -87,12 +87,10 @@ def figures(kind: str, found: Perplexity, first: Perplexity) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    table = Table(
-        "weights", "tokens", "perplexity", "difference", "divergence", "same likeliest", "seconds", title=title
-    )
+    table = Table("weights", "tokens", "perplexity", "change", "divergence", "same likeliest", "seconds", title=title)
     for row in rows:
         table.add_row(
-            row["weights"], f"{row['tokens']:,}", f"{row['perplexity']:.3f}", f"{row['difference']:+.3%}",
+            row["weights"], f"{row['tokens']:,}", f"{row['perplexity']:.3f}", f"{row['change']:+.3%}",
             f"{row['divergence_bits']:.5f} bits", f"{row['same_likeliest']:.2%}", f"{row['seconds']:.1f}",
         )  # fmt: skip
     Console(width=110).print(table)

@@ -79,7 +79,7 @@ def perplexity(
     later one scores only the tokens that it adds, so at least window less stride
     tokens stand before these.
 
-    Rows after the first are compared with it on the same tokens: the difference
+    Rows after the first are compared with it on the same tokens: the change
     of perplexity, and how often both hold the same token likeliest. On a text
     that the first model drew, the difference in bits is an estimate of the
     Kullback-Leibler divergence of the other model from it.
@@ -183,7 +183,7 @@ def _rows(measured: "dict[str, Perplexity]") -> "Iterator[dict[str, Any]]":
             "tokens": found.tokens,
             "perplexity": found.perplexity,
             "bits_per_token": found.bits,
-            "difference": found.perplexity / first.perplexity - 1,
+            "change": found.perplexity / first.perplexity - 1,
             "same_likeliest": found.same_likeliest(first),
             "seconds": found.seconds,
         }
@@ -194,12 +194,13 @@ def _print(about: "dict[str, Any]", rows: "list[dict[str, Any]]") -> None:
 
     title = f"{shown(about['text'])}; engine {about['engine']}, window {about['window']}, stride {about['stride']}"
     table = Table("weights", title=title, title_justify="left")
-    for column in ("tokens", "perplexity", "bits a token", "difference", "same likeliest", "seconds"):
-        table.add_column(column, justify="right")
+    for column in ("tokens", "perplexity", "bits a token", "change", "same likeliest", "seconds"):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for number, row in enumerate(rows):
-        compared = (f"{row['difference']:+.2%}", f"{row['same_likeliest']:.1%}") if number else ("", "")
+        compared = (f"{row['change']:+.2%}", f"{row['same_likeliest']:.1%}") if number else ("", "")
+        perplexity = f"{row['perplexity']:,.{4 if row['perplexity'] < 1000 else 1}f}"
         table.add_row(
-            row["weights"], f"{row['tokens']:,}", f"{row['perplexity']:,.4f}", f"{row['bits_per_token']:.4f}",
-            *compared, f"{row['seconds']:.1f}",
+            row["weights"], f"{row['tokens']:,}", perplexity, f"{row['bits_per_token']:.4f}", *compared,
+            f"{row['seconds']:.1f}",
         )  # fmt: skip
     stdout().print(table)

@@ -26,7 +26,7 @@ def test_a_model_of_random_weights_is_measured_on_what_it_draws(tmp_path: Path) 
     [row] = json.loads(figures.read_text())["rows"]
     assert row["tokens"] == 300
     assert 2 < row["perplexity"] < 64  # of a vocabulary of 512: neither known by heart nor all alike
-    assert (row["difference"], row["divergence_bits"], row["same_likeliest"]) == (0, 0, 1)
+    assert (row["change"], row["divergence_bits"], row["same_likeliest"]) == (0, 0, 1)
     assert f" {row['perplexity']:.3f} " in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]  # the checkpoint is gone
 

@@ -36,7 +36,7 @@ def test_texts_are_measured_each_on_its_own_and_together(phasewalk: Command, cha
     assert row.pop("seconds") > 0
     assert row == {
         "weights": "float32", "tokens": found.tokens, "perplexity": found.perplexity, "bits_per_token": found.bits,
-        "difference": 0.0, "same_likeliest": 1.0,
+        "change": 0.0, "same_likeliest": 1.0,
     }  # fmt: skip
     table = phasewalk(*command, "--rows", "1")
     assert (table.code, table.err) == (0, "")
@@ -69,11 +69,11 @@ def test_quantised_weights_are_compared_on_the_same_tokens(phasewalk: Command, c
     for row, name in zip(rows, names, strict=True):
         [alone] = json.loads(phasewalk("perplexity", "a.txt", *model, "--quantize", name, "--json").out)["rows"]
         assert row["perplexity"] == alone["perplexity"]
-        assert row["difference"] == row["perplexity"] / rows[0]["perplexity"] - 1
-    assert 0 < abs(rows[1]["difference"]) < abs(rows[2]["difference"])
+        assert row["change"] == row["perplexity"] / rows[0]["perplexity"] - 1
+    assert 0 < abs(rows[1]["change"]) < abs(rows[2]["change"])
     assert rows[0]["same_likeliest"] == 1 >= rows[1]["same_likeliest"] > rows[2]["same_likeliest"]
     table = phasewalk("perplexity", "a.txt", *model, *kinds).out
-    assert f" {rows[2]['difference']:+.2%} " in table
+    assert f" {rows[2]['change']:+.2%} " in table
     assert f" {rows[2]['same_likeliest']:.1%} " in table
 
 
@@ -152,5 +152,5 @@ def test_weights_of_8_bits_cost_the_bundled_model_little(phasewalk: Command) -> 
     assert [row["weights"] for row in value["rows"]] == ["bfloat16", "int8", "fp8"]
     assert 1.5 < plain["perplexity"] < 1.7
     for row in quantised:
-        assert 0 < abs(row["difference"]) < 0.03
+        assert 0 < abs(row["change"]) < 0.03
         assert row["same_likeliest"] > 0.9
