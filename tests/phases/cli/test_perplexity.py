@@ -58,7 +58,9 @@ def test_without_a_text_it_is_the_bundled_one_in_a_process_of_its_own(demo: Gene
     assert 1.5 < found.perplexity < 1.7
 
 
-def test_quantised_weights_are_compared_on_the_same_tokens(phasewalk: Command, chat_folder: Path, coarse: None) -> None:
+def test_quantised_weights_are_compared_on_the_same_tokens(
+    phasewalk: Command, chat_folder: Path, coarse: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("a.txt").write_text("the quick brown fox jumps over the lazy dog " * 8)
     names = ("none", "int8", "fp8")
     kinds = tuple(word for name in names for word in ("--quantize", name))
@@ -72,7 +74,10 @@ def test_quantised_weights_are_compared_on_the_same_tokens(phasewalk: Command, c
         assert row["change"] == row["perplexity"] / rows[0]["perplexity"] - 1
     assert 0 < abs(rows[1]["change"]) < abs(rows[2]["change"])
     assert rows[0]["same_likeliest"] == 1 >= rows[1]["same_likeliest"] > rows[2]["same_likeliest"]
+    monkeypatch.setenv("COLUMNS", "80")
     table = phasewalk("perplexity", "a.txt", *model, *kinds).out
+    assert "perplexity" in table
+    assert "…" not in table
     assert f" {rows[2]['change']:+.2%} " in table
     assert f" {rows[2]['same_likeliest']:.1%} " in table
 
