@@ -10,12 +10,13 @@ any order (so if "7 plus 5" is held out, "5+7" is too), stories with a place by 
 import random
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from demo_grammar import GRAMMAR, WORDS, Drawing
 
 ABILITIES: dict[str, float] = GRAMMAR["abilities"]  # the share of the turns
+OPENING = re.compile(r"(?:Once|Long ago|A long time ago|There was once)\b[^.]* lived [^.]*")
 HEROES = {noun for kind in ("animal", "living_thing", "man", "woman", "person") for noun in WORDS[kind]}
 
 
@@ -114,3 +115,23 @@ def chats(seed: int) -> Iterator[Chat]:
         turns = [draw(rng, name) for name in names]
         system = Drawing(rng).fresh("system") if rng.random() < 0.15 else None
         yield Chat(turns, system)
+
+
+def opening(text: str) -> str:
+    """Return the sentence of a story that says who lived where; nothing of a text that is no story."""
+    found = OPENING.search(text)
+    return found[0] if found else ""
+
+
+def held_out_stories(count: int, seed: int, trained: Iterable[Chat]) -> list[str]:
+    """Draw stories whose hero and place no training prompt names together, and that begin like none in `trained`.
+
+    A prompt that names no place leaves it to its story, so such a hero may have lived there in training all the same.
+    """
+    told = {opening(text) for chat in trained for text in (chat.plain, *(turn.assistant for turn in chat.turns))}
+    rng, stories = random.Random(seed), list[str]()
+    while len(stories) < count:
+        story = draw(rng, "story", held_out=True).assistant
+        if is_held_out(opening(story)) and opening(story) not in told:
+            stories.append(story)
+    return stories

@@ -4,6 +4,7 @@
     python examples/train_demo_model.py --steps 100 --output /tmp/try   # a quick look; the model will babble
     python examples/train_demo_model.py --evaluate phases/demo_model    # scores of a stored model
     python examples/train_demo_model.py --evaluate phases/demo_model --golden golden.json
+    python examples/train_demo_model.py --evaluate phases/demo_model --held-out text.txt  # for phasewalk perplexity
 
 The text comes from the grammar in `demo_text.toml`; no data set is read. The result is a folder in Hugging Face format:
 a small Llama (tied embeddings, grouped-query attention) in float16, a byte-level BPE tokenizer whose digits are single
@@ -32,7 +33,7 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
 
 import torch
-from demo_text import ABILITIES, HELD_OUT, Chat, Turn, chats, draw
+from demo_text import ABILITIES, HELD_OUT, Chat, Turn, chats, draw, held_out_stories
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -52,6 +53,8 @@ SHAPE = {
     "max_position_embeddings": 1024,
 }
 STEPS, ROWS, ROW_LENGTH = 2600, 16, 512  # 21.3 million tokens
+TRAINING_CHATS = 300_000  # a few more than so many tokens hold
+HELD_OUT_STORIES, HELD_OUT_SEED = 64, 2025
 LEARNING_RATE, WARMUP_STEPS, WEIGHT_DECAY = 4e-3, 100, 0.1
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -285,6 +288,12 @@ def golden(folder: Path, path: Path) -> None:
     path.write_text(json.dumps(records, indent=1) + "\n")
 
 
+def write_held_out(path: Path, seed: int) -> None:
+    """Write stories that are nowhere in the training text, one a line: what `phasewalk perplexity` measures on."""
+    stories = held_out_stories(HELD_OUT_STORIES, HELD_OUT_SEED, itertools.islice(chats(seed), TRAINING_CHATS))
+    path.write_text("".join(f"{story}\n" for story in stories), encoding="utf-8")
+
+
 def main() -> None:
     """Read the command line, train, store, and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -296,6 +305,7 @@ def main() -> None:
     add("--evaluate", type=Path, metavar="FOLDER", help="train nothing: score the model stored in this folder")
     add("--count", type=int, default=300, help="random held-out prompts for each ability (default: 300)")
     add("--golden", type=Path, metavar="FILE", help="also write greedy ids and logits of three prompts to this file")
+    add("--held-out", type=Path, metavar="FILE", help="also write stories that the training text does not hold")
     options = parser.parse_args()
 
     torch.use_deterministic_algorithms(True)
@@ -311,6 +321,8 @@ def main() -> None:
     evaluate(folder, device, options.count)
     if options.golden:
         golden(folder, options.golden)
+    if options.held_out:
+        write_held_out(options.held_out, options.seed)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Chooses an engine for a checkpoint, loads it and checks it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ def _cuda(*arguments: Any, **options: Any) -> Engine:
 _ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "numpy": NumpyEngine}
 _MISSING: dict[str, Callable[[], str | None]] = {"cuda": cuda_missing}  # of those that do not run everywhere
 _DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda}
-_OPTIONS: dict[str, tuple[str, ...]] = {"cuda": ("decode", "timeout")}  # what an engine takes beside what all take
+_OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
+    "cuda": ("decode", "quantize", "timeout")
+}
+_WEIGHTS = {"cuda": "bfloat16", "numpy": "float32"}  # as they are unless quantised
 
 
 def engines() -> tuple[str, ...]:
@@ -86,7 +89,8 @@ def load_engine(
         Called with (what is done, bytes done, bytes in all): as weights are read, and with 0 of 0 bytes before
         anything else that takes long, as compiling kernels does.
     **options
-        What only this engine takes (cuda: `decode`, `timeout`, see `CudaEngine`); None leaves the choice to it.
+        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`); None leaves the choice
+        to it.
 
     Raises
     ------
@@ -108,7 +112,7 @@ def load_engine(
     name = engines()[0] if engine == "auto" else engine
     options = {option: value for option, value in options.items() if value is not None}
     if unknown := options.keys() - _OPTIONS.get(name, ()):
-        raise OptionError(f"the engine {name} has no option {', '.join(sorted(unknown))}: leave it out")
+        raise OptionError(_without(name, unknown))
     for number, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{number} is {value}, expected at least 1")
@@ -127,3 +131,11 @@ def load_engine(
     if self_check:
         check_engine(loaded)
     return loaded
+
+
+def _without(name: str, options: Set[str]) -> str:
+    """Say that an engine has no such options, what it does instead, and which engine has them."""
+    having = [other for other, its in _OPTIONS.items() if options <= {*its}]
+    instead = f", its weights are {_WEIGHTS[name]}" if "quantize" in options else ""
+    advice = f", or take the engine {' or '.join(having)}" if having else ""
+    return f"the engine {name} has no option {', '.join(sorted(options))}{instead}: leave it out{advice}"

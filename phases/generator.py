@@ -111,12 +111,16 @@ class Generator:
         progress
             Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
         **options
-            What only this engine takes, see `gpu.load_engine`.
+            What only this engine takes, see `gpu.load_engine`: `quantize="int8"` or `"fp8"`, say, for weights of 8 bits
+            on a GPU. `phasewalk perplexity` tells what that costs in quality. Records say which weights they were made
+            with, and are replayed and gone on with by no others.
 
         Raises
         ------
         CheckpointError
             When there is no such checkpoint, a file of it is damaged, or no engine here can run it.
+        OptionError
+            When the engine has no such option, or not with this value.
         """
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         loaded = load_engine(
@@ -276,7 +280,8 @@ class Generator:
         Raises
         ------
         SnapshotError
-            When the file is damaged, or belongs to another model, tokenizer or machine; nothing was harmed.
+            When the file is damaged, or belongs to another model, tokenizer or machine, or to weights that were
+            quantised in another way; nothing was harmed.
         NoFreeRows
             When the engine has not as many free rows.
         """
@@ -322,7 +327,8 @@ class Generator:
         Raises
         ------
         JournalError
-            When it is damaged, is still being written, or belongs to another model, tokenizer or machine.
+            When it is damaged, is still being written, or belongs to another model, tokenizer or machine, or to
+            weights that were quantised in another way.
         NoFreeRows
             When the engine has not as many free rows.
         """
@@ -341,7 +347,7 @@ class Generator:
 
     def _request_of(self, journal: "Journal", refusal: type[Exception]) -> GenerationRequest:
         """The request of a record that must have been made with this model; whether the machine fits, play decides."""
-        from phases.recorded import request_of
+        from phases.recorded import other_weights, request_of
 
         request = request_of(journal)
         mine, its = self.environment(), journal.header.environment
@@ -352,6 +358,8 @@ class Generator:
         ]
         if wrong:
             raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
+        if (other := other_weights(journal, mine)) is not None:
+            raise refusal(other)
         return request
 
     def environment(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What a record says about the generation that it is of."""
 
+from typing import Any
+
 import msgspec
 
 from phases.request import GenerationRequest
@@ -29,3 +31,20 @@ def capacity_of(journal: Journal) -> int:
     if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= MOST_TOKENS:
         raise JournalError(f"{journal.path} records no generation: its header names no capacity")
     return capacity
+
+
+def quantize_of(journal: Journal) -> str | None:
+    """How the weights were quantised, if they were; raises JournalError where the record says no such thing."""
+    quantize = journal.header.environment.get("quantize")
+    if quantize is not None and not isinstance(quantize, str):
+        raise JournalError(f"{journal.path}: {shown(str(quantize))} is no way to quantise weights")
+    return quantize
+
+
+def other_weights(journal: Journal, environment: dict[str, Any]) -> str | None:
+    """Say why weights that are quantised in another way are not those of a record, or give None if they are."""
+    its, mine = quantize_of(journal), environment.get("quantize")
+    if its == mine:
+        return None
+    made, here = (f"{shown(how)} weights" if how else "weights that are not quantised" for how in (its, mine))
+    return f"{journal.path} was made with {made}, here are {here}: load the model with quantize={its!r}"

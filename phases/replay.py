@@ -6,9 +6,10 @@ from os import PathLike
 from os.path import expanduser, isdir
 from typing import TYPE_CHECKING, Any, Literal
 
+from gpu import OptionError, refused_engine
 from phases.context import Generation
 from phases.generation import machine as generation_machine
-from phases.recorded import MOST_ROWS, MOST_TOKENS, capacity_of, request_of
+from phases.recorded import MOST_ROWS, MOST_TOKENS, capacity_of, other_weights, quantize_of, request_of
 from statemachine import Divergence, Journal, JournalError, Run, Verdict, play, verify
 from statemachine.record.exact import shown
 
@@ -68,7 +69,8 @@ def replay(
     Raises
     ------
     JournalError
-        When the journal is damaged or holds no generation.
+        When the journal is damaged or holds no generation, or `generator` has weights that are quantised in another
+        way.
     CheckpointError
         When the model that it names cannot be loaded.
     """
@@ -81,6 +83,8 @@ def replay(
     request, capacity = request_of(opened), capacity_of(opened)
     if generator is None:
         generator = load_generator(opened, progress=progress)
+    elif (other := other_weights(opened, generator.environment())) is not None:
+        raise JournalError(other)
     run = generator.start(request, keep=True, journal=new_journal, capacity=capacity)
     try:
         if mode == "verify":
@@ -103,7 +107,9 @@ def played_run(journal: Journal) -> Run[Generation]:
 
 
 def load_generator(journal: Journal, *, model: str | None = None, progress: "Progress | None" = None) -> "Generator":
-    """Load the model that a journal names (or that stands elsewhere now), with its capacity, rows and threads.
+    """Load the model that a journal names (or that stands elsewhere now), as it was then.
+
+    That is, with the same engine, capacity, rows and threads, and weights quantised in the same way.
 
     A journal comes from anywhere and can name anything: what it names is loaded if it is a folder here, and never asked
     for at the hub; name it in `model` for that.
@@ -111,7 +117,8 @@ def load_generator(journal: Journal, *, model: str | None = None, progress: "Pro
     Raises
     ------
     JournalError
-        When it names what is no folder here, or numbers that no model is loaded with.
+        When it names what is no folder here, an engine that cannot run here or quantises no weights like that, or
+        numbers that no model is loaded with.
     CheckpointError
         When the model cannot be loaded.
     """
@@ -130,12 +137,19 @@ def load_generator(journal: Journal, *, model: str | None = None, progress: "Pro
             raise JournalError(f"{journal.path}: {shown(number)} {key} are none that a model is loaded with")
         options[name] = number
     options["max_batch"] = options["max_batch"] or len(request_of(journal).requests)
+    options["quantize"] = quantize_of(journal)
+    engine = str(environment.get("engine", "auto"))
+    if (refused := refused_engine(engine)) is not None:
+        raise JournalError(f"{journal.path} cannot be run again: {shown(refused)}")
     path = None if source == DEMO else str(source)
-    return Generator.from_pretrained(path, str(environment.get("engine", "auto")), progress=progress, **options)
+    try:
+        return Generator.from_pretrained(path, engine, progress=progress, **options)
+    except OptionError as error:
+        raise JournalError(f"{journal.path} cannot be run again: {error}") from error
 
 
 def loaded_as(journal: Journal, model: str | None = None) -> str:
     """Equal for journals that `load_generator` loads the same model in the same way for."""
     environment = journal.header.environment
-    names = ("source", "engine", "rows", "capacity", "threads", "model")
+    names = ("source", "engine", "rows", "capacity", "threads", "quantize", "model")
     return repr([model, *(environment.get(name) for name in names)])

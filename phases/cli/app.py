@@ -7,6 +7,7 @@ import typer
 from phases.cli.check import check
 from phases.cli.diagram import diagram
 from phases.cli.doctor import doctor
+from phases.cli.perplexity import perplexity
 from phases.cli.profile import profile
 from phases.cli.replay import replay
 from phases.cli.report import report
@@ -36,6 +37,7 @@ app.command()(step)
 app.command()(trace)
 app.command()(report)
 app.command()(profile)
+app.command()(perplexity)
 app.command()(check)
 app.command()(diagram)
 app.command()(doctor)

@@ -1,5 +1,6 @@
 """The options that say which model runs and how tokens are drawn, for every command that generates."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,20 @@ if TYPE_CHECKING:
     from phases.request import RowRequest, SamplingParams
 
 SAMPLING, MODEL = "Sampling (what is not given comes from the checkpoint)", "Model"
+
+
+class Quantization(StrEnum):
+    """How weights are kept, by the names of the command line."""
+
+    NONE = "none"
+    INT8 = "int8"
+    FP8 = "fp8"
+
+    @property
+    def option(self) -> str | None:
+        """What `gpu.load_engine` is given."""
+        return None if self is Quantization.NONE else self.value
+
 
 Messages = Annotated[
     Path | None,
@@ -29,6 +44,14 @@ Decode = Annotated[
     typer.Option(
         help="How the engine decodes, if it has several ways: per-op or persistent (cuda).",
         show_default="its choice",
+        rich_help_panel=MODEL,
+    ),
+]
+Quantize = Annotated[
+    Quantization,
+    typer.Option(
+        help="Weights as they are, or of 8 bits, with a scale for each row: half the bytes that a token reads (cuda). "
+        "phasewalk perplexity tells what that costs.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phases.cli.options import check_engine
+from phases.cli import options
 from phases.cli.screen import loading_bar, print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -18,11 +18,10 @@ PROMPT = "Tell me a story about a fox."
 
 def profile(
     prompt: Annotated[str, typer.Argument(help="What the measured generations continue.")] = PROMPT,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint folder or Hugging Face hub id.", show_default="the bundled demo model"),
-    ] = None,
-    engine: Annotated[str, typer.Option(help="Which engine computes.")] = "auto",
+    model: options.Model = None,
+    engine: options.Engine = "auto",
+    decode: options.Decode = None,
+    quantize: options.Quantize = options.Quantization.NONE,
     tokens: Annotated[int, typer.Option(min=3, help="Tokens of each generation.")] = 100,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a step, in the tables of a device.")] = 1,
     context: Annotated[int, typer.Option(min=1, help="Tokens that each row holds there.")] = 128,
@@ -60,19 +59,22 @@ def profile(
     from phases.generator import Generator
     from phases.views.profile import profile as measure
 
-    check_engine(engine)
+    options.check_engine(engine)
     with (
         loading_bar(model or "the demo model") as progress,
-        Generator.from_pretrained(model, engine, max_batch=rows, progress=progress) as generator,
+        Generator.from_pretrained(
+            model, engine, max_batch=rows, progress=progress, decode=decode, quantize=quantize.option
+        ) as generator,
     ):
         measured = measure(generator, prompt, tokens=tokens, rows=rows, context=context)
         name = generator.engine.name
+        how = f"{name}, {quantize} weights" if quantize.option else name
     if measured.steps < tokens - 1:
         stderr().print(f"the capacity ended the generations after {measured.steps + 1} tokens", style="yellow")
     if as_json:
-        print_json({"engine": name, **asdict(measured)})
+        print_json({"engine": name, "quantize": quantize.option, **asdict(measured)})
     else:
-        _print(measured, name)
+        _print(measured, how)
 
 
 def _print(measured: "Profile", engine: str) -> None:

@@ -25,6 +25,7 @@ def run(
     model: options.Model = None,
     engine: options.Engine = "auto",
     decode: options.Decode = None,
+    quantize: options.Quantize = options.Quantization.NONE,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -98,8 +99,9 @@ def run(
     check_snapshot(snapshot, force=force, journal=journal)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
-            model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, machine=machine
-        )
+            model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, quantize=quantize.option,
+            machine=machine,
+        )  # fmt: skip
     with generator:
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None
         run = generator.start(x, params, journal=writer, digest_every=digest_every)

@@ -93,6 +93,21 @@ def step_counter(what: str) -> Iterator[Callable[[int], None] | None]:
         yield lambda steps: bar.update(task, completed=steps)
 
 
+@contextmanager
+def token_bar(doing: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr while tokens are counted: done, and in all; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(shown(doing), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object, in characters that stdout can hold and no terminal obeys."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")

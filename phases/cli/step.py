@@ -31,6 +31,7 @@ def step(
     model: options.Model = None,
     engine: options.Engine = "auto",
     decode: options.Decode = None,
+    quantize: options.Quantize = options.Quantization.NONE,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -89,8 +90,9 @@ def step(
     )
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
-            model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode
-        )
+            model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode,
+            quantize=quantize.option,
+        )  # fmt: skip
     with generator:
         session = GenerationSession.live(generator, generator.start(x, params, keep=True))
         _show(session, plain=plain, light=light, picture=picture)

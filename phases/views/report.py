@@ -150,6 +150,7 @@ def _facts(journal: Journal, tally: Tally) -> list[tuple[str, str]]:
         ("model", environment.get("source")),
         ("engine", environment.get("engine")),
         ("dtype", environment.get("dtype")),
+        ("quantize", environment.get("quantize")),
         ("threads", environment.get("threads")),
         ("phasewalk", environment.get("phasewalk")),
     ]

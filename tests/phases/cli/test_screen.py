@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from phases.cli.screen import LARGE_CHECKPOINT, loading_bar
+from phases.cli.screen import LARGE_CHECKPOINT, loading_bar, token_bar
 
 
 class Terminal(io.StringIO):
@@ -45,7 +45,17 @@ def test_what_is_there_at_once_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> No
     assert "loading" not in terminal.getvalue()
 
 
+def test_a_bar_counts_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with token_bar("int8 weights") as watch:
+        assert watch is not None
+        watch(250, 1000)
+    assert "int8 weights" in terminal.getvalue()
+    assert " 250/1000" in terminal.getvalue()
+
+
 def test_who_is_no_terminal_sees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with loading_bar("a model") as progress:
+    with loading_bar("a model") as progress, token_bar("int8 weights") as watch:
         assert progress is None
+        assert watch is None
