@@ -3,8 +3,8 @@
     python benchmarks/gpu_decode.py [--shapes 100M 1B 8B] [--parts decode machine prefill context peers] [--json FILE]
 
 Weights are random and of the named shapes; nothing is downloaded. All figures are of one run, medians, and stand in one
-table at the end, each beside its target. Bandwidth is what a plain kernel reads; the rate of matrix products is
-torch's, as are the peers (`gpu_peers.py`), and without torch both are left out.
+table at the end, each beside its target. Bandwidth is that of the kernel which only reads, in `measuring.cu`; the rate
+of matrix products is torch's, as are the peers (`gpu_peers.py`), and without torch both are left out.
 
 | part | what is measured |
 |---|---|
@@ -17,6 +17,7 @@ torch's, as are the peers (`gpu_peers.py`), and without torch both are left out.
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -38,7 +39,10 @@ from tokenizers import Tokenizer as Words
 from tokenizers import decoders, models, pre_tokenizers
 
 from gpu import CudaEngine, ModelConfig
+from gpu.cuda.device import Device
 from gpu.cuda.driver import CudaDevice
+from gpu.cuda.shape import Shape, measuring_source
+from gpu.cuda.watchdog import Watchdog
 from phases import Generator, SamplingParams
 from phases.tokenizer import Tokenizer
 from phases.tokenizer_files import FastBackend
@@ -79,21 +83,6 @@ HOST_SHARE = {"100M": 0.10, "1B": 0.02}
 FIRST_TOKEN_MS = {"1B": 5.0}
 PREFILL_SHARE = {"8B": 0.60}
 CACHE_BANDWIDTH = 0.80
-
-READ = """
-extern "C" __global__ void __launch_bounds__(512) read_all(const uint4* from, long long count, unsigned* to) {
-    unsigned sum = 0;
-    const long long step = (long long)gridDim.x * 512 * 8;
-    for (long long i = (long long)blockIdx.x * 512 * 8 + threadIdx.x; i < count; i += step) {
-        uint4 v[8];
-#pragma unroll
-        for (int j = 0; j < 8; ++j) v[j] = i + j * 512 < count ? __ldcs(from + i + j * 512) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
-    }
-    if (sum == 0x12345678u) *to = sum;
-}
-"""
 
 
 @dataclass(slots=True)
@@ -155,7 +144,9 @@ def main() -> None:
             else:
                 torch = stack.enter_context(Torch(options.shapes if "peers" in options.parts else []))
         matrix = torch.matrix_rate() if torch else None
-        read, device = read_bandwidth()
+        with closing(CudaDevice()) as bare:
+            read = read_bandwidth(bare, min(4 << 30, bare.memory_free() // 32 * 16))
+            device = str(bare.environment()["device"])
         rates = Rates(device, read, matrix)
         figures, paths = [], {}
         for shape in options.shapes:
@@ -372,24 +363,19 @@ def word(number: int) -> str:
     return "".join(chr(ord("a") + number // 26**place % 26) for place in (3, 2, 1, 0))
 
 
-def read_bandwidth() -> tuple[float, str]:
-    """Give the bytes per second at which a plain kernel reads 4 GiB, and the name of the device."""
-    device = CudaDevice()
-    try:
-        size = min(4 << 30, device.memory_free() // 2)
-        memory, to = device.allocate(size), device.allocate(4)
-        device.build(READ, (), compiling=lambda: None)
-        best = 0.0
-        for _ in range(5):
-            device.record().sync()
-            begin = time.perf_counter()
-            for _ in range(10):
-                device.launch("read_all", (device.processors * 4, 1, 1), 512, memory, size // 16, to)
-            device.record().sync()
-            best = max(best, 10 * size / (time.perf_counter() - begin))
-        return best, str(device.environment()["device"])
-    finally:
-        device.close()
+def read_bandwidth(device: Device, size: int) -> float:
+    """Give the bytes per second at which a device that holds no engine reads so many bytes."""
+    memory = device.allocate(size + 16)
+    device.build(measuring_source(), Shape(model_config(next(iter(SHAPES))), 1, 8).defines(), compiling=lambda: None)
+    least = math.inf
+    for _ in range(5):
+        begin = device.moment()
+        for _ in range(10):
+            device.launch("read_all", (device.processors * 4, 1, 1), 512, memory, size // 16, memory + size)
+        end = device.moment()
+        Watchdog(device).wait(end, "a benchmark")
+        least = min(least, end.since(begin))  # nanoseconds
+    return 10 * size / least * 1e9
 
 
 class Torch:

@@ -216,6 +216,12 @@ def _weights(
     with np.errstate(over="ignore"):  # a product below the smallest float32 is -inf, and its weight 0
         z = (logits[token_ids] - largest) * scale
     token_ids, z = token_ids[z >= _LOWEST_EXPONENT], z[z >= _LOWEST_EXPONENT]
+    weights = integer_weights(z)
+    return _keep(token_ids, weights, weights > 0)
+
+
+def integer_weights(z: Float32Array) -> npt.NDArray[np.uint64]:
+    """Give the weights of step 3 for z from -31 to 0."""
     exponent = np.rint(z)
     fraction = z - exponent
     power = np.full_like(z, _EXP2[-1])
@@ -224,8 +230,8 @@ def _weights(
         power += coefficient
     power *= fraction
     power += np.float32(1)
-    weights = np.ldexp(power, exponent.astype(np.int32) + WEIGHT_BITS).astype(np.uint64)
-    return _keep(token_ids, weights, weights > 0)
+    weights: npt.NDArray[np.uint64] = np.ldexp(power, exponent.astype(np.int32) + WEIGHT_BITS).astype(np.uint64)
+    return weights
 
 
 def _keep(token_ids: npt.NDArray[np.int64], weights: npt.NDArray[np.uint64], mask: npt.NDArray[np.bool_]) -> Candidates:

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import math
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,20 @@ def files(records: list[dict[str, Any]], folder: Path, count: int, seed: int) ->
                 content[choose.randrange(len(content))] = choose.randrange(256)
             path.write_bytes(content)
         yield path
+
+
+def refusals(read: Callable[[Path], object], paths: Iterable[Path], *, seconds: float = math.inf) -> int:
+    """Have each file read or refused in less than so many seconds of the processor, and count what is refused."""
+    refused = 0
+    for path in paths:
+        began = time.process_time()
+        try:
+            read(path)
+        except Exception as error:
+            check_refusal(error, path.name)
+            refused += 1
+        assert time.process_time() - began < seconds
+    return refused
 
 
 def check_refusal(error: BaseException, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from gpu.sampling import _EXP2, Thresholds, thresholds
+from gpu.sampling import Thresholds, integer_weights, thresholds
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
@@ -94,21 +94,13 @@ def draw(logits: np.ndarray, options: Options) -> np.ndarray:
 
 
 def _weights(logits: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Step 3; in place, as every operation of float32 is one rounding."""
+    """Step 3."""
     with np.errstate(over="ignore", invalid="ignore"):
         z = logits - logits.max(axis=1, keepdims=True)
         z *= scale[:, None]
     none = ~(z >= -31)
     z[none] = 0
-    n = np.rint(z)
-    z -= n
-    p = np.full_like(z, _EXP2[-1])
-    for coefficient in _EXP2[-2::-1]:
-        p *= z
-        p += coefficient
-    p *= z
-    p += np.float32(1)
-    weights = np.ldexp(p, n.astype(np.int32) + 30).astype(np.uint64)
+    weights = integer_weights(z)
     weights[none] = 0
     return weights
 

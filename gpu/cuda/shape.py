@@ -12,7 +12,9 @@ from gpu.cuda.drawing import BINS
 from gpu.cuda.tiles import COLUMNS, tiled_shape, up
 from gpu.errors import CheckpointError
 
-_SHARED = ("common.cu", "hopper.cu", "products.cu", "attention.cu")
+_SHARED = (
+    "common.cu", "hopper.cu", "products.cu", "rope.cu", "attention.cu", "attention_step.cu", "attention_prompt.cu",
+)  # fmt: skip
 CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions
@@ -163,7 +165,7 @@ class Shape:
         return self.ways(longest) if tokens <= FEW else 0
 
     def attention(self, tokens: int, ways: int) -> Launch:
-        """Give the launch that attends; attention.cu computes the same sizes."""
+        """Give the launch that attends; attention_step.cu and attention_prompt.cu compute the same sizes."""
         if ways:
             return Launch("attention_step", (ways, self.parts, tokens), 256)
         dim, group = self.model.head_dim, self.model.query_group

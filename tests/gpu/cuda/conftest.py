@@ -1,4 +1,4 @@
-"""A loader of the CUDA engine for the emulated device, and for the real one where there is one."""
+"""The emulated device, and the real one where there is one: bare, or with a CUDA engine on it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from emulated_device import CAN_EMULATE, emulated
+from emulated_device import CAN_EMULATE, EmulatedDevice, emulated
 
 from gpu import Checkpoint, CudaEngine, ModelConfig, unavailable_engines
+from gpu.cuda.device import Device
 
 MISSING = unavailable_engines().get("cuda")
 Load = Callable[..., CudaEngine]
@@ -19,6 +20,13 @@ def on_device(folder: Path, *, max_batch: int = 8, capacity: int | None = None) 
     return CudaEngine(model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity or model.max_positions)
 
 
+def real_device() -> Device:
+    from gpu.cuda.driver import CudaDevice
+
+    return CudaDevice()
+
+
+BARE: dict[str, Callable[[], Device]] = {"emulated": EmulatedDevice, "device": real_device}
 DEVICES: dict[str, Load] = {"emulated": partial(emulated, self_check=False), "device": on_device}
 
 
@@ -31,6 +39,14 @@ DEVICES: dict[str, Load] = {"emulated": partial(emulated, self_check=False), "de
 def device(request: pytest.FixtureRequest) -> str:
     """Which device it is."""
     return str(request.param)
+
+
+@pytest.fixture
+def bare(device: str) -> Iterator[Device]:
+    """The device under test without an engine or kernels, entered."""
+    with closing(BARE[device]()) as made:
+        made.enter()
+        yield made
 
 
 @pytest.fixture

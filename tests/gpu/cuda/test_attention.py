@@ -1,13 +1,12 @@
 """Attention alone: one order of sums in a step and in a prompt, whatever lies behind the end of a row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 from checkpoints import tiny_config
-from emulated_device import EmulatedDevice
 
 from gpu import ModelConfig
 from gpu.cuda.arena import Arena, Array
@@ -41,7 +40,6 @@ class Attending:
         model = ModelConfig.from_json(tiny_config(num_hidden_layers=1, max_position_embeddings=CAPACITY, **fields))
         self.shape = Shape(model, len(lengths), CAPACITY)
         self.device, self.lengths = device, lengths
-        device.enter()
         device.build(source(), self.shape.defines(), compiling=lambda: None)
         tokens, width = max(LENGTHS), self.shape.qkv_width
         state = self.shape.state()
@@ -103,22 +101,9 @@ class Attending:
         return np.einsum("hp,hpd->hd", weights / weights.sum(axis=1, keepdims=True), values[of_head])
 
 
-@pytest.fixture
-def kernels(device: str) -> Iterator[Device]:
-    """The device under test."""
-    if device == "emulated":
-        found: Device = EmulatedDevice()
-    else:
-        from gpu.cuda.driver import CudaDevice
-
-        found = CudaDevice()
-    yield found
-    found.close()
-
-
 @pytest.mark.parametrize("name", HEADS)
-def test_a_token_sees_the_same_to_the_bit_in_a_step_and_in_a_prompt(kernels: Device, name: str) -> None:
-    attending = Attending(kernels, *HEADS[name], lengths=LENGTHS)
+def test_a_token_sees_the_same_to_the_bit_in_a_step_and_in_a_prompt(bare: Device, name: str) -> None:
+    attending = Attending(bare, *HEADS[name], lengths=LENGTHS)
     rows, ends = list(range(len(LENGTHS))), [length - 1 for length in LENGTHS]
     together = attending.attend(rows, ends, prompt=False)
     for row, end in zip(rows, ends, strict=True):
@@ -137,8 +122,8 @@ def test_a_token_sees_the_same_to_the_bit_in_a_step_and_in_a_prompt(kernels: Dev
             assert np.array_equal(as_steps, piece[start : start + 7])
 
 
-def test_a_whole_prompt_is_that_of_float64(kernels: Device) -> None:
-    attending = Attending(kernels, 4, 2, 32, lengths=(600,))
+def test_a_whole_prompt_is_that_of_float64(bare: Device) -> None:
+    attending = Attending(bare, 4, 2, 32, lengths=(600,))
     found = attending.attend([0] * 600, range(600), prompt=True)
     for position in range(600):
         exact = attending.exact(0, position)

@@ -1,6 +1,7 @@
 """The benchmark of the CUDA engine measures what it says, seen on a model so small that the emulated device runs it."""
 
 import runpy
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ def test_every_part_gives_figures(
     assert not list(tmp_path.iterdir())
     benchmark["show"](figures, rates)
     assert "what the context costs, batch 2" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64")
+def test_the_speed_of_memory_is_measured_on_a_bare_device(benchmark: dict[str, Any]) -> None:
+    with closing(EmulatedDevice()) as device:
+        assert benchmark["read_bandwidth"](device, 1 << 16) > 0
 
 
 def test_a_figure_is_judged_by_its_target(benchmark: dict[str, Any]) -> None:

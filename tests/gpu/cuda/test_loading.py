@@ -4,8 +4,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import emulated_device
@@ -32,18 +31,10 @@ BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @pytest.fixture
-def bare(device: str) -> Iterator[Device]:
-    """A device with the kernels of a tiny model, and no engine."""
-    if device == "emulated":
-        made: Device = EmulatedDevice()
-    else:
-        from gpu.cuda.driver import CudaDevice
-
-        made = CudaDevice()
-    with closing(made):
-        made.enter()
-        made.build(source(), shape_of().defines(), compiling=lambda: None)
-        yield made
+def kernels(bare: Device) -> Device:
+    """The device under test with the kernels of a tiny model."""
+    bare.build(source(), shape_of().defines(), compiling=lambda: None)
+    return bare
 
 
 def shape_of(**fields: int) -> Shape:
@@ -106,22 +97,22 @@ def loaded(device: Device, path: Path, plan: dict[str, Array], places: dict[str,
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (16, 32), (17, 33), (97, 36), (30, 1000), (300, 257)])
 @pytest.mark.parametrize("slot_size", [252, 1 << 20])
 def test_a_matrix_has_the_bits_that_the_host_gives_it(
-    bare: Device, tmp_path: Path, dtype: str, rows: int, columns: int, slot_size: int
+    kernels: Device, tmp_path: Path, dtype: str, rows: int, columns: int, slot_size: int
 ) -> None:
     """However it is cut into pieces, which end in the middle of rows."""
     bits = all_kinds_of_numbers(rows * columns, dtype).reshape(rows, columns)
     write_raw(tmp_path / "one", {"matrix": (dtype, bits)})
     plan = {"before": Array((64,), "int32"), "it": Array(tiled_shape(rows, columns), "bfloat16")}
-    arena = loaded(bare, tmp_path / "one", plan, {"matrix": Place("it")}, slot_size)
+    arena = loaded(kernels, tmp_path / "one", plan, {"matrix": Place("it")}, slot_size)
     with np.errstate(invalid="ignore"):
         expected = tiled(as_float32(bits, dtype))
-    assert np.array_equal(fetched(bare, arena.lines("it"), np.uint16), expected.reshape(-1))
-    assert not fetched(bare, arena.lines("before"), np.uint16).any()
+    assert np.array_equal(fetched(kernels, arena.lines("it"), np.uint16), expected.reshape(-1))
+    assert not fetched(kernels, arena.lines("before"), np.uint16).any()
 
 
 @pytest.mark.parametrize("columns", [1, 40])
 @pytest.mark.parametrize("slot_size", [100, 1 << 20])
-def test_rows_are_joined_and_put_in_order(bare: Device, tmp_path: Path, columns: int, slot_size: int) -> None:
+def test_rows_are_joined_and_put_in_order(kernels: Device, tmp_path: Path, columns: int, slot_size: int) -> None:
     """Queries and keys in pairs, values below; gate and up in turns; matrices and biases alike."""
     random = np.random.default_rng(0)
     heads = {"q": 4, "k": 2, "v": 2}  # of 6 rows
@@ -146,21 +137,21 @@ def test_rows_are_joined_and_put_in_order(bare: Device, tmp_path: Path, columns:
         name: Array((len(values),), "float32") if vectors else Array(tiled_shape(*values.shape), "bfloat16")
         for name, values in expected.items()
     }
-    arena = loaded(bare, tmp_path / "all", plan, places, slot_size)
+    arena = loaded(kernels, tmp_path / "all", plan, places, slot_size)
     for name, values in expected.items():
         if vectors:
-            assert np.array_equal(fetched(bare, arena.lines(name), np.float32), values[:, 0])
+            assert np.array_equal(fetched(kernels, arena.lines(name), np.float32), values[:, 0])
         else:
-            assert np.array_equal(fetched(bare, arena.lines(name), np.uint16), tiled(values).reshape(-1))
+            assert np.array_equal(fetched(kernels, arena.lines(name), np.uint16), tiled(values).reshape(-1))
 
 
 @pytest.mark.parametrize("dtype", BYTES)
-def test_a_vector_keeps_every_number(bare: Device, tmp_path: Path, dtype: str) -> None:
+def test_a_vector_keeps_every_number(kernels: Device, tmp_path: Path, dtype: str) -> None:
     bits = all_kinds_of_numbers(70_001, dtype)
     write_raw(tmp_path / "one", {"vector": (dtype, bits)})
     plan = {"it": Array((70_001 + 15,), "float32")}
-    arena = loaded(bare, tmp_path / "one", plan, {"vector": Place("it")}, 1000)
-    found = fetched(bare, arena.lines("it"), np.float32)
+    arena = loaded(kernels, tmp_path / "one", plan, {"vector": Place("it")}, 1000)
+    found = fetched(kernels, arena.lines("it"), np.float32)
     with np.errstate(invalid="ignore"):
         expected = as_float32(bits, dtype)
     assert np.array_equal(found[:70_001], expected, equal_nan=True)
@@ -168,14 +159,14 @@ def test_a_vector_keeps_every_number(bare: Device, tmp_path: Path, dtype: str) -
     assert not found[70_001:].any()
 
 
-def test_random_weights_are_the_same_each_time_and_padded_with_zeros(bare: Device) -> None:
+def test_random_weights_are_the_same_each_time_and_padded_with_zeros(kernels: Device) -> None:
     shape = shape_of(hidden_size=200, intermediate_size=333, vocab_size=1001)
-    arenas = [Arena(bare, shape.weights()) for _ in range(3)]
+    arenas = [Arena(kernels, shape.weights()) for _ in range(3)]
     for arena, seed in zip(arenas, (0, 0, 1), strict=True):
-        write_random(bare, shape, arena, Staging(bare, Watchdog(bare)), seed=seed)
+        write_random(kernels, shape, arena, Staging(kernels, Watchdog(kernels)), seed=seed)
     seen = set()
     for name, array in shape.weights().items():
-        first, again, other = (fetched(bare, arena.lines(name), np.uint8) for arena in arenas)
+        first, again, other = (fetched(kernels, arena.lines(name), np.uint8) for arena in arenas)
         assert np.array_equal(first, again)
         if array.dtype == "float32":
             assert np.array_equal(first.view(np.float32), np.ones(array.shape, np.float32))

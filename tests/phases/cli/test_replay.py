@@ -14,6 +14,28 @@ from phases.printable import printable
 
 pytestmark = pytest.mark.slow
 
+CORPUS = Path(__file__).parents[2] / "journals" / "schema1"  # its journals have no checksums
+
+
+def test_divergence_is_told_by_the_exit_status(phasewalk: Command, tmp_path: Path) -> None:
+    good = (CORPUS / "batch.jsonl").read_text()
+    (tmp_path / "good.jsonl").write_text(good)
+    (tmp_path / "odd.jsonl").write_text(good.replace('"p":"decode","e":4,"o":[', '"p":"decode","e":4,"o":[1', 1))
+    (tmp_path / "broken.jsonl").write_text(good[:500])
+    table = phasewalk("replay", ".")
+    assert table.code == 3
+    assert [next(word for word in ("verified", "diverged", "unusable") if word in line)
+            for line in table.out.splitlines() if ".jsonl" in line] == ["unusable", "verified", "diverged"]  # fmt: skip
+    odd = phasewalk("replay", "odd.jsonl", "--json")
+    assert odd.code == 3
+    assert json.loads(odd.out)["divergence"]["field"] == "outcome"
+    broken = phasewalk("replay", "broken.jsonl")
+    assert broken.code == 1
+    assert broken.err.startswith("phasewalk: broken.jsonl is no journal")
+    play = phasewalk("replay", "good.jsonl", "--mode", "play")
+    assert play.code == 0
+    assert play.out.startswith("[row 0] 3, 4, 5, 6, 7, 8, 9.\n")
+
 
 def test_a_step_that_the_record_does_not_reach_is_refused(phasewalk: Command, journal: Path) -> None:
     count = json.loads(phasewalk("replay", str(journal), "--mode", "play", "--json").out)["steps"]
