@@ -1,7 +1,7 @@
 // What all kernels share: types, bfloat16, sums over a warp, and the few instructions that C++ has no words for.
 //
 // The shape of the model comes in as macros: HIDDEN HEADS KV_HEADS HEAD_DIM INTERMEDIATE VOCAB LAYERS CAPACITY EPS
-// QK_NORM. All parameters of a kernel are 8 bytes wide.
+// QK_NORM CODES. All parameters of a kernel are 8 bytes wide.
 //
 // The unit of all work is a token: its row of the cache and its position there. Prefill and decode run the same
 // kernels on more or fewer tokens, and what is computed for one depends on no other in the call, nor on how many there
@@ -26,14 +26,42 @@ __host__ __device__ constexpr i64 in_tiles(i64 row, int column, int tiles) {
 }
 __device__ __forceinline__ const bf16* other_half(const bf16* address) { return (const bf16*)((u64)address ^ 32); }
 
+// Weights may be codes of 8 bits instead, and a row of them the codes times a scale. Every code is a number of bfloat16,
+// so that products are computed as ever, and a sum is multiplied by the scale of its row in the end. In a tile of codes
+// the eight of a lane lie together, two words of four, as `widened` likes to read them. The scales lie behind the tiles.
+enum { PLAIN, INT8, FP8 };  // CODES is one of them
+constexpr bool QUANTIZED = CODES != PLAIN;
+constexpr float LARGEST = CODES == FP8 ? 448 : 127;  // code
+template <bool> struct WeightOf { typedef bf16 type; };
+template <> struct WeightOf<true> { typedef unsigned char type; };
+typedef WeightOf<QUANTIZED>::type Weight;
+
+// Where a lane's weights begin in a tile.
+__host__ __device__ constexpr int in_tile(int group, int quad) {
+    return QUANTIZED ? (group * 4 + quad) * 8 : (int)in_tiles(group, quad * 4, 1);
+}
+// The word of the four codes from a column on, of all words.
+__host__ __device__ constexpr i64 word_at(i64 row, int column, int tiles) {
+    return (row / 8 * tiles + column / 32) * (TILE / 4) + row % 8 * 8 + column % 16 / 4 * 2 + column % 32 / 16;
+}
+template <class W> __device__ __forceinline__ const float* scales_of(const W* matrix, int rows, int tiles) {
+    return (const float*)(matrix + (i64)(round_up(rows, 16) / 8) * tiles * TILE);
+}
+
 #ifndef EMULATED
 struct alignas(16) Pack { u32 x, y, z, w; };  // 16 bytes: eight bfloat16
+struct alignas(8) Octet { u32 x, y; };        // 8 bytes: eight codes
 
 // A lane's numbers of a tile, see below. Weights are read once: they take no place in L1.
 __device__ __forceinline__ Pack load_weights(const bf16* address) {
     Pack v;
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.z), "=r"(v.w) : "l"(other_half(address)));
+    return v;
+}
+__device__ __forceinline__ Octet load_weights(const unsigned char* address) {
+    Octet v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
     return v;
 }
 __device__ __forceinline__ Pack load_tokens(const bf16* address) {
@@ -62,6 +90,12 @@ __device__ __forceinline__ void multiply(float (&d)[4], u32 a0, u32 a1, u32 a2, 
 __device__ __forceinline__ u32 pair(float first, float second) {
     u32 v;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(second), "f"(first));
+    return v;
+}
+// a b + c, of both numbers of a pair.
+__device__ __forceinline__ u32 multiply_add(u32 a, u32 b, u32 c) {
+    u32 v;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(c));
     return v;
 }
 // 2 to the power of a number, near enough; of 0 it is 1, of -inf 0.
@@ -121,6 +155,40 @@ __device__ __forceinline__ bf16 to_bf16(float value) {
     const u32 bits = __float_as_uint(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
     return (bf16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// Four codes are two in each half of a word. Integers have a byte each: the first two numbers the low ones. Of floats the
+// first two have the bits 15, 10 to 7, 14 to 12 of their half, the last two the bits 11, 6 to 0: sign, exponent, mantissa.
+__device__ __forceinline__ u32 integers(u32 word) {  // 128 and the 7 bits, less 128 or 256
+    return multiply_add((word & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (word & 0x00800080u) | 0xc300c300u);
+}
+__device__ __forceinline__ u32 floats(u32 word) {  // the exponents of bfloat16 begin 120 lower
+    return multiply_add(word & 0x87f087f0u, 0x7b807b80u, 0x80008000u);
+}
+__device__ __forceinline__ Pack widened(Octet codes) {
+    if constexpr (CODES == INT8)
+        return {integers(codes.x), integers(codes.x >> 8), integers(codes.y), integers(codes.y >> 8)};
+    auto first = [](u32 word) { return floats((word & 0x87808780u) | (word >> 8 & 0x00700070u)); };
+    return {first(codes.x), floats(codes.x << 4), first(codes.y), floats(codes.y << 4)};
+}
+__device__ __forceinline__ Pack widened(Pack numbers) { return numbers; }
+
+// The nearest code, ties to even, of a number that is not larger than the largest; and the word of four.
+__device__ __forceinline__ u32 code_of(float value) {
+    if (CODES == INT8) return __float_as_uint(__fadd_rn(value, 0x1.8p23f)) & 0xffu;  // which rounds to an integer
+    const u32 bits = __float_as_uint(value), sign = bits >> 24 & 0x80u, size = bits & 0x7fffffffu;
+    if (size < 0x3c800000u) return sign | (__float_as_uint(__fadd_rn(__uint_as_float(size), 0x1p14f)) & 0xfu);
+    return sign | ((((size + 0x7ffffu + (size >> 20 & 1u)) >> 20) - (120u << 3)) & 0x7fu);
+}
+__device__ __forceinline__ u32 codes_of(const float (&v)[4], float scale) {
+    u32 c[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c[i] = code_of(v[i] / scale);
+    auto half = [](u32 first, u32 last) {
+        if (CODES == INT8) return first | last << 8;
+        return (first & 0x80u) << 8 | (first & 0x78u) << 4 | (first & 7u) << 12 | (last & 0x80u) << 4 | (last & 0x7fu);
+    };
+    return half(c[0], c[2]) | half(c[1], c[3]) << 16;
 }
 
 __device__ __forceinline__ float warp_sum(float value) {
