@@ -21,8 +21,6 @@ def missing(shape: Shape, device: Device) -> str | None:
     """Say why there is no such kernel for this model on this device, or give None."""
     if (wrong := no_device(PERSISTENT, device.capability)) is not None:
         return wrong
-    if shape.quantize:
-        return "the weights are quantised"
     if shape.model.qk_norm:
         return "the model normalises its heads"
     for product in shape.products.values():

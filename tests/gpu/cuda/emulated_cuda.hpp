@@ -394,6 +394,7 @@ template <size_t N> void multiply_wide(float (&d)[N], const Operand& a, const Op
 // What the persistent kernel has besides.
 constexpr uint32_t PATIENCE = 100000;
 inline Pack load_shared(const uint16_t* address) { return load_tokens(address); }
+inline Octet load_shared(const unsigned char* address) { return load_weights(address); }
 inline uint32_t load_acquire(const uint32_t* at) {
     emulation::give_way();
     return *at;
