@@ -31,7 +31,7 @@ __device__ __forceinline__ const bf16* other_half(const bf16* address) { return 
 // the eight of a lane lie together, two words of four, as `widened` likes to read them. The scales lie behind the tiles.
 enum { PLAIN, INT8, FP8 };  // CODES is one of them
 constexpr bool QUANTIZED = CODES != PLAIN;
-constexpr float LARGEST = CODES == FP8 ? 448 : 127;  // code
+constexpr float LARGEST = CODES == FP8 ? 448 : 127 / 64.0f;  // code
 template <bool> struct WeightOf { typedef bf16 type; };
 template <> struct WeightOf<true> { typedef unsigned char type; };
 typedef WeightOf<QUANTIZED>::type Weight;
@@ -157,38 +157,44 @@ __device__ __forceinline__ bf16 to_bf16(float value) {
     return (bf16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// Four codes are two in each half of a word. Integers have a byte each: the first two numbers the low ones. Of floats the
-// first two have the bits 15, 10 to 7, 14 to 12 of their half, the last two the bits 11, 6 to 0: sign, exponent, mantissa.
-__device__ __forceinline__ u32 integers(u32 word) {  // 128 and the 7 bits, less 128 or 256
-    return multiply_add((word & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (word & 0x00800080u) | 0xc300c300u);
+// A code is a sign and 7 bits: of an integer that counts 64ths, or the exponent and mantissa of fp8. Either is a number of
+// bfloat16 when its bits are put where they belong there and the product with a power of two makes up for the exponent.
+// Four codes make a word, so mixed that it takes little to put two of them at a time in the halves of another.
+constexpr u32 BITS = CODES == FP8 ? 0x87f087f0u : 0x807f807fu;   // 120 is missing in the exponent; an integer has none
+constexpr u32 TIMES = CODES == FP8 ? 0x7b807b80u : 0x7f007f00u;  // 2^120; 2^127, that is 2^133 64ths
+__device__ __forceinline__ u32 turned_right(u32 word, int bits) { return word >> bits | word << (32 - bits); }
+__device__ __forceinline__ u32 first_two(u32 word) {
+    if (CODES == FP8) word = (word & 0x87808780u) | (word >> 8 & 0x00700070u);
+    return multiply_add(word & BITS, TIMES, 0x80008000u);
 }
-__device__ __forceinline__ u32 floats(u32 word) {  // the exponents of bfloat16 begin 120 lower
-    return multiply_add(word & 0x87f087f0u, 0x7b807b80u, 0x80008000u);
+__device__ __forceinline__ u32 last_two(u32 word) {
+    return multiply_add((CODES == FP8 ? word << 4 : turned_right(word, 8)) & BITS, TIMES, 0x80008000u);
 }
 __device__ __forceinline__ Pack widened(Octet codes) {
-    if constexpr (CODES == INT8)
-        return {integers(codes.x), integers(codes.x >> 8), integers(codes.y), integers(codes.y >> 8)};
-    auto first = [](u32 word) { return floats((word & 0x87808780u) | (word >> 8 & 0x00700070u)); };
-    return {first(codes.x), floats(codes.x << 4), first(codes.y), floats(codes.y << 4)};
+    return {first_two(codes.x), last_two(codes.x), first_two(codes.y), last_two(codes.y)};
 }
 __device__ __forceinline__ Pack widened(Pack numbers) { return numbers; }
 
-// The nearest code, ties to even, of a number that is not larger than the largest; and the word of four.
+// The nearest code, ties to even, of a number that is no larger than the largest: adding rounds the small ones.
 __device__ __forceinline__ u32 code_of(float value) {
-    if (CODES == INT8) return __float_as_uint(__fadd_rn(value, 0x1.8p23f)) & 0xffu;  // which rounds to an integer
     const u32 bits = __float_as_uint(value), sign = bits >> 24 & 0x80u, size = bits & 0x7fffffffu;
-    if (size < 0x3c800000u) return sign | (__float_as_uint(__fadd_rn(__uint_as_float(size), 0x1p14f)) & 0xfu);
+    auto last_bits = [&](float large) { return __float_as_uint(__fadd_rn(__uint_as_float(size), large)) & 0x7fu; };
+    if (CODES == INT8) return sign | last_bits(0x1p17f);
+    if (size < 0x3c800000u) return sign | last_bits(0x1p14f);
     return sign | ((((size + 0x7ffffu + (size >> 20 & 1u)) >> 20) - (120u << 3)) & 0x7fu);
 }
 __device__ __forceinline__ u32 codes_of(const float (&v)[4], float scale) {
     u32 c[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) c[i] = code_of(v[i] / scale);
-    auto half = [](u32 first, u32 last) {
-        if (CODES == INT8) return first | last << 8;
-        return (first & 0x80u) << 8 | (first & 0x78u) << 4 | (first & 7u) << 12 | (last & 0x80u) << 4 | (last & 0x7fu);
-    };
-    return half(c[0], c[2]) | half(c[1], c[3]) << 16;
+    auto halves = [](u32 a, u32 b, auto bits) { return bits(a) | bits(b) << 16; };
+    if (CODES == FP8) {
+        auto first = [](u32 c) { return (c & 0x80u) << 8 | (c & 0x78u) << 4 | (c & 7u) << 12; };
+        auto last = [](u32 c) { return (c & 0x80u) << 4 | (c & 0x7fu); };
+        return halves(c[0], c[1], first) | halves(c[2], c[3], last);
+    }
+    auto apart = [](u32 c) { return (c & 0x80u) << 8 | (c & 0x7fu); };
+    return halves(c[0], c[1], apart) | turned_right(halves(c[2], c[3], apart), 24);
 }
 
 __device__ __forceinline__ float warp_sum(float value) {

@@ -55,12 +55,12 @@ __device__ __forceinline__ void stop_the_device() {
 }
 #endif
 
-constexpr int BYTES = sizeof(Weight), TIMES = 2 / BYTES;  // codes are half the bytes: for as many, twice of all goes ahead
+constexpr int BYTES = sizeof(Weight), MORE = 2 / BYTES;  // codes are half the bytes: for as many, twice of all goes ahead
 constexpr int SLOT = WARPS * 4 * TILE * BYTES;            // bytes of a place in the ring: a hand of each warp
 constexpr int SCALES = QUANTIZED ? 32 : 0;                // bytes behind it: the scales of the unit's rows
-constexpr int STAGES = 12 * TIMES;
-constexpr int DRAWN_AHEAD = 4 * TIMES;  // tickets: the way to the counter and back takes as long as copying a few units
-constexpr int URGENT = 5 * TIMES, EARLY = 2 * TIMES;  // copies in flight, for this phase and later ones: deep queues slow all else
+constexpr int STAGES = 12 * MORE;
+constexpr int DRAWN_AHEAD = 4 * MORE;  // tickets: the way to the counter and back takes as long as copying a few units
+constexpr int URGENT = 5 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
 constexpr int SUMS = 6;           // units whose sums may wait for a finisher
