@@ -37,8 +37,8 @@ template <> struct WeightOf<true> { typedef unsigned char type; };
 typedef WeightOf<QUANTIZED>::type Weight;
 
 // Where a lane's weights begin in a tile.
-__host__ __device__ constexpr int in_tile(int group, int quad) {
-    return QUANTIZED ? (group * 4 + quad) * 8 : (int)in_tiles(group, quad * 4, 1);
+__host__ __device__ constexpr i64 in_tile(int group, int quad) {
+    return QUANTIZED ? (group * 4 + quad) * 8 : in_tiles(group, quad * 4, 1);
 }
 // The word of the four codes from a column on, of all words.
 __host__ __device__ constexpr i64 word_at(i64 row, int column, int tiles) {
