@@ -157,14 +157,16 @@ class EmulatedDevice:
 
 
 def emulated(
-    folder: Path, *, max_batch: int = 8, capacity: int | None = None, self_check: bool = True, **_: Any
-) -> Engine:
+    folder: Path, *, max_batch: int = 8, capacity: int | None = None, quantize: str | None = None,
+    self_check: bool = True, **_: Any,
+) -> Engine:  # fmt: skip
     """Load a checkpoint into the CUDA engine on an emulated device, as `load_engine` does on a real one."""
     model = ModelConfig.from_folder(folder)
     capacity = capacity or model.max_positions
     engine = CudaEngine(
-        model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity, device=EmulatedDevice()
-    )
+        model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity, quantize=quantize,
+        device=EmulatedDevice(),
+    )  # fmt: skip
     if self_check:
         check_engine(engine)
     return engine

@@ -43,8 +43,9 @@ class CudaEngine(RowKeeper):
     """Runs a model of the Llama family on an NVIDIA GPU; see `gpu.engine.Engine` for what the verbs mean.
 
     Weights, activations between kernels and the cache are bfloat16; sums, the residual stream, norms and logits are
-    float32. Prefill and decode run the same kernels, and every sum has one order: a token's bits are the same in a
-    prompt, in a piece of one and alone, and in any company.
+    float32. With `quantize` the weights are 8 bits wide, and nothing else changes. Prefill and decode run the same
+    kernels, and every sum has one order: a token's bits are the same in a prompt, in a piece of one and alone, and in
+    any company.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ class CudaEngine(RowKeeper):
         Has no meaning here.
     decode : {"per-op", "persistent"}, optional
         How it decodes, see `gpu.cuda.paths`; its own choice if not given.
+    quantize : {"int8", "fp8"}, optional
+        What matrices are rounded to at load, each row of them with a scale; bfloat16 if not given.
     timeout : float, optional
         Seconds after which a device that does not answer has failed, see `gpu.cuda.watchdog`.
     device : Device, optional
@@ -78,11 +81,12 @@ class CudaEngine(RowKeeper):
         capacity: int,
         threads: int | None = None,
         decode: str | None = None,
+        quantize: str | None = None,
         timeout: float | None = None,
         device: Device | None = None,
     ) -> None:
         super().__init__(model, rows=rows, capacity=capacity, kv_bytes=2)
-        self._shape = shape = Shape(model, rows, capacity)
+        self._shape = shape = Shape(model, rows, capacity, quantize)
         shape.check()
         if device is None:
             from gpu.cuda.driver import CudaDevice  # imports CUDA
@@ -110,7 +114,7 @@ class CudaEngine(RowKeeper):
         weights, free = size_of(shape.weights()), device.memory_free()
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            plan = Shape(self.model, rows, capacity).state()
+            plan = Shape(self.model, rows, capacity, shape.quantize).state()
             cache = size_of({"kv_cache": plan["kv_cache"]})
             return {"KV cache": cache, "buffers": size_of(plan) - cache}
 
@@ -155,6 +159,7 @@ class CudaEngine(RowKeeper):
                 self._weights,
                 places(self.model),
                 wait=lambda event: self._watchdog.wait(event, "load"),
+                quantize=shape.quantize is not None,
             )
 
         if decode is None:
@@ -355,13 +360,15 @@ class CudaEngine(RowKeeper):
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         """Count the bytes that one decode step of these rows reads."""
         used = sum(self.kv_cache.length(row) for row in rows)
-        return self._weight_bytes + len(rows) * self.model.hidden * 2 + used * self.kv_cache.bytes_per_position
+        embedding = self._shape.embedding_bytes
+        return self._weight_bytes + len(rows) * embedding + used * self.kv_cache.bytes_per_position
 
     def environment(self) -> dict[str, Any]:
         """Tell what can change a bit: the device, the compiler and the kernels."""
         return {
             "engine": self.name,
             "dtype": "bfloat16",
+            "quantize": self._shape.quantize,
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": 1,

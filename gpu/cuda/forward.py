@@ -9,13 +9,14 @@ import numpy.typing as npt
 from gpu.cuda.arena import Arena
 from gpu.cuda.device import Launcher
 from gpu.cuda.drawing import Launches
-from gpu.cuda.shape import Shape, wide
+from gpu.cuda.shape import Shape
 
 Int32Array = npt.NDArray[np.int32]
 
-_THREADS = {"embed": 256, "rope": 128, "sample": 1024, "scales": 256}
+_THREADS = {"embed": 256, "rope": 128, "sample": 1024, "scales": 256, "unpack_codes": 256}
 _HEADS_OF_ROPE = 4  # of a block
 _TOKENS_OF_SCALES = 8
+_BLOCKS_OF_CODES = 8  # of a processor
 _NOBODY = -1
 
 
@@ -129,8 +130,13 @@ class Forward:
         positions: int = 0, table: int = 0, cache: int = 0,
     ) -> None:  # fmt: skip
         how = self.shape.products[name].launch(tokens, self.device.processors)
-        if name != "head" and self.wide and wide(tokens, self.device.capability):
-            how = self.shape.products[name].launch_wide(tokens, self.device.processors)
+        if name != "head" and self.wide and self.shape.wide(tokens, self.device.capability):
+            product = self.shape.products[name]
+            how = product.launch_wide(tokens, self.device.processors)
+            if self.shape.quantize:
+                codes, matrix = matrix, self.arena.at("unpacked")
+                grid = (_BLOCKS_OF_CODES * self.device.processors, 1, 1)
+                self._launch("unpack_codes", grid, product.n, product.k, codes, matrix)
             if squares:
                 scales = self.arena.at("scales")
                 self._launch("scales", (-(-tokens // _TOKENS_OF_SCALES), 1, 1), tokens, squares, scales)

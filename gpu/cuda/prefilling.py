@@ -37,7 +37,7 @@ class Prefilling:
 
     def compare(self, window: Window) -> None:
         """Leave the products of many tokens to the kernels for few, unless both give the same bits here."""
-        vocab, many = self._shape.model.vocab, 2 * FEW
+        vocab, many = self._shape.model.vocab, prompt_bucket(self._shape.wide_from)
         if min(self._shape.chunk, self._shape.capacity) < many:
             return
 

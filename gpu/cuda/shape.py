@@ -9,8 +9,8 @@ from typing import NamedTuple
 from gpu.checkpoint.config import ModelConfig
 from gpu.cuda.arena import Array, Plan
 from gpu.cuda.drawing import BINS
-from gpu.cuda.tiles import COLUMNS, tiled_shape, up
-from gpu.errors import CheckpointError
+from gpu.cuda.tiles import COLUMNS, ROWS, tiled_shape, up
+from gpu.errors import CheckpointError, OptionError
 
 _SHARED = (
     "common.cu", "hopper.cu", "products.cu", "rope.cu", "attention.cu", "attention_step.cu", "attention_prompt.cu",
@@ -20,7 +20,8 @@ SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions
 FEW = 32  # tokens of prompts that attend as those of a step do
 _SHARE = 8192  # logits, about; see sampling.cu
-_WIDE_FROM = 33  # tokens
+_CODES = {None: 0, "int8": 1, "fp8": 2}  # as in common.cu
+_WIDE_FROM, _WIDE_FROM_OF_CODES = 33, 129  # tokens
 _WIDE_TILES = {(128, 192): 1.37, (64, 64): 0.46, (64, 32): 0.35}  # tokens and rows of a tile: its time, in proportion
 _WIDE_MEMORY = 227 * 1024
 _UNIT = 8  # numbers of the residual stream under one sum of squares
@@ -55,11 +56,6 @@ def bucket(tokens: int) -> int:
 def prompt_bucket(tokens: int) -> int:
     """Give the number of tokens for which a graph is recorded that feeds so many of prompts."""
     return max(16, bucket(tokens)) if tokens <= 256 else up(tokens, 256)
-
-
-def wide(tokens: int, capability: tuple[int, int]) -> bool:
-    """Tell whether so many tokens are multiplied by the kernels of wide.cu; never changes a bit."""
-    return tokens >= _WIDE_FROM and capability == (9, 0)
 
 
 def _up_div(count: int, by: int) -> int:
@@ -106,14 +102,18 @@ class Product:
 
 @dataclass(slots=True, frozen=True)
 class Shape:
-    """A model, and how many tokens there is room for."""
+    """A model, how many tokens there is room for, and what its matrices are rounded to if not to bfloat16."""
 
     model: ModelConfig
     rows: int
     capacity: int
+    quantize: str | None = None
 
     def check(self) -> None:
-        """Raise CheckpointError if no kernel is made for such a model."""
+        """Raise OptionError if there are no such codes, and CheckpointError if no kernel is made for such a model."""
+        if self.quantize not in _CODES:
+            names = " or ".join(name for name in _CODES if name)
+            raise OptionError(f"quantize is {self.quantize!r}: expected {names}")
         if self.model.head_dim not in _HEAD_DIMS:
             raise CheckpointError(
                 f"head_dim is {self.model.head_dim}: the cuda engine needs a multiple of 8 up to 256; "
@@ -164,6 +164,15 @@ class Shape:
         """How many if the tokens are those of prompts: as in a step if they are few, 0 if they attend as prompts do."""
         return self.ways(longest) if tokens <= FEW else 0
 
+    @property
+    def wide_from(self) -> int:
+        """How many tokens the kernels of wide.cu multiply, at least: of codes more, which are unpacked for them."""
+        return _WIDE_FROM_OF_CODES if self.quantize else _WIDE_FROM
+
+    def wide(self, tokens: int, capability: tuple[int, int]) -> bool:
+        """Tell whether so many tokens are multiplied by the kernels of wide.cu; never changes a bit."""
+        return tokens >= self.wide_from and capability == (9, 0)
+
     def attention(self, tokens: int, ways: int) -> Launch:
         """Give the launch that attends; attention_step.cu and attention_prompt.cu compute the same sizes."""
         if ways:
@@ -197,6 +206,7 @@ class Shape:
             "CAPACITY": self.capacity,
             "LOGIT_SHARES": self.shares,
             "QK_NORM": int(model.qk_norm),
+            "CODES": _CODES[self.quantize],
             "EPS": f"{float(model.rms_norm_eps)!r}f",
             "ATTENTION_SCALE": f"{_LOG2_E / math.sqrt(model.head_dim)!r}f",
         }
@@ -234,7 +244,15 @@ class Shape:
                 (max(self.slots, FEW) if splits > 1 else 0, heads, splits, model.head_dim + 2), "float32"
             ),
             "arrivals": Array((max(self.slots, FEW), model.heads), "int32"),
+            "unpacked": Array((self._unpacked,), "uint8"),  # a matrix of a layer in bfloat16, and its scales
         }
+
+    @property
+    def _unpacked(self) -> int:
+        if not self.quantize or self.chunk < self.wide_from:
+            return 0
+        products = [product for name, product in self.products.items() if name != "head"]
+        return max(up(product.n, 2 * ROWS) * (2 * up(product.k, COLUMNS) + 4) for product in products)
 
     def weights(self) -> Plan:
         """Plan the memory of the weights."""
@@ -242,24 +260,35 @@ class Shape:
         hidden = up(model.hidden, COLUMNS)
         biases = {"qkv": model.qkv_bias, "output": model.output_bias, "gate_up": model.mlp_bias, "down": model.mlp_bias}
         plan: dict[str, Array] = {}
+
+        def put_matrix(name: str, rows: int, columns: int) -> None:
+            plan[name] = Array(tiled_shape(rows, columns), "uint8" if self.quantize else "bfloat16")
+            if self.quantize:  # right behind, where kernels look for them
+                plan[f"{name}_scale"] = Array((up(rows, 2 * ROWS),), "float32")
+
         if not model.tied_embeddings:
-            plan["embedding"] = Array(tiled_shape(model.vocab, model.hidden), "bfloat16")
+            put_matrix("embedding", model.vocab, model.hidden)
         for layer in range(model.layers):
             plan[f"{layer}.input_norm"] = plan[f"{layer}.inner_norm"] = Array((hidden,), "float32")
             for name, biased in biases.items():
-                plan[f"{layer}.{name}"] = Array(tiled_shape(products[name].n, products[name].k), "bfloat16")
+                put_matrix(f"{layer}.{name}", products[name].n, products[name].k)
                 if biased:
                     plan[f"{layer}.{name}_bias"] = Array((products[name].n,), "float32")
             if model.qk_norm:
                 for name in ("query_norm", "key_norm"):
                     plan[f"{layer}.{name}"] = Array((model.head_dim,), "float32")
         plan["final_norm"] = Array((hidden,), "float32")
-        plan["head"] = Array(tiled_shape(model.vocab, model.hidden), "bfloat16")
+        put_matrix("head", model.vocab, model.hidden)
         return plan
+
+    @property
+    def embedding_bytes(self) -> int:
+        """How many bytes of the embedding a token reads."""
+        return self.model.hidden + 4 if self.quantize else self.model.hidden * 2
 
     def bytes_per_step(self) -> int:
         """Count the bytes of weights that a decode step reads."""
-        return sum(array.nbytes for name, array in self.weights().items() if name != "embedding")
+        return sum(array.nbytes for name, array in self.weights().items() if not name.startswith("embedding"))
 
 
 def kernels_digest() -> str:

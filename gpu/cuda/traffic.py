@@ -44,7 +44,8 @@ def traffic(shape: Shape, *, tokens: int, attended: int, ended: int) -> dict[str
     model, plan = shape.model, shape.weights()
 
     def weights(*names: str) -> int:
-        return sum(plan[name].nbytes for name in names if name in plan)
+        with_more = (name + more for name in names for more in ("", "_scale", "_bias"))
+        return sum(plan[name].nbytes for name in with_more if name in plan)
 
     position = 2 * model.kv_heads * model.head_dim * 2  # bytes of a token's keys and values in a layer
     x, normed = tokens * up(model.hidden, COLUMNS) * 4, tokens * model.hidden * 2
@@ -54,16 +55,16 @@ def traffic(shape: Shape, *, tokens: int, attended: int, ended: int) -> dict[str
     qkv, inner = tokens * shape.qkv_width * 4, tokens * model.intermediate * 2
     kept = tokens * position
     found = {
-        "embed": Traffic(weights("0.input_norm"), 0, tokens * model.hidden * 2 + x + given),
+        "embed": Traffic(weights("0.input_norm"), 0, tokens * shape.embedding_bytes + x + given),
         "scales": Traffic(0, 0, squares + tokens * 4),
-        "qkv": Traffic(weights("0.qkv", "0.qkv_bias"), 0, given + qkv)
+        "qkv": Traffic(weights("0.qkv"), 0, given + qkv)
         if model.qk_norm
-        else Traffic(weights("0.qkv", "0.qkv_bias"), kept, given + queries),
+        else Traffic(weights("0.qkv"), kept, given + queries),
         "rope": Traffic(weights("0.query_norm", "0.key_norm"), kept, qkv + queries),
         "attention": Traffic(0, attended * position, queries + attended_to),
-        "output": Traffic(weights("0.output", "0.output_bias", "0.inner_norm"), 0, attended_to + 2 * x + given),
-        "gate_up": Traffic(weights("0.gate_up", "0.gate_up_bias"), 0, given + inner),
-        "down": Traffic(weights("0.down", "0.down_bias", "0.input_norm"), 0, inner + 2 * x + given),  # the next norm
+        "output": Traffic(weights("0.output", "0.inner_norm"), 0, attended_to + 2 * x + given),
+        "gate_up": Traffic(weights("0.gate_up"), 0, given + inner),
+        "down": Traffic(weights("0.down", "0.input_norm"), 0, inner + 2 * x + given),  # the next norm
         "head": Traffic(weights("head"), 0, ended * (model.hidden * 2 + -(-model.hidden // 8) * 4 + model.vocab * 4)),
         "sample": Traffic(0, 0, tokens * model.vocab * 4),
     }

@@ -63,7 +63,7 @@ def write_random(device: Device, shape: Shape, arena: Arena, staging: Staging, *
         kind = name.split(".")[-1]
         if "norm" in kind:
             staging.write(arena.lines(name), np.ones(array.shape, np.float32))
-        elif array.dtype == "bfloat16":
+        elif array.dtype in ("bfloat16", "uint8"):
             product = shape.products["head" if kind == "embedding" else kind]
             device.launch(
                 "random_matrix", (min(product.n, 8 * device.processors), 1, 1), 256, seed << 32 | number, product.n,

@@ -1,7 +1,7 @@
 // What all kernels share: types, bfloat16, sums over a warp, and the few instructions that C++ has no words for.
 //
 // The shape of the model comes in as macros: HIDDEN HEADS KV_HEADS HEAD_DIM INTERMEDIATE VOCAB LAYERS CAPACITY EPS
-// QK_NORM. All parameters of a kernel are 8 bytes wide.
+// QK_NORM CODES. All parameters of a kernel are 8 bytes wide.
 //
 // The unit of all work is a token: its row of the cache and its position there. Prefill and decode run the same
 // kernels on more or fewer tokens, and what is computed for one depends on no other in the call, nor on how many there
@@ -26,14 +26,42 @@ __host__ __device__ constexpr i64 in_tiles(i64 row, int column, int tiles) {
 }
 __device__ __forceinline__ const bf16* other_half(const bf16* address) { return (const bf16*)((u64)address ^ 32); }
 
+// Weights may be codes of 8 bits instead, and a row of them the codes times a scale. Every code is a number of bfloat16,
+// so that products are computed as ever, and a sum is multiplied by the scale of its row in the end. In a tile of codes
+// the eight of a lane lie together, two words of four, as `widened` likes to read them. The scales lie behind the tiles.
+enum { PLAIN, INT8, FP8 };  // CODES is one of them
+constexpr bool QUANTIZED = CODES != PLAIN;
+constexpr float LARGEST = CODES == FP8 ? 448 : 127 / 64.0f;  // code
+template <bool> struct WeightOf { typedef bf16 type; };
+template <> struct WeightOf<true> { typedef unsigned char type; };
+typedef WeightOf<QUANTIZED>::type Weight;
+
+// Where a lane's weights begin in a tile.
+__host__ __device__ constexpr i64 in_tile(int group, int quad) {
+    return QUANTIZED ? (group * 4 + quad) * 8 : in_tiles(group, quad * 4, 1);
+}
+// The word of the four codes from a column on, of all words.
+__host__ __device__ constexpr i64 word_at(i64 row, int column, int tiles) {
+    return (row / 8 * tiles + column / 32) * (TILE / 4) + row % 8 * 8 + column % 16 / 4 * 2 + column % 32 / 16;
+}
+template <class W> __device__ __forceinline__ const float* scales_of(const W* matrix, int rows, int tiles) {
+    return (const float*)(matrix + (i64)(round_up(rows, 16) / 8) * tiles * TILE);
+}
+
 #ifndef EMULATED
 struct alignas(16) Pack { u32 x, y, z, w; };  // 16 bytes: eight bfloat16
+struct alignas(8) Octet { u32 x, y; };        // 8 bytes: eight codes
 
 // A lane's numbers of a tile, see below. Weights are read once: they take no place in L1.
 __device__ __forceinline__ Pack load_weights(const bf16* address) {
     Pack v;
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.z), "=r"(v.w) : "l"(other_half(address)));
+    return v;
+}
+__device__ __forceinline__ Octet load_weights(const unsigned char* address) {
+    Octet v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
     return v;
 }
 __device__ __forceinline__ Pack load_tokens(const bf16* address) {
@@ -62,6 +90,12 @@ __device__ __forceinline__ void multiply(float (&d)[4], u32 a0, u32 a1, u32 a2, 
 __device__ __forceinline__ u32 pair(float first, float second) {
     u32 v;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(second), "f"(first));
+    return v;
+}
+// a b + c, of both numbers of a pair.
+__device__ __forceinline__ u32 multiply_add(u32 a, u32 b, u32 c) {
+    u32 v;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(c));
     return v;
 }
 // 2 to the power of a number, near enough; of 0 it is 1, of -inf 0.
@@ -121,6 +155,46 @@ __device__ __forceinline__ bf16 to_bf16(float value) {
     const u32 bits = __float_as_uint(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
     return (bf16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// A code is a sign and 7 bits: of an integer that counts 64ths, or the exponent and mantissa of fp8. Either is a number of
+// bfloat16 when its bits are put where they belong there and the product with a power of two makes up for the exponent.
+// Four codes make a word, so mixed that it takes little to put two of them at a time in the halves of another.
+constexpr u32 BITS = CODES == FP8 ? 0x87f087f0u : 0x807f807fu;   // 120 is missing in the exponent; an integer has none
+constexpr u32 TIMES = CODES == FP8 ? 0x7b807b80u : 0x7f007f00u;  // 2^120; 2^127, that is 2^133 64ths
+__device__ __forceinline__ u32 turned_right(u32 word, int bits) { return word >> bits | word << (32 - bits); }
+__device__ __forceinline__ u32 first_two(u32 word) {
+    if (CODES == FP8) word = (word & 0x87808780u) | (word >> 8 & 0x00700070u);
+    return multiply_add(word & BITS, TIMES, 0x80008000u);
+}
+__device__ __forceinline__ u32 last_two(u32 word) {
+    return multiply_add((CODES == FP8 ? word << 4 : turned_right(word, 8)) & BITS, TIMES, 0x80008000u);
+}
+__device__ __forceinline__ Pack widened(Octet codes) {
+    return {first_two(codes.x), last_two(codes.x), first_two(codes.y), last_two(codes.y)};
+}
+__device__ __forceinline__ Pack widened(Pack numbers) { return numbers; }
+
+// The nearest code, ties to even, of a number that is no larger than the largest: adding rounds the small ones.
+__device__ __forceinline__ u32 code_of(float value) {
+    const u32 bits = __float_as_uint(value), sign = bits >> 24 & 0x80u, size = bits & 0x7fffffffu;
+    auto last_bits = [&](float large) { return __float_as_uint(__fadd_rn(__uint_as_float(size), large)) & 0x7fu; };
+    if (CODES == INT8) return sign | last_bits(0x1p17f);
+    if (size < 0x3c800000u) return sign | last_bits(0x1p14f);
+    return sign | ((((size + 0x7ffffu + (size >> 20 & 1u)) >> 20) - (120u << 3)) & 0x7fu);
+}
+__device__ __forceinline__ u32 codes_of(const float (&v)[4], float scale) {
+    u32 c[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c[i] = code_of(v[i] / scale);
+    auto halves = [](u32 a, u32 b, auto bits) { return bits(a) | bits(b) << 16; };
+    if (CODES == FP8) {
+        auto first = [](u32 c) { return (c & 0x80u) << 8 | (c & 0x78u) << 4 | (c & 7u) << 12; };
+        auto last = [](u32 c) { return (c & 0x80u) << 4 | (c & 0x7fu); };
+        return halves(c[0], c[1], first) | halves(c[2], c[3], last);
+    }
+    auto apart = [](u32 c) { return (c & 0x80u) << 8 | (c & 0x7fu); };
+    return halves(c[0], c[1], apart) | turned_right(halves(c[2], c[3], apart), 24);
 }
 
 __device__ __forceinline__ float warp_sum(float value) {

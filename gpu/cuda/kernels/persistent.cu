@@ -22,6 +22,11 @@ __device__ __forceinline__ Pack load_shared(const bf16* address) {
     asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.z), "=r"(v.w) : "r"(at ^ 32));
     return v;
 }
+__device__ __forceinline__ Octet load_shared(const unsigned char* address) {
+    Octet v;
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(in_shared(address)));
+    return v;
+}
 __device__ __forceinline__ u32 load_acquire(const u32* at) {
     u32 v;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
@@ -50,10 +55,12 @@ __device__ __forceinline__ void stop_the_device() {
 }
 #endif
 
-constexpr int SLOT = WARPS * 4 * TILE * 2;  // bytes of a place in the ring: a hand of each warp
-constexpr int STAGES = 12;
-constexpr int DRAWN_AHEAD = 4;    // tickets: the way to the counter and back takes as long as copying a few units
-constexpr int URGENT = 5, EARLY = 2;  // copies in flight, for the phase at hand and for later ones: deep queues slow all else
+constexpr int BYTES = sizeof(Weight), MORE = 2 / BYTES;  // codes are half the bytes: for as many, twice of all goes ahead
+constexpr int SLOT = WARPS * 4 * TILE * BYTES;            // bytes of a place in the ring: a hand of each warp
+constexpr int SCALES = QUANTIZED ? 32 : 0;                // bytes behind it: the scales of the unit's rows
+constexpr int STAGES = 12 * MORE;
+constexpr int DRAWN_AHEAD = 4 * MORE;  // tickets: the way to the counter and back takes as long as copying a few units
+constexpr int URGENT = 5 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
 constexpr int SUMS = 6;           // units whose sums may wait for a finisher
@@ -65,7 +72,7 @@ constexpr int NO_PHASE = LAST + 1;
 
 // The one parameter: where all memory lies. What a layer has lies `layer` bytes behind what the layer before has.
 struct Memory {
-    const bf16 *table, *matrix[5];
+    const Weight *table, *matrix[5];
     const float *bias[4], *inner_norm, *input_norm, *final_norm;
     i64 layer;
     float *x, *squares, *qkv, *logits, *partials;
@@ -91,7 +98,7 @@ template <int KIND> struct Units {
     static constexpr int pairs = KIND == GATE_UP || KIND == HEAD ? max_of(0, count - ALONE) / 2 : 0;
     static constexpr int tickets = count - pairs;
     static constexpr int chunks = M::tiles / (WARPS * M::hand);  // places in the ring of a unit
-    static constexpr int chunk = WARPS * M::hand * TILE * 2;     // bytes
+    static constexpr int chunk = WARPS * M::hand * TILE * BYTES;  // bytes
     static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
 };
 constexpr int LAYER_TICKETS = Units<QKV>::tickets + Units<OUTPUT>::tickets + Units<GATE_UP>::tickets + Units<DOWN>::tickets;
@@ -117,12 +124,12 @@ __device__ __forceinline__ Share share_of(const int* rows, const int* positions,
 struct Header { int phase, unit, next_phase; };  // of a unit; the phase of the block's next one
 
 template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
-    float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4];
+    float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4], row_scale[QUANTIZED ? 4 : 1];
     int phase, unit;
 };
 
 template <int TOKENS> struct Workspace {
-    unsigned char ring[STAGES][SLOT];
+    unsigned char ring[STAGES][SLOT + SCALES];
     Header headers[STAGES];
     Sums<TOKENS> sums[SUMS];
     Attending attending;
@@ -160,18 +167,19 @@ __device__ __forceinline__ void look_at_clock(const Memory& memory, int moment) 
 
 // --- the producer -----------------------------------------------------------------------------------------------------
 
-struct Ticket { int phase, unit, units, chunks; int chunk; const bf16* from; };
+struct Ticket { int phase, unit, units, chunks; int chunk; const Weight* from; const float* scales; };
 
 template <int KIND> __device__ __forceinline__ Ticket ticket_of(const Memory& memory, int layer, int index) {
     using U = Units<KIND>;
     const bool pair = index < U::pairs;
     const int unit = pair ? index * 2 : index + U::pairs;
-    const char* matrix = (const char*)memory.matrix[KIND] + (KIND == HEAD ? 0 : layer * memory.layer);
+    const Weight* matrix = (const Weight*)((const char*)memory.matrix[KIND] + (KIND == HEAD ? 0 : layer * memory.layer));
     return {KIND == HEAD ? LAST : 4 * layer + KIND, unit, pair ? 2 : 1, U::chunks, U::chunk,
-            (const bf16*)matrix + (i64)unit * Matrix<KIND>::tiles * TILE};
+            matrix + (i64)unit * Matrix<KIND>::tiles * TILE,
+            QUANTIZED ? scales_of(matrix, Matrix<KIND>::n, Matrix<KIND>::tiles) + unit * 8 : nullptr};
 }
 __device__ __forceinline__ Ticket ticket_of(const Memory& memory, u32 number) {
-    if (number >= ALL_TICKETS) return {NO_PHASE, 0, 0, 0, 0, nullptr};
+    if (number >= ALL_TICKETS) return {NO_PHASE, 0, 0, 0, 0, nullptr, nullptr};
     if (number >= LAYERS * LAYER_TICKETS) return ticket_of<HEAD>(memory, 0, number - LAYERS * LAYER_TICKETS);
     const int layer = number / LAYER_TICKETS;
     int index = number % LAYER_TICKETS;
@@ -215,8 +223,10 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
                     if (chunk == 0)
                         block.headers[stage] = {
                             ticket.phase, ticket.unit + unit, unit + 1 < ticket.units ? ticket.phase : next.phase};
-                    arrive_expecting(&block.full[stage], ticket.chunk);
+                    arrive_expecting(&block.full[stage], ticket.chunk + (chunk == 0 ? SCALES : 0));
                     copy_to_shared(block.ring[stage], from, ticket.chunk, &block.full[stage], policy);
+                    if (QUANTIZED && chunk == 0)
+                        copy_to_shared(block.ring[stage] + SLOT, ticket.scales + unit * 8, SCALES, &block.full[stage], policy);
                     if (++stage == STAGES) stage = 0, parity ^= 1;
                 }
             }
@@ -280,7 +290,8 @@ __device__ __forceinline__ void multiply_units(
             for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
         wait(block.full[own.stage], own.parity, memory.last_words, 3);
         const Header header = block.headers[own.stage];
-        float2 x = {0, 0}, norm = {0, 0};
+        float2 x = {0, 0}, norm = {0, 0}, row_scale = {0, 0};
+        if (QUANTIZED && own.warp == 0) row_scale = ((const float2*)(block.ring[own.stage] + SLOT))[own.quad];
         if (M::residual && own.warp == 0) {
             const int column = header.unit * 8 + own.quad * 2;
             if (own.group < TOKENS) {
@@ -297,15 +308,16 @@ __device__ __forceinline__ void multiply_units(
                 if (!kept && chunk >= CHUNKS) break;
                 if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
                 __syncwarp();
-                const bf16* tile = (const bf16*)block.ring[own.stage] + own.warp * HAND * TILE + in_tiles(own.group, own.quad * 4, 1);
-                Pack b[HAND];
+                const Weight* tile = (const Weight*)block.ring[own.stage] + own.warp * HAND * TILE + in_tile(own.group, own.quad);
+                decltype(load_shared(tile)) loaded[HAND];
 #pragma unroll
-                for (int i = 0; i < HAND; ++i) b[i] = load_shared(tile + i * TILE);
+                for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + i * TILE);
 #pragma unroll
                 for (int i = 0; i < HAND; ++i) {
                     const Pack& with = a[ahead * HAND + i];
-                    multiply(sum, with.x, 0, with.y, 0, b[i].x, b[i].y);
-                    multiply(sum, with.z, 0, with.w, 0, b[i].z, b[i].w);
+                    const Pack b = widened(loaded[i]);
+                    multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
+                    multiply(sum, with.z, 0, with.w, 0, b.z, b.w);
                 }
                 if constexpr (!kept)
 #pragma unroll
@@ -324,13 +336,14 @@ __device__ __forceinline__ void multiply_units(
             if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
             scaled = true;
         }
-        hand_over(block, own, phase, header.unit, sum, x, norm);
+        hand_over(block, own, phase, header.unit, sum, x, norm, row_scale);
     } while (own.next_phase == phase);
 }
 
 template <int TOKENS>
 __device__ __forceinline__ void hand_over(
-    Workspace<TOKENS>& block, Consumer& own, int phase, int unit, const float (&sum)[4], float2 x, float2 norm) {
+    Workspace<TOKENS>& block, Consumer& own, int phase, int unit, const float (&sum)[4], float2 x, float2 norm,
+    float2 row_scale) {
     const int slot = own.unit % SUMS;
     Sums<TOKENS>& to = block.sums[slot];
     wait(block.taken[slot], (own.unit / SUMS & 1) ^ 1, block.memory.last_words, 5);
@@ -339,6 +352,7 @@ __device__ __forceinline__ void hand_over(
     if (own.warp == 0) {
         if (own.group < TOKENS) to.x[own.group][own.quad] = x;
         if (own.group == 0) to.next_norm[own.quad] = norm;
+        if (QUANTIZED && own.group == 0) to.row_scale[own.quad] = row_scale;
         if (own.lane == 0) to.phase = phase, to.unit = unit;
     }
     ++own.unit;
@@ -398,7 +412,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     if (own.next_phase == LAST)
         multiply_units<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
     const float nothing[4] = {};
-    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, 0, nothing, {0, 0}, {0, 0});
+    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, 0, nothing, {0, 0}, {0, 0}, {0, 0});
 }
 
 // --- finishers --------------------------------------------------------------------------------------------------------
@@ -419,7 +433,7 @@ __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums
     const float* bias = KIND == HEAD ? nullptr : memory.bias[KIND];
     if (bias) bias = (const float*)((const char*)bias + layer * memory.layer);
     Given given = {block.scale[KIND == GATE_UP][safe], bias != nullptr, {0, 0}, block.rows[safe], block.positions[safe],
-                   {0, 0}, sums.x[safe][pair], sums.next_norm[pair]};
+                   {0, 0}, sums.x[safe][pair], sums.next_norm[pair], sums.row_scale[QUANTIZED ? pair : 0]};
     if (bias) given.bias = bias_of<KIND>(bias, column);
     if (KIND == QKV && !QK_NORM) given.turn = turn_of(memory.rope, given.position, column);
     const Target target = {

@@ -35,6 +35,7 @@ struct Given {  // what the last step needs besides; each is read where there is
     int row, position;         // of the token
     float2 turn;               // cosine and sine, where rotary embeddings are next
     float2 x, next_norm;       // where the residual stream is added to
+    float2 row_scale;          // of the columns, where weights are codes
 };
 struct Target {
     void* output;
@@ -46,6 +47,9 @@ template <int KIND> __device__ __forceinline__ float2 bias_of(const float* bias,
     if (column >= Matrix<KIND>::n) return {0, 0};
     return make_float2(bias[column], column + 1 < Matrix<KIND>::n ? bias[column + 1] : 0.0f);
 }
+template <int KIND, class W> __device__ __forceinline__ float2 row_scale_of(const W* matrix, int column) {
+    return *(const float2*)(scales_of(matrix, Matrix<KIND>::n, Matrix<KIND>::tiles) + column);
+}
 __device__ __forceinline__ float2 turn_of(const float* table, int position, int column) {
     const float* at = table + (i64)position * HEAD_DIM + column % HEAD_DIM / 2;
     return make_float2(at[0], at[HALF]);
@@ -56,6 +60,10 @@ template <int KIND>
 __device__ __forceinline__ void finish(float2 sum, const Given& given, const Target& target, int token, int column, bool here) {
     using M = Matrix<KIND>;
     const bool both = here && column + 1 < M::n;
+    if (QUANTIZED) {
+        sum.x = __fmul_rn(sum.x, given.row_scale.x);
+        sum.y = __fmul_rn(sum.y, given.row_scale.y);
+    }
     if (M::normed) {
         sum.x = __fmul_rn(sum.x, given.scale);
         sum.y = __fmul_rn(sum.y, given.scale);
@@ -136,7 +144,7 @@ template <int KIND, int TOKENS> struct Block {
     // How many blocks a multiprocessor has at once, and how much of the weights each lane of them has in flight.
     static constexpr int resident = TOKENS > 16 ? 1 : KIND == HEAD && TOKENS == 8 ? 3 : 2;
     static constexpr int packs = TOKENS == 64 ? 4 : TOKENS == 16 || (KIND == HEAD && TOKENS == 8) ? 8 : 16;
-    static constexpr int hands = packs / units / M::hand;
+    static constexpr int hands = packs * (QUANTIZED && resident < 3 ? 2 : 1) / units / M::hand;  // of as many bytes
     static constexpr int ahead = hands ? (hands * M::hand < M::most ? hands * M::hand : M::most) : M::hand == 4 ? 2 : M::hand;
     // Tiles of the tokens in flight; DOWN, which adds to the residual stream besides, has no registers for more than 2.
     static constexpr int near = TOKENS == 8 && KIND != DOWN && ahead % 4 == 0 ? 4 : ahead % 3 == 0 ? 3 : ahead % 2 == 0 ? 2 : 1;
@@ -160,7 +168,7 @@ __device__ __forceinline__ void for_pairs(int pass, int first_token, int tokens,
 
 template <int KIND, int TOKENS>
 __device__ __forceinline__ void product(
-    int tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,
+    int tokens, const Weight* weights, const float* bias, const bf16* input, const float* squares, void* output,
     const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows, int* positions,
     const float* table, bf16* cache) {
     using M = Matrix<KIND>;
@@ -174,16 +182,17 @@ __device__ __forceinline__ void product(
     // What the end of the product takes is read well before: cosine and sine, or x; the next norm; the bias.
     __shared__ float2 with[KIND == QKV || M::residual ? B::pairs : 1], norms[M::residual ? B::pairs : 1];
     __shared__ float2 biases[KIND == HEAD ? 1 : B::pairs];
+    __shared__ float2 row_scales[B::buffers][QUANTIZED ? UNITS * 4 : 1];
 
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane >> 2, quad = lane & 3;
     const int first_token = blockIdx.y * TOKENS, count = M::count(warp);
     const int slots = round_up(count, AHEAD);
 
     let_next_start();
-    const bf16* mine = weights + in_tiles(group, quad * 4, M::tiles) + warp * M::hand * TILE;
+    const Weight* mine = weights + in_tile(group, quad) + warp * M::hand * TILE;
     auto of_pass = [&](int pass) { return mine + (i64)pass * (UNITS * M::tiles * TILE); };
-    Pack w[AHEAD][UNITS];
-    auto read_weights = [&](Pack (&to)[UNITS], const bf16* at, int pass) {
+    decltype(load_weights(weights)) w[AHEAD][UNITS];
+    auto read_weights = [&](decltype(load_weights(weights)) (&to)[UNITS], const Weight* at, int pass) {
 #pragma unroll
         for (int unit = 0; unit < UNITS; ++unit) {
             if (M::n % (8 * UNITS) && (pass * UNITS + unit) * 8 >= M::n) continue;
@@ -199,14 +208,16 @@ __device__ __forceinline__ void product(
         row_of[threadIdx.x] = token < tokens ? rows[token] : -1;
         if (KIND == QKV) position_of[threadIdx.x] = token < tokens ? positions[token] : 0;
     }
-    auto prepare = [&](int pass) {
+    auto prepare = [&](int pass, int buffer) {
         for_pairs<KIND, TOKENS>(pass, first_token, tokens, [&](int item, int token, int column, bool here) {
             if (KIND != HEAD && bias) biases[item] = bias_of<KIND>(bias, column);
             if (M::residual && here) norms[item] = make_float2(next_norm[column], next_norm[column + 1]);
             if (KIND == QKV && !QK_NORM && here) with[item] = turn_of(table, positions[token], column);
+            if (QUANTIZED && here && item / 4 % TOKENS == 0)
+                row_scales[buffer][item / (TOKENS * 4) * 4 + item % 4] = row_scale_of<KIND>(weights, column);
         });
     };
-    prepare(blockIdx.x);
+    prepare(blockIdx.x, 0);
     wait_for_previous();
 
     // The last product of a decode step: each row is one token longer, and nothing else in the step asks for that now.
@@ -236,7 +247,7 @@ __device__ __forceinline__ void product(
 #pragma unroll 1
     for (int pass = blockIdx.x, buffer = 0; pass < PASSES; pass = B::loops ? pass + gridDim.x : PASSES, buffer ^= B::buffers - 1) {
         const bool first = !B::loops || pass == (int)blockIdx.x, more = B::loops && pass + (int)gridDim.x < PASSES;
-        if (!first) prepare(pass);
+        if (!first) prepare(pass, buffer);
         if (M::residual)
             for_pairs<KIND, TOKENS>(pass, first_token, tokens, [&](int item, int token, int column, bool here) {
                 if (here) with[item] = __ldcg((const float2*)((const float*)output + (i64)token * HIDDEN_PADDED + column));
@@ -255,7 +266,7 @@ __device__ __forceinline__ void product(
             const int left = !ends ? count - done - AHEAD : more ? count : 0;  // tiles to come, here or in the next pass
             const int next_pass = ends ? pass + gridDim.x : pass, here = M::place(0, done) * TILE;
             const int there = ends ? 0 : M::place(0, done + AHEAD) * TILE;
-            const bf16* next = of_pass(next_pass) + there;
+            const Weight* next = of_pass(next_pass) + there;
 #pragma unroll
             for (int j = 0; j < AHEAD; ++j) {
                 Pack(&now)[GROUPS] = a[j % NEAR];
@@ -265,7 +276,7 @@ __device__ __forceinline__ void product(
 #pragma unroll
                         for (int t = 0; t < B::tiles; ++t) {
                             const Pack low = now[t * 2], high = TOKENS == 8 ? Pack{0, 0, 0, 0} : now[(t * 2 + 1) % GROUPS];
-                            const Pack b = w[j][unit];
+                            const Pack b = widened(w[j][unit]);
                             multiply(sums[t][unit], low.x, high.x, low.y, high.y, b.x, b.y);
                             multiply(sums[t][unit], low.z, high.z, low.w, high.w, b.z, b.w);
                         }
@@ -295,7 +306,8 @@ __device__ __forceinline__ void product(
                 sum.x = __fadd_rn(sum.x, partial[buffer][other][item].x);
                 sum.y = __fadd_rn(sum.y, partial[buffer][other][item].y);
             }
-            Given given = {scale[local], KIND != HEAD && bias, {0, 0}, row_of[local], position_of[local], {0, 0}, {0, 0}, {0, 0}};
+            Given given = {scale[local], KIND != HEAD && bias, {0, 0}, row_of[local], position_of[local], {0, 0}, {0, 0}, {0, 0}, {0, 0}};
+            if (QUANTIZED) given.row_scale = row_scales[buffer][item / (TOKENS * 4) * 4 + item % 4];
             if (given.biased) given.bias = biases[item];
             if (KIND == QKV) given.turn = with[item];
             if (M::residual) given.x = with[item], given.next_norm = norms[item];
@@ -308,7 +320,7 @@ __device__ __forceinline__ void product(
 #ifndef TOKENS_OF_STEP  // the kernels one by one
 #define PRODUCT(name, kind, most)                                                                                      \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, Block<kind, most>::resident) name##_##most(               \
-        i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* squares, void* output,     \
+        i64 tokens, const Weight* weights, const float* bias, const bf16* input, const float* squares, void* output,   \
         const float* next_norm, bf16* next_input, float* next_squares, const int* pick, const int* rows,               \
         int* positions, const float* table, bf16* cache) {                                                             \
         product<kind, most>(                                                                                           \
@@ -323,12 +335,24 @@ PRODUCTS(down, DOWN)
 PRODUCTS(head, HEAD)
 #endif
 
+// Eight numbers of a row of the embedding table.
+__device__ __forceinline__ void read_embedding(const bf16* table, int id, int unit, float (&value)[8]) {
+    unpack(load_pack(table + in_tiles(id, unit * 8, HIDDEN_TILES)), value);
+}
+__device__ __forceinline__ void read_embedding(const unsigned char* table, int id, int unit, float (&value)[8]) {
+    const float scale = scales_of(table, VOCAB, HIDDEN_TILES)[id];
+    const u32* words = (const u32*)table + word_at(id, unit * 8, HIDDEN_TILES);
+    unpack(widened(Octet{__ldcg(words), __ldcg(words + 2)}), value);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) value[i] = __fmul_rn(value[i], scale);
+}
+
 // The residual stream begins: x is a row of the embedding table, which lies in the tiles of the head. By 256 threads.
 __device__ __forceinline__ void begin_residual(
-    const bf16* table, int id, i64 token, const float* next_norm, float* x, bf16* next_input, float* next_squares) {
+    const Weight* table, int id, i64 token, const float* next_norm, float* x, bf16* next_input, float* next_squares) {
     for (int unit = threadIdx.x; unit < HIDDEN_UNITS; unit += 256) {
         float value[8], square = 0;
-        unpack(load_pack(table + in_tiles(id, unit * 8, HIDDEN_TILES)), value);
+        read_embedding(table, id, unit, value);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             const int column = unit * 8 + i;
@@ -343,7 +367,7 @@ __device__ __forceinline__ void begin_residual(
 // The first kernel of a forward pass: it lets no other start before all that came earlier is done. So the others may read
 // rows and positions, which nothing in the pass writes but its very end, before they wait.
 extern "C" __global__ void __launch_bounds__(256) embed(
-    i64 tokens, const bf16* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
+    i64 tokens, const Weight* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
     bf16* next_input, float* next_squares) {
     wait_for_previous();
     let_next_start();

@@ -107,9 +107,10 @@ __device__ __forceinline__ void wide_product(
     Turn<W::stages> turn;
     if (warp < 4) {
         fewer_registers<24>();
-        // Two warps bring weights, which may be read before the kernels before this one are done, and two tokens.
+        // Two warps bring weights, which may be read before the kernels before this one are done, unless the last of these
+        // made them of codes; and two tokens.
         const bool of_weights = warp < 2;
-        if (!of_weights) wait_for_previous();
+        if (QUANTIZED || !of_weights) wait_for_previous();
         const int share = (of_weights ? W::units : W::token_units) / 2, all = ceil_div(of_weights ? M::n : tokens, 8);
         const int place = (of_weights ? W::token_units : 0) + warp % 2 * share + lane;
 #pragma unroll 1
@@ -214,6 +215,7 @@ __device__ __forceinline__ void wide_product(
                         const int at = (first + unit) * 4 + half * 2;
                         given.x = given.turn = far[first + unit];
                         if (M::residual) given.next_norm = norms[unit];
+                        if (QUANTIZED && here(unit)) given.row_scale = row_scale_of<KIND>(weights, column + unit * 8);
                         if (bias) given.bias = bias_of<KIND>(bias, column + unit * 8);
                         finish<KIND>(
                             make_float2(total[at], total[at + 1]), given, target, token, column + unit * 8, here(unit));

@@ -15,9 +15,12 @@ MISSING = unavailable_engines().get("cuda")
 Load = Callable[..., CudaEngine]
 
 
-def on_device(folder: Path, *, max_batch: int = 8, capacity: int | None = None) -> CudaEngine:
+def on_device(
+    folder: Path, *, max_batch: int = 8, capacity: int | None = None, quantize: str | None = None
+) -> CudaEngine:
     model = ModelConfig.from_folder(folder)
-    return CudaEngine(model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity or model.max_positions)
+    capacity = capacity or model.max_positions
+    return CudaEngine(model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity, quantize=quantize)
 
 
 def real_device() -> Device:

@@ -22,7 +22,10 @@ struct dim3 { unsigned x, y, z; };
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) Pack { uint32_t x, y, z, w; };
+struct alignas(8) Octet { uint32_t x, y; };
+struct alignas(8) uint2 { uint32_t x, y; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 static dim3 threadIdx, blockIdx, gridDim;
 using std::max;
 using std::min;
@@ -250,6 +253,12 @@ inline Pack load_tokens(const uint16_t* address) {
     return v;
 }
 inline Pack load_weights(const uint16_t* address) { return load_tokens(address); }
+inline Octet load_weights(const unsigned char* address) {
+    Octet v;
+    if ((uintptr_t)address % 8) std::abort();
+    std::memcpy(&v, address, 8);
+    return v;
+}
 inline Pack load_pack(const uint16_t* address) {
     Pack v;
     if ((uintptr_t)address % 16) std::abort();
@@ -279,6 +288,10 @@ inline uint32_t pair(float first, float second) {
         return value != value ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
     };
     return rounded(first) | rounded(second) << 16;
+}
+inline uint32_t multiply_add(uint32_t a, uint32_t b, uint32_t c) {
+    auto half = [](uint32_t pair, int i) { return __uint_as_float(i ? pair & 0xffff0000u : pair << 16); };
+    return pair(std::fmaf(half(a, 0), half(b, 0), half(c, 0)), std::fmaf(half(a, 1), half(b, 1), half(c, 1)));
 }
 inline float exp2_fast(float value) { return std::exp2(value); }
 inline uint32_t transposed(uint32_t value) {
@@ -381,6 +394,7 @@ template <size_t N> void multiply_wide(float (&d)[N], const Operand& a, const Op
 // What the persistent kernel has besides.
 constexpr uint32_t PATIENCE = 100000;
 inline Pack load_shared(const uint16_t* address) { return load_tokens(address); }
+inline Octet load_shared(const unsigned char* address) { return load_weights(address); }
 inline uint32_t load_acquire(const uint32_t* at) {
     emulation::give_way();
     return *at;
