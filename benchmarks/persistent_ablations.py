@@ -52,11 +52,11 @@ _UNATTENDED = "index);\n                if (false) attend_part("
 # Lanes whose row of a tile is 2, 3, 6 or 7 read its other half first: else they meet those of rows 0, 1, 4 and 5 in the
 # same banks of shared memory.
 _HALVES = """const u32 at = in_shared(address) ^ (threadIdx.x & 8) * 4;"""
-_END_OF_LOAD = "return v;\n}\n__device__ __forceinline__ u32 load_acquire("
+_END_OF_LOAD = "return v;\n}\n__device__ __forceinline__ Octet load_shared("
 _SWAPPED = """if (threadIdx.x & 8) return {v.z, v.w, v.x, v.y};
     return v;
 }
-__device__ __forceinline__ u32 load_acquire("""
+__device__ __forceinline__ Octet load_shared("""
 
 # While the ring is full, memory would rest: weights are fetched into the L2 cache, a chunk every so many cycles, about
 # as fast as memory gives them (fetched as fast as can be they hold up everything else). Whose they are does not matter:
@@ -112,8 +112,8 @@ VARIANTS = (
     constant("URGENT", 5, 3), constant("URGENT", 5, 8),
     constant("ALONE", 256, 0), constant("ALONE", 256, 1024),
     constant("DRAWN_AHEAD", 4, 2), constant("DRAWN_AHEAD", 4, 8),
-    constant("STAGES", 12, 8),
-    Variant("STAGES 13", ((" STAGES = 12", " STAGES = 13"), (" SUMS = 6", " SUMS = 4"))),
+    Variant("a ring of 3 places less", (("least = sizeof", "least = 3 * sizeof(Place) + sizeof"),)),
+    constant("SUMS", 6, 4),  # a longer ring, for some
     *(fetched_early(pace, reach) for pace in (600, 1000, 1600) for reach in (2, 4)),
 )  # fmt: skip
 

@@ -31,7 +31,7 @@ __device__ __forceinline__ const bf16* other_half(const bf16* address) { return 
 // the eight of a lane lie together, two words of four, as `widened` likes to read them. The scales lie behind the tiles.
 enum { PLAIN, INT8, FP8 };  // CODES is one of them
 constexpr bool QUANTIZED = CODES != PLAIN;
-constexpr float LARGEST = CODES == FP8 ? 448 : 127 / 64.0f;  // code
+constexpr float LARGEST_CODE = CODES == FP8 ? 448 : 127 / 64.0f;  // code
 template <bool> struct WeightOf { typedef bf16 type; };
 template <> struct WeightOf<true> { typedef unsigned char type; };
 typedef WeightOf<QUANTIZED>::type Weight;

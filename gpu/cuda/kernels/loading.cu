@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(256) load_codes(
             most = max(most, __float_as_uint(number(piece, column)) & 0x7fffffffu);
         for (int step = 16; step; step >>= 1) most = max(most, __shfl_xor_sync(ALL_LANES, most, step));
         const bool finite = most < 0x7f800000u;
-        const float scale = finite ? max(__uint_as_float(most) / LARGEST, 0x1p-126f) : __uint_as_float(0x7fc00000u);
+        const float scale = finite ? max(__uint_as_float(most) / LARGEST_CODE, 0x1p-126f) : __uint_as_float(0x7fc00000u);
         const i64 to = rows.of((int)row + at);
         if (lane == 0) scales[to] = scale;
         for (int column = lane * 4; column < columns; column += 128) {
@@ -98,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(256) random_matrix(i64 seed, i64 ro
     const int tiles = ceil_div((int)columns, 32);
     for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
 #if CODES
-        constexpr float SCALE = 2 * 0xffff * RANDOM / LARGEST;
+        constexpr float SCALE = 2 * 0xffff * RANDOM / LARGEST_CODE;
         if (threadIdx.x == 0) ((float*)scales_of(matrix, (int)rows, tiles))[row] = SCALE;
         for (int column = threadIdx.x * 4; column < columns; column += 1024) {
             float v[4];

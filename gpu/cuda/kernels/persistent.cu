@@ -58,7 +58,6 @@ __device__ __forceinline__ void stop_the_device() {
 constexpr int BYTES = sizeof(Weight), MORE = 2 / BYTES;  // codes are half the bytes: for as many, twice of all goes ahead
 constexpr int SLOT = WARPS * 4 * TILE * BYTES;            // bytes of a place in the ring: a hand of each warp
 constexpr int SCALES = QUANTIZED ? 32 : 0;                // bytes behind it: the scales of the unit's rows
-constexpr int STAGES = 12 * MORE;
 constexpr int DRAWN_AHEAD = 4 * MORE;  // tickets: the way to the counter and back takes as long as copying a few units
 constexpr int URGENT = 5 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
@@ -128,17 +127,23 @@ template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers
     int phase, unit;
 };
 
-template <int TOKENS> struct Workspace {
-    unsigned char ring[STAGES][SLOT + SCALES];
-    Header headers[STAGES];
+template <int TOKENS> struct Workplaces {  // of all but the ring
     Sums<TOKENS> sums[SUMS];
     Attending attending;
     Memory memory;
-    Signal full[STAGES], empty[STAGES], summed[SUMS], taken[SUMS], begun;
+    Signal summed[SUMS], taken[SUMS], begun;
     float scale[2][TOKENS];
     int rows[TOKENS], positions[TOKENS];
     int phase;       // in which the consumers are
     int first_phase;
+};
+struct alignas(QUANTIZED ? 16 : 64) Place { unsigned char bytes[SLOT + SCALES]; };  // a row of a tile has 64
+template <int TOKENS> struct Workspace : Workplaces<TOKENS> {  // the ring has all the memory that is left
+    static constexpr int least = sizeof(Workplaces<TOKENS>) + alignof(Place);
+    static constexpr int stages = (SHARED_OF_BLOCK - least) / (int)(sizeof(Place) + sizeof(Header) + 2 * sizeof(Signal));
+    Signal full[stages], empty[stages];
+    Place ring[stages];
+    Header headers[stages];
 };
 
 // --- waiting ----------------------------------------------------------------------------------------------------------
@@ -216,7 +221,7 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
                 for (int chunk = 0; chunk < ticket.chunks; ++chunk, from += ticket.chunk) {
                     for (; flying >= most; --flying) {
                         wait(block.full[landed], landed_parity, words, 1);
-                        if (++landed == STAGES) landed = 0, landed_parity ^= 1;
+                        if (++landed == Workspace<TOKENS>::stages) landed = 0, landed_parity ^= 1;
                     }
                     ++flying;
                     wait(block.empty[stage], parity ^ 1, words, 2);
@@ -224,10 +229,10 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
                         block.headers[stage] = {
                             ticket.phase, ticket.unit + unit, unit + 1 < ticket.units ? ticket.phase : next.phase};
                     arrive_expecting(&block.full[stage], ticket.chunk + (chunk == 0 ? SCALES : 0));
-                    copy_to_shared(block.ring[stage], from, ticket.chunk, &block.full[stage], policy);
+                    copy_to_shared(block.ring[stage].bytes, from, ticket.chunk, &block.full[stage], policy);
                     if (QUANTIZED && chunk == 0)
-                        copy_to_shared(block.ring[stage] + SLOT, ticket.scales + unit * 8, SCALES, &block.full[stage], policy);
-                    if (++stage == STAGES) stage = 0, parity ^= 1;
+                        copy_to_shared(block.ring[stage].bytes + SLOT, ticket.scales + unit * 8, SCALES, &block.full[stage], policy);
+                    if (++stage == Workspace<TOKENS>::stages) stage = 0, parity ^= 1;
                 }
             }
             ticket = next;
@@ -291,7 +296,7 @@ __device__ __forceinline__ void multiply_units(
         wait(block.full[own.stage], own.parity, memory.last_words, 3);
         const Header header = block.headers[own.stage];
         float2 x = {0, 0}, norm = {0, 0}, row_scale = {0, 0};
-        if (QUANTIZED && own.warp == 0) row_scale = ((const float2*)(block.ring[own.stage] + SLOT))[own.quad];
+        if (QUANTIZED && own.warp == 0) row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
         if (M::residual && own.warp == 0) {
             const int column = header.unit * 8 + own.quad * 2;
             if (own.group < TOKENS) {
@@ -308,7 +313,7 @@ __device__ __forceinline__ void multiply_units(
                 if (!kept && chunk >= CHUNKS) break;
                 if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
                 __syncwarp();
-                const Weight* tile = (const Weight*)block.ring[own.stage] + own.warp * HAND * TILE + in_tile(own.group, own.quad);
+                const Weight* tile = (const Weight*)block.ring[own.stage].bytes + own.warp * HAND * TILE + in_tile(own.group, own.quad);
                 decltype(load_shared(tile)) loaded[HAND];
 #pragma unroll
                 for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + i * TILE);
@@ -328,7 +333,7 @@ __device__ __forceinline__ void multiply_units(
                 fence_copies();
                 __syncwarp();
                 if (own.lane == 0) arrive(&block.empty[own.stage]);
-                if (++own.stage == STAGES) own.stage = 0, own.parity ^= 1;
+                if (++own.stage == Workspace<TOKENS>::stages) own.stage = 0, own.parity ^= 1;
             }
         own.next_phase = header.next_phase;
         if (!scaled) {  // in the shadow of the first unit
@@ -485,7 +490,7 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
     Workspace<TOKENS>& block = *(Workspace<TOKENS>*)block_memory();
     for (int i = threadIdx.x; i < (int)(sizeof(Memory) / 8); i += THREADS) ((u64*)&block.memory)[i] = ((const u64*)memory)[i];
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; ++i) prepare(&block.full[i], 1), prepare(&block.empty[i], WARPS);
+        for (int i = 0; i < block.stages; ++i) prepare(&block.full[i], 1), prepare(&block.empty[i], WARPS);
         for (int i = 0; i < SUMS; ++i) prepare(&block.summed[i], WARPS), prepare(&block.taken[i], 1);
         prepare(&block.begun, 1);
         block.phase = 0;
