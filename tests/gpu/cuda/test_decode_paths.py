@@ -50,12 +50,24 @@ DEVICES = pytest.mark.parametrize("where", ["emulated", pytest.param("cuda", mar
 
 
 @DEVICES
-@pytest.mark.parametrize("name", SHAPES)
-def test_both_ways_give_the_same_bits(name: str, where: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "quantize"),
+    [
+        *((name, None) for name in SHAPES),
+        ("a key head of its own, hands of three", "int8"),
+        ("biases, a head of its own", "fp8"),
+        ("input of a product that registers do not hold", "fp8"),
+        ("more units of the head than of a layer", "int8"),
+    ],
+)
+def test_both_ways_give_the_same_bits(name: str, quantize: str | None, where: str) -> None:
     model = config(**SHAPES[name])
     for rows in (3,) if where == "emulated" else (1, 2, 3, 8):
-        found = [steps(CudaEngine(model, None, rows=rows, capacity=48, decode=path, device=device(where)), rows)
-                 for path in ("per-op", "persistent")]  # fmt: skip
+        given: dict[str, Any] = {"rows": rows, "capacity": 48, "quantize": quantize}
+        found = [
+            steps(CudaEngine(model, None, **given, decode=path, device=device(where)), rows)
+            for path in ("per-op", "persistent")
+        ]
         assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
         assert all(np.isfinite(a).all() for a in found[0])
 
