@@ -54,9 +54,9 @@ extern "C" __global__ void __launch_bounds__(256) load_codes(
             most = max(most, __float_as_uint(number(piece, column)) & 0x7fffffffu);
         for (int step = 16; step; step >>= 1) most = max(most, __shfl_xor_sync(ALL_LANES, most, step));
         const bool finite = most < 0x7f800000u;
-        const float scale = finite ? max(__uint_as_float(most) / LARGEST_CODE, 0x1p-126f) : __uint_as_float(0x7fc00000u);
+        const float scale = max((finite ? __uint_as_float(most) : 0) / LARGEST_CODE, 0x1p-126f);
         const i64 to = rows.of((int)row + at);
-        if (lane == 0) scales[to] = scale;
+        if (lane == 0) scales[to] = finite ? scale : __uint_as_float(0x7fc00000u);
         for (int column = lane * 4; column < columns; column += 128) {
             float v[4];
 #pragma unroll

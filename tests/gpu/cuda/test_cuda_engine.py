@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import tiny_config, write_checkpoint
+from codes import KINDS
 from emulated_device import CAN_EMULATE, EmulatedDevice
 
 from gpu import (
@@ -51,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
     "yarn rope": ("qwen3", {"rope_parameters": YARN}),
 }
+QUANTIZE = pytest.mark.parametrize("quantize", [None, *KINDS])
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4], [8], [6, 2, 6, 4])
 
 
@@ -80,10 +82,13 @@ def test_logits_are_those_of_the_reference_but_for_rounding(load: Load, tmp_path
         assert np.linalg.norm(found - exact) < 0.02 * np.linalg.norm(exact)
 
 
-def test_bits_are_the_same_at_once_in_pieces_one_by_one_and_in_company(load: Load, tmp_path: Path) -> None:
+@QUANTIZE
+def test_bits_are_the_same_at_once_in_pieces_one_by_one_and_in_company(
+    load: Load, tmp_path: Path, quantize: str | None
+) -> None:
     """Over several splits of the attention, chunks of prompts and sizes of the products' tiles."""
     folder = write_checkpoint(tmp_path, max_position_embeddings=1024, num_hidden_layers=1)
-    engine = load(folder, max_batch=40, capacity=600)
+    engine = load(folder, max_batch=40, capacity=600, quantize=quantize)
     tokens = np.random.default_rng(0).integers(0, 97, 545).tolist()
     at_once, in_pieces, one_by_one, *others = engine.kv_cache.acquire(40)
     engine.write_prompt(at_once, tokens)
@@ -115,10 +120,12 @@ def test_bits_are_the_same_at_once_in_pieces_one_by_one_and_in_company(load: Loa
         {"hidden_size": 1024, "intermediate_size": 4108, "vocab_size": 97},
     ],
 )
+@QUANTIZE
 def test_bits_are_the_same_in_the_products_for_few_and_for_many_tokens(
-    load: Load, tmp_path: Path, sizes: dict[str, int]
+    load: Load, tmp_path: Path, sizes: dict[str, int], quantize: str | None
 ) -> None:
-    engine = load(write_checkpoint(tmp_path, num_hidden_layers=1, **sizes), max_batch=40, capacity=8)
+    folder = write_checkpoint(tmp_path, num_hidden_layers=1, **sizes)
+    engine = load(folder, max_batch=40, capacity=8, quantize=quantize)
     rows = engine.kv_cache.acquire(40)
     logits = []
     for count in (1, 12, 20, 40):  # kernels for 8, 16, 32 and 64

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,24 @@ DEVICES = pytest.mark.parametrize("where", ["emulated", pytest.param("cuda", mar
 
 
 @DEVICES
-@pytest.mark.parametrize("name", SHAPES)
-def test_both_ways_give_the_same_bits(name: str, where: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "quantize"),
+    [
+        *((name, None) for name in SHAPES),
+        ("a key head of its own, hands of three", "int8"),
+        ("biases, a head of its own", "fp8"),
+        ("input of a product that registers do not hold", "fp8"),
+        ("more units of the head than of a layer", "int8"),
+    ],
+)
+def test_both_ways_give_the_same_bits(name: str, quantize: str | None, where: str) -> None:
     model = config(**SHAPES[name])
     for rows in (3,) if where == "emulated" else (1, 2, 3, 8):
-        found = [steps(CudaEngine(model, None, rows=rows, capacity=48, decode=path, device=device(where)), rows)
-                 for path in ("per-op", "persistent")]  # fmt: skip
+        given: dict[str, Any] = {"rows": rows, "capacity": 48, "quantize": quantize}
+        found = [
+            steps(CudaEngine(model, None, **given, decode=path, device=device(where)), rows)
+            for path in ("per-op", "persistent")
+        ]
         assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
         assert all(np.isfinite(a).all() for a in found[0])
 
@@ -138,19 +151,19 @@ def test_a_way_that_is_not_there_is_refused_with_the_reason(tmp_path: Path) -> N
 
 @pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
 def test_the_slower_way_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The measurement decides: each way in turn made slow."""
-    import time
-
+    """The measurement decides: by a clock on which each way in turn takes long."""
     for slow in ("persistent", "per-op"):
-        launch = Decoding._launch
+        launch, now = Decoding._launch, [0.0]
 
-        def slower(self: Decoding, path: str, tokens: int, ways: int, slow: str = slow, launch: Any = launch) -> None:
-            if path == slow:
-                time.sleep(0.05)
+        def timed(
+            self: Decoding, path: str, tokens: int, ways: int, slow: str = slow, launch: Any = launch, now: Any = now
+        ) -> None:
+            now[0] += 2 if path == slow else 1
             launch(self, path, tokens, ways)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Decoding, "_launch", slower)
+            patched.setattr(Decoding, "_launch", timed)
+            patched.setattr("gpu.cuda.decoding.time", SimpleNamespace(perf_counter=lambda now=now: now[0]))
             with CudaEngine(config(num_hidden_layers=1), None, rows=1, capacity=32, device=EmulatedDevice()) as engine:
                 assert engine._decoding.path(1, 1) != slow
 

@@ -11,6 +11,7 @@ import emulated_device
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, tiny_config, write_checkpoint, write_safetensors
+from codes import KINDS, SIZES, quantised, untiled_codes
 from emulated_device import CAN_EMULATE, EmulatedDevice
 
 from gpu import Checkpoint, CheckpointError, CudaEngine, ModelConfig, expected_tensors
@@ -37,8 +38,8 @@ def kernels(bare: Device) -> Device:
     return bare
 
 
-def shape_of(**fields: int) -> Shape:
-    return Shape(ModelConfig.from_json(tiny_config(**fields)), rows=1, capacity=32)
+def shape_of(quantize: str | None = None, **fields: int) -> Shape:
+    return Shape(ModelConfig.from_json(tiny_config(**fields)), rows=1, capacity=32, quantize=quantize)
 
 
 def fetched(device: Device, lines: Lines, dtype: type) -> np.ndarray:
@@ -78,7 +79,9 @@ def write_raw(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
             file.write(bits.tobytes())
 
 
-def loaded(device: Device, path: Path, plan: dict[str, Array], places: dict[str, Place], slot_size: int) -> Arena:
+def loaded(
+    device: Device, path: Path, plan: dict[str, Array], places: dict[str, Place], slot_size: int, quantize: bool = False
+) -> Arena:
     arena = Arena(device, plan)
     checkpoint = Checkpoint(read_header(path))
     loading.load(
@@ -87,6 +90,7 @@ def loaded(device: Device, path: Path, plan: dict[str, Array], places: dict[str,
         arena,
         places,
         wait=lambda event: Watchdog(device).wait(event, "a test"),
+        quantize=quantize,
         slot_size=slot_size,
     )
     assert checkpoint.done == checkpoint.total
@@ -108,6 +112,56 @@ def test_a_matrix_has_the_bits_that_the_host_gives_it(
         expected = tiled(as_float32(bits, dtype))
     assert np.array_equal(fetched(kernels, arena.lines("it"), np.uint16), expected.reshape(-1))
     assert not fetched(kernels, arena.lines("before"), np.uint16).any()
+
+
+def plan_of_codes(rows: int, columns: int) -> dict[str, Array]:
+    return {"it": Array(tiled_shape(rows, columns), "uint8"), "it_scale": Array((-(-rows // 16) * 16,), "float32")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", BYTES)
+def test_a_matrix_has_the_codes_that_the_host_gives_it(bare: Device, tmp_path: Path, dtype: str, kind: str) -> None:
+    """However many rows a piece has; of one that is larger than a slot, slots become as large."""
+    bare.build(source(), shape_of(kind).defines(), compiling=lambda: None)
+    for rows, columns, slot_size in ((1, 1, 4), (17, 33, 252), (97, 36, 1 << 20), (300, 257, 252)):
+        bits = all_kinds_of_numbers(rows * columns, dtype).reshape(rows, columns)
+        bits[1::3] = all_kinds_of_numbers(columns, dtype)[0]
+        bits[2::3] &= 0xBFFFBFFF if dtype == "F32" else 0xBFFF  # numbers only
+        bits[2::9] = 0
+        path = tmp_path / f"{rows}"
+        write_raw(path, {"matrix": (dtype, bits)})
+        arena = loaded(bare, path, plan_of_codes(rows, columns), {"matrix": Place("it")}, slot_size, quantize=True)
+        found = untiled_codes(fetched(bare, arena.lines("it"), np.uint8), rows, columns, kind)
+        scales = fetched(bare, arena.lines("it_scale"), np.float32)
+        with np.errstate(all="ignore"):
+            values, expected = quantised(as_float32(bits, dtype), kind)
+        assert np.array_equal(scales[:rows], expected, equal_nan=True)
+        right = np.isfinite(expected)
+        assert np.array_equal(found[:rows, :columns][right], values[right])
+        assert not found[rows:].any()
+        assert not found[:, columns:].any()
+        assert not scales[rows:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_code_is_the_nearest_ties_to_even(bare: Device, tmp_path: Path, kind: str) -> None:
+    """All codes, what lies halfway between two of them, and the numbers next to that; each of both signs."""
+    sizes = SIZES[kind].astype(np.float32)
+    halves = (sizes[1:] + sizes[:-1]) / 2
+    values = np.concatenate([sizes, halves, *(np.nextafter(halves, to, dtype=np.float32) for to in (0, 999))])
+    row = np.concatenate([values, -values]).astype(np.float32)
+    matrix = np.stack([row, row * 2**20])  # the largest is the largest code: the scale is a power of two
+    write_raw(tmp_path / "one", {"matrix": ("F32", matrix.view(np.uint32))})
+    bare.build(source(), shape_of(kind).defines(), compiling=lambda: None)
+    plan = plan_of_codes(*matrix.shape)
+    arena = loaded(bare, tmp_path / "one", plan, {"matrix": Place("it")}, 1 << 20, quantize=True)
+    found = untiled_codes(fetched(bare, arena.lines("it"), np.uint8), *matrix.shape, kind)[:2, : len(row)]
+    assert fetched(bare, arena.lines("it_scale"), np.float32)[:2].tolist() == [1, 2**20]
+    even = [sizes[i + i % 2] for i in range(len(halves))]
+    expected = np.concatenate([sizes, even, sizes[:-1], sizes[1:]])
+    for each in found:
+        assert np.array_equal(each, np.concatenate([expected, -expected]))
+        assert len(np.unique(each)) == 2 * len(sizes) - 1
 
 
 @pytest.mark.parametrize("columns", [1, 40])
@@ -157,6 +211,27 @@ def test_a_vector_keeps_every_number(kernels: Device, tmp_path: Path, dtype: str
     assert np.array_equal(found[:70_001], expected, equal_nan=True)
     assert np.array_equal(np.signbit(found[:70_001]), np.signbit(expected))
     assert not found[70_001:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_codes_are_as_wide_as_random_weights_and_padded_with_zeros(bare: Device, kind: str) -> None:
+    shape = shape_of(kind, hidden_size=200, intermediate_size=333, vocab_size=1001)
+    bare.build(source(), shape.defines(), compiling=lambda: None)
+    arena = Arena(bare, shape.weights())
+    write_random(bare, shape, arena, Staging(bare, Watchdog(bare)))
+    for name, array in shape.weights().items():
+        if array.dtype != "uint8":
+            continue
+        assert arena.at(f"{name}_scale") == arena.at(name) + array.nbytes  # where kernels look for it
+        product = shape.products["head" if name == "embedding" else name.split(".")[-1]]
+        codes = untiled_codes(fetched(bare, arena.lines(name), np.uint8), product.n, product.k, kind)
+        scales = fetched(bare, arena.lines(f"{name}_scale"), np.float32)
+        values = (codes[: product.n, : product.k] * scales[: product.n, None]).astype(np.float64)
+        assert abs(values.std() / 0.02 - 1) < 5 / np.sqrt(values.size)
+        assert 0.05 < abs(values).max() < 0.08
+        assert not codes[product.n :].any()
+        assert not codes[:, product.k :].any()
+        assert not scales[product.n :].any()
 
 
 def test_random_weights_are_the_same_each_time_and_padded_with_zeros(kernels: Device) -> None:
