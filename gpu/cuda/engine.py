@@ -386,6 +386,8 @@ class CudaEngine(RowKeeper):
         """Tell which way it decodes and why, and what its graphs were good for."""
         counts = {f"graph {name}": count for name, count in self.graph_counts().items()}
         facts: dict[str, str | int] = {"decode path": f"{self._watchdog.path} ({self._decoding.why})"}
+        if self._shape.quantize:
+            facts["weights"] = self._shape.quantize
         return {**facts, **self._prefilling.faults, **counts}
 
     def profile(self, *, rows: int = 1, context: int = 128) -> DeviceProfile:

@@ -67,8 +67,12 @@ def load(
     def send() -> None:
         slot, piece, read = reading.popleft()
         read.result()
-        lay_out = _lay_out_codes if quantize and _is_matrix(piece.entry) else _lay_out
-        lay_out(device, piece, address + slot * slot_size, arena, places[piece.name], apart)
+        numbers, place = address + slot * slot_size, places[piece.name]
+        if quantize and _is_matrix(piece.entry):
+            device.copy(Lines(numbers, piece.size), Lines(apart, piece.size))
+            _lay_out_codes(device, piece, apart, arena, place)
+        else:
+            _lay_out(device, piece, numbers, arena, place)
         events[slot] = device.record()
         checkpoint.advance(piece.size)
 
@@ -106,18 +110,17 @@ def _pieces(checkpoint: Checkpoint, most: int, *, whole_rows: bool) -> Iterator[
             yield _Piece(name, entry, start, min(size, entry.size - start))
 
 
-def _lay_out_codes(device: Device, piece: _Piece, address: int, arena: Arena, place: Place, apart: int) -> None:
+def _lay_out_codes(device: Device, piece: _Piece, address: int, arena: Arena, place: Place) -> None:
     entry, columns = piece.entry, piece.entry.shape[1]
     row, count = piece.start // _row_size(entry), piece.size // ITEM_BYTES[entry.dtype]
-    device.copy(Lines(address, piece.size), Lines(apart, piece.size))
     blocks = min(-(-count // columns // _WARPS), _BLOCKS * device.processors)
     device.launch(
-        "load_codes", (blocks, 1, 1), _THREADS, apart, _TYPES[entry.dtype], count, row, columns, place.first,
+        "load_codes", (blocks, 1, 1), _THREADS, address, _TYPES[entry.dtype], count, row, columns, place.first,
         place.step, place.half, arena.at(place.array), arena.at(f"{place.array}_scale"),
     )  # fmt: skip
 
 
-def _lay_out(device: Device, piece: _Piece, address: int, arena: Arena, place: Place, _: int) -> None:
+def _lay_out(device: Device, piece: _Piece, address: int, arena: Arena, place: Place) -> None:
     entry, item = piece.entry, ITEM_BYTES[piece.entry.dtype]
     kernel, columns = ("load_vector", 1) if len(entry.shape) == 1 else ("load_matrix", entry.shape[1])
     row, column = divmod(piece.start // item, columns)

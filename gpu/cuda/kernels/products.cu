@@ -144,7 +144,9 @@ template <int KIND, int TOKENS> struct Block {
     // How many blocks a multiprocessor has at once, and how much of the weights each lane of them has in flight.
     static constexpr int resident = TOKENS > 16 ? 1 : KIND == HEAD && TOKENS == 8 ? 3 : 2;
     static constexpr int packs = TOKENS == 64 ? 4 : TOKENS == 16 || (KIND == HEAD && TOKENS == 8) ? 8 : 16;
-    static constexpr int hands = packs * (QUANTIZED && resident < 3 ? 2 : 1) / units / M::hand;  // of as many bytes
+    // Of codes, which are half the bytes, twice as many: where few are in flight, and there are registers for more.
+    static constexpr bool twice = QUANTIZED && (TOKENS == 64 || (TOKENS == 32 && KIND != DOWN));
+    static constexpr int hands = packs * (twice ? 2 : 1) / units / M::hand;
     static constexpr int ahead = hands ? (hands * M::hand < M::most ? hands * M::hand : M::most) : M::hand == 4 ? 2 : M::hand;
     // Tiles of the tokens in flight; DOWN, which adds to the residual stream besides, has no registers for more than 2.
     static constexpr int near = TOKENS == 8 && KIND != DOWN && ahead % 4 == 0 ? 4 : ahead % 3 == 0 ? 3 : ahead % 2 == 0 ? 2 : 1;

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from checkpoints import tiny_config
+from codes import KINDS
 
 from gpu import ModelConfig
 from gpu.cuda import persistent
@@ -43,27 +44,31 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def shape(name: str, family: str = "llama") -> Shape:
-    return Shape(ModelConfig.from_json(tiny_config(family, **SHAPES[name])), rows=8, capacity=128)
+def shape(name: str, family: str = "llama", quantize: str | None = None) -> Shape:
+    return Shape(ModelConfig.from_json(tiny_config(family, **SHAPES[name])), 8, 128, quantize)
 
 
 COMPILED = [  # sm_90a has kernels of its own
-    *(("sm_90a", name) for name in SHAPES if name not in ("100M", "Llama-3.2-1B")),
-    *(("sm_80", name) for name in ("100M", "heads of 256, odd sizes")),
-    ("sm_89", "Llama-3.2-1B"),
+    *(("sm_90a", name, None) for name in SHAPES if name not in ("100M", "Llama-3.2-1B")),
+    *(("sm_80", name, None) for name in ("100M", "heads of 256, odd sizes")),
+    ("sm_89", "Llama-3.2-1B", None),
+    *(("sm_90a", "Llama-3.1-8B", kind) for kind in KINDS),
+    ("sm_90a", "heads of 256, odd sizes", "int8"),
+    ("sm_89", "Llama-3.2-1B", "fp8"),
+    ("sm_80", "100M", "int8"),
 ]
 
 
-@pytest.mark.parametrize(("architecture", "name"), COMPILED)
-def test_all_kernels_compile_without_spills(name: str, architecture: str) -> None:
+@pytest.mark.parametrize(("architecture", "name", "quantize"), COMPILED)
+def test_all_kernels_compile_without_spills(name: str, architecture: str, quantize: str | None) -> None:
     family = "qwen3" if name == "tiny" else "llama"
-    macros = [f"-D{define}" for define in shape(name, family).defines()]
+    macros = [f"-D{define}" for define in shape(name, family, quantize).defines()]
     options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", *macros]
     code, words = compiler.compile_source(source(), options)
     assert code.startswith(b"\x7fELF")
     kernels = re.findall(r"Compiling entry function '(\w+)'", words)
     expected = {"embed", "qkv_8", "qkv_64", "attention_step", "attention_prompt", "down_32", "head_8", "sample"}
-    assert {*expected, "load_matrix"} <= set(kernels)
+    assert {*expected, *(("load_codes", "unpack_codes") if quantize else ("load_matrix",))} <= set(kernels)
     assert ("gate_up_64x64" in kernels) == (architecture == "sm_90a")
     assert ("rope" in kernels) == (family == "qwen3")
     assert "warning" not in words
@@ -80,10 +85,18 @@ def test_what_a_device_is_measured_with_compiles(architecture: str) -> None:
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
-@pytest.mark.parametrize("clocked", [False, True])
-@pytest.mark.parametrize("tokens", [1, 8])
-def test_the_kernel_of_a_whole_step_compiles_without_spills_also_with_clocks(tokens: int, clocked: bool) -> None:
-    macros = [f"-D{define}" for define in persistent.defines(shape("Llama-3.2-1B"), tokens, clocked=clocked)]
+@pytest.mark.parametrize(
+    ("tokens", "clocked", "quantize"),
+    [
+        *((tokens, clocked, None) for tokens in (1, 8) for clocked in (False, True)),
+        *((8, False, kind) for kind in KINDS),
+    ],
+)
+def test_the_kernel_of_a_whole_step_compiles_without_spills_also_with_clocks(
+    tokens: int, clocked: bool, quantize: str | None
+) -> None:
+    of = shape("Llama-3.2-1B", quantize=quantize)
+    macros = [f"-D{define}" for define in persistent.defines(of, tokens, clocked=clocked)]
     options = ["--gpu-architecture=sm_90a", "--std=c++17", "--ptxas-options=-v", *macros]
     _, words = compiler.compile_source(persistent_source(), options)
     assert re.findall(r"Compiling entry function '(\w+)'", words) == [f"{'clocked' if clocked else 'decode'}_{tokens}"]

@@ -119,9 +119,12 @@ def test_what_cannot_be_measured_is_refused() -> None:
         ("qwen3", {"head_dim": 16, "num_hidden_layers": 3}),
     ],
 )
-def test_a_step_reads_all_weights_once_and_the_cache_that_is_used(family: str, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_step_reads_all_weights_once_and_the_cache_that_is_used(
+    family: str, fields: dict[str, Any], quantize: str | None
+) -> None:
     model = config(family, **fields)
-    shape = Shape(model, rows=2, capacity=16)
+    shape = Shape(model, rows=2, capacity=16, quantize=quantize)
     moved = traffic(shape, tokens=2, attended=11, ended=2)
     launches = {name: 1 if name in ("embed", "head") else model.layers for name in moved if name != "sample"}
     weights = sum(moved[name].weights * count for name, count in launches.items())

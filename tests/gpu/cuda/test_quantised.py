@@ -132,6 +132,7 @@ def test_what_weights_are_rounded_to_is_told_and_counted(tmp_path: Path) -> None
         with CudaEngine(model, checkpoint, rows=1, capacity=16, quantize=quantize, device=device) as engine:
             assert engine.environment()["quantize"] == quantize
             assert engine.environment()["dtype"] == "bfloat16"
+            assert engine.facts().get("weights") == quantize
             rows = engine.kv_cache.acquire(1)
             found[quantize] = engine.bytes_per_token(rows)
     matrices = sum(product.n * -(-product.k // 32) * 32 for name, product in Shape(model, 1, 16).products.items())
