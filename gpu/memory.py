@@ -26,13 +26,19 @@ def machine_memory() -> int:
     return min(limits)
 
 
-def check_weights(needed: int, *, device: int | None = None) -> None:
-    """Raise CheckpointError if the weights alone are more than the machine has, or than is free on the device."""
+def check_weights(needed: int, *, device: int | None = None, quantised: int | None = None) -> None:
+    """Raise CheckpointError if the weights alone are more than the machine has, or than is free on the device.
+
+    `quantised`: how many bytes they would take in 8 bits, if the engine can do that.
+    """
     memory = machine_memory() if device is None else device
     if needed > memory:
+        rounded = (
+            "" if quantised is None or quantised > memory else f' or quantize="int8", which takes {size(quantised)}'
+        )
         raise CheckpointError(
             f"the weights take {size(needed)} in the engine's memory, {_owner(device)} {size(memory)}: "
-            f"choose a smaller model"
+            f"choose a smaller model{rounded}"
         )
 
 

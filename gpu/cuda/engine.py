@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,11 +115,12 @@ class CudaEngine(RowKeeper):
         weights, free = size_of(shape.weights()), device.memory_free()
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            plan = Shape(self.model, rows, capacity, shape.quantize).state()
+            plan = replace(shape, rows=rows, capacity=capacity).state()
             cache = size_of({"kv_cache": plan["kv_cache"]})
             return {"KV cache": cache, "buffers": size_of(plan) - cache}
 
-        check_weights(weights, device=free)
+        quantised = None if shape.quantize else size_of(replace(shape, quantize="int8").weights())
+        check_weights(weights, device=free, quantised=quantised)
         check_capacity(rows, self.kv_cache.capacity, needs, weights=weights, device=free)
         try:  # another process may have been faster
             self._weights = Arena(device, shape.weights())

@@ -21,6 +21,7 @@ from gpu import (
     sample,
     self_check,
 )
+from gpu.cuda.arena import size_of
 from gpu.cuda.engine import CudaEngine
 from gpu.cuda.shape import Shape
 
@@ -337,5 +338,12 @@ def test_too_little_memory_says_what_would_fit(tmp_path: Path, monkeypatch: pyte
     assert Shape(model, fits, 4096).slots >= fits
     CudaEngine(model, checkpoint, rows=fits, capacity=4096, device=EmulatedDevice()).close()
     monkeypatch.setattr(EmulatedDevice, "memory_free", lambda self: 1 << 10)
-    with pytest.raises(CheckpointError, match=r"the device has free 1.0 KiB: choose a smaller model"):
+    with pytest.raises(CheckpointError, match=r"the device has free 1.0 KiB: choose a smaller model$"):
         CudaEngine(model, checkpoint, rows=1, capacity=8, device=EmulatedDevice())
+
+    rounded = size_of(Shape(model, 1, 8, "int8").weights())
+    monkeypatch.setattr(EmulatedDevice, "memory_free", lambda self: rounded)
+    with pytest.raises(CheckpointError, match=r'smaller model or quantize="int8", which takes [\d.]+ KiB$'):
+        CudaEngine(model, checkpoint, rows=1, capacity=8, device=EmulatedDevice())
+    with pytest.raises(CapacityError, match="the device has free"):
+        CudaEngine(model, checkpoint, rows=1, capacity=8, quantize="int8", device=EmulatedDevice())
