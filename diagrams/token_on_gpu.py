@@ -111,7 +111,7 @@ def step_to_scale() -> Iterator[str]:
 
 def one_kernel() -> Iterator[str]:
     """The persistent kernel: what one block is made of."""
-    stages, warps, finishers = constant("STAGES"), constant("WARPS"), constant("FINISHERS")
+    warps, finishers = constant("WARPS"), constant("FINISHERS")
     top = 262
     yield text(LEFT, top - 16, "One kernel for a whole step: a block on each multiprocessor", "title", "start")
     yield box(LEFT, top, 118, 150, "weights")
@@ -126,10 +126,10 @@ def one_kernel() -> Iterator[str]:
     yield arrow((LEFT + 208, top + 42), (LEFT + 208, top + 68))
     yield arrow((LEFT + 118, top + 92), (LEFT + 158, top + 92))
     ring = LEFT + 300
-    for index in range(stages):
+    for index in range(12):  # how many there are depends on the model
         row, column = divmod(index, 4)
-        yield box(ring + column * 30, top + 60 + row * 24, 26, 20, "weights" if index < stages * 3 // 4 else "idle")
-    yield text(ring + 58, top + 48, f"ring: {stages} places of 16 KiB")
+        yield box(ring + column * 30, top + 60 + row * 24, 26, 20, "weights" if index < 9 else "idle")
+    yield text(ring + 58, top + 48, "ring: places of 16 KiB")
     yield arrow((LEFT + 256, top + 92), (ring - 3, top + 92))
     consumers = ring + 166
     for index in range(warps):
