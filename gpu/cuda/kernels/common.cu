@@ -187,14 +187,13 @@ __device__ __forceinline__ u32 codes_of(const float (&v)[4], float scale) {
     u32 c[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) c[i] = code_of(v[i] / scale);
-    auto halves = [](u32 a, u32 b, auto bits) { return bits(a) | bits(b) << 16; };
     if (CODES == FP8) {
         auto first = [](u32 c) { return (c & 0x80u) << 8 | (c & 0x78u) << 4 | (c & 7u) << 12; };
         auto last = [](u32 c) { return (c & 0x80u) << 4 | (c & 0x7fu); };
-        return halves(c[0], c[1], first) | halves(c[2], c[3], last);
+        return first(c[0]) | first(c[1]) << 16 | last(c[2]) | last(c[3]) << 16;
     }
     auto apart = [](u32 c) { return (c & 0x80u) << 8 | (c & 0x7fu); };
-    return halves(c[0], c[1], apart) | turned_right(halves(c[2], c[3], apart), 24);
+    return apart(c[0]) | apart(c[1]) << 16 | turned_right(apart(c[2]) | apart(c[3]) << 16, 24);
 }
 
 __device__ __forceinline__ float warp_sum(float value) {
