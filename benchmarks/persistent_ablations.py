@@ -1,16 +1,18 @@
 """Where the time of the persistent decode kernel goes: the same kernel with one thing left out, or made otherwise.
 
-    python benchmarks/persistent_ablations.py [--shape 1B] [--batch 1] [--context 128] [--only NAME ...]
+    python benchmarks/persistent_ablations.py [--shapes 1B ...] [--batches 1 ...] [--only "NAME + NAME" ...]
 
-Each variant is the kernel's source with a few words replaced. Variants that compute the same must give the same bits;
-those that leave work out compute nonsense, and only their time counts. Weights are random, steps follow each other with
-nobody waiting, medians; the unchanged kernel is measured first and last, which shows how far times wander.
+Each variant is the kernel's source with a few words replaced; names joined by " + " make one variant. Variants that
+compute the same must give the same bits; those that leave work out compute nonsense, and only their time counts.
+Weights are random, steps follow each other with nobody waiting, medians; the unchanged kernel is measured first and
+last, which shows how far times wander.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from multiprocessing import get_context
 
 from gpu_decode import SHAPES, decode_seconds, fill, model_config
@@ -21,7 +23,7 @@ from gpu import CudaEngine
 from gpu.cuda.compiler import compiled
 from gpu.cuda.driver import CudaDevice
 from gpu.cuda.persistent import defines
-from gpu.cuda.shape import Shape, bucket, persistent_source
+from gpu.cuda.shape import Shape, persistent_source, source
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Variant:
                 raise LookupError(f"the variant {self.name!r} replaces what the kernel does not have: {old!r}")
             source = source.replace(old, new)
         return source
+
+    def __add__(self, other: "Variant") -> "Variant":
+        return Variant(
+            f"{self.name} + {other.name}", self.replaced + other.replaced, self.same_bits and other.same_bits
+        )
 
 
 def constant(name: str, now: int, other: int) -> Variant:
@@ -112,85 +119,99 @@ VARIANTS = (
     constant("URGENT", 5, 3), constant("URGENT", 5, 8),
     constant("ALONE", 256, 0), constant("ALONE", 256, 1024),
     constant("DRAWN_AHEAD", 4, 2), constant("DRAWN_AHEAD", 4, 8),
+    constant("SUMS", 4, 6),
     Variant("a ring of 3 places less", (("least = sizeof", "least = 3 * sizeof(Place) + sizeof"),)),
-    constant("SUMS", 6, 4),  # a longer ring, for some
+    Variant("places at 64 bytes", (("alignas(128) Place", "alignas(QUANTIZED ? 16 : 64) Place"),)),
+    Variant("a pause between looks", (("acquire(counter) < count;)", "acquire(counter) < count; __nanosleep(40))"),)),
     *(fetched_early(pace, reach) for pace in (600, 1000, 1600) for reach in (2, 4)),
 )  # fmt: skip
 
 
+NAMED = {variant.name: variant for variant in VARIANTS}
+BASE = Variant("as it is")
+
+
 class Varied(CudaDevice):
-    """A device that compiles a variant of the kernel."""
+    """A device on which the kernel can be exchanged."""
 
-    def __init__(self, variant: Variant) -> None:
-        super().__init__()
-        self._variant = variant
-
-    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
-        if source == persistent_source():
-            source = self._variant.of(source)
-        super().build(source, defines, compiling=compiling)
+    def vary(self, variant: Variant, shape: Shape, tokens: int) -> None:
+        """Take a variant for steps of so many tokens from now on."""
+        self.build(variant.of(persistent_source()), defines(shape, tokens), compiling=lambda: None)
+        self._kernels.pop(f"decode_{tokens}", None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="1B", choices=SHAPES)
-    parser.add_argument("--batch", type=int, default=1, choices=(1, 2, 4, 8))
+    parser.add_argument("--shapes", nargs="+", default=["1B"], choices=SHAPES)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1], choices=(1, 2, 4, 8))
     parser.add_argument("--context", type=int, default=128)
-    parser.add_argument("--only", nargs="+", choices=[variant.name for variant in VARIANTS], metavar="NAME")
+    parser.add_argument("--quantize", choices=("int8", "fp8"))
+    parser.add_argument("--only", nargs="+", default=list(NAMED), metavar="NAME")
     options = parser.parse_args()
-    base = Variant("as it is")
-    chosen = [variant for variant in VARIANTS if options.only is None or variant.name in options.only]
-    shape = Shape(model_config(options.shape), options.batch, options.context + 256)
-    compile_all([base, *chosen], shape)
-    table = Table(
-        "variant",
-        "ms a step",
-        "against it as it is",
-        "bits",
-        title=f"{options.shape}, batch {options.batch}, context {options.context}",
-    )
-    first: float | None = None
-    bits: bytes | None = None
-    for variant in (base, *chosen, base):
-        seconds, found = measure(variant, shape, options.context)
-        first, bits = first or seconds, bits or found
-        same = "the same" if found == bits else "others" if variant.same_bits else "nonsense, as meant"
-        table.add_row(variant.name, f"{seconds * 1e3:.4f}", f"{(seconds - first) * 1e6:+.1f} µs", same)
-    Console(width=110).print(table)
+    try:
+        chosen = [reduce(Variant.__add__, (NAMED[name] for name in only.split(" + "))) for only in options.only]
+    except KeyError as error:
+        parser.error(f"there is no variant {error}; there are: {', '.join(NAMED)}")
+    shapes = [
+        Shape(model_config(name), max(options.batches), options.context + 256, options.quantize)
+        for name in options.shapes
+    ]
+    compile_all([BASE, *chosen], shapes, options.batches)
+    for name, shape in zip(options.shapes, shapes, strict=True):
+        device = Varied()
+        with CudaEngine(
+            shape.model, None, rows=shape.rows, capacity=shape.capacity, decode="persistent", quantize=shape.quantize,
+            device=device,
+        ) as engine:  # fmt: skip
+            for batch in options.batches:
+                table = Table(
+                    "variant",
+                    "ms a step",
+                    "against it as it is",
+                    "bits",
+                    title=f"{name}, batch {batch}, context {options.context}, {shape.quantize or 'bfloat16'}",
+                )
+                first: float | None = None
+                bits: bytes | None = None
+                for variant in (BASE, *chosen, BASE):
+                    device.vary(variant, shape, batch)
+                    engine.clear_cuda_graphs()
+                    seconds, found = measure(engine, batch, options.context)
+                    first, bits = first or seconds, bits or found
+                    same = "the same" if found == bits else "others" if variant.same_bits else "nonsense, as meant"
+                    table.add_row(variant.name, f"{seconds * 1e3:.4f}", f"{(seconds - first) * 1e6:+.1f} µs", same)
+                Console(width=130).print(table)
 
 
-def compile_all(variants: Sequence[Variant], shape: Shape) -> None:
-    """Compile all variants at once, as many as there are processors, so that each is in the cache when it is loaded."""
+def compile_all(variants: Sequence[Variant], shapes: Sequence[Shape], batches: Sequence[int]) -> None:
+    """Compile all that is run, as much at once as there are processors: it is loaded from the cache."""
     architecture = CudaDevice().architecture
-    sizes = [1 << n for n in range(bucket(shape.rows).bit_length())]
+    sizes = sorted({1 << n for batch in batches for n in range(batch.bit_length())})
+    kernels = [(source(), shape.defines()) for shape in shapes]
+    kernels += [
+        (variant.of(persistent_source()), defines(shape, size))
+        for shape in shapes
+        for variant in variants
+        for size in (sizes if variant is BASE else batches)
+    ]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # a fork would have the device's memory
-        for each in [
-            pool.submit(compile_one, variant, shape, size, architecture) for variant in variants for size in sizes
-        ]:
+        for each in [pool.submit(compile_one, *kernel, architecture) for kernel in kernels]:
             each.result()
 
 
-def compile_one(variant: Variant, shape: Shape, tokens: int, architecture: str) -> None:
-    """Compile a variant for steps of so many tokens, with the options that `CudaDevice.build` gives."""
-    options = [
-        f"--gpu-architecture={architecture}",
-        "--std=c++17",
-        *(f"-D{define}" for define in defines(shape, tokens)),
-    ]
-    compiled(variant.of(persistent_source()), options)
+def compile_one(source: str, defines: Sequence[str], architecture: str) -> None:
+    """Compile a kernel with the options that `CudaDevice.build` gives."""
+    compiled(source, [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{define}" for define in defines)])
 
 
-def measure(variant: Variant, shape: Shape, context: int) -> tuple[float, bytes]:
+def measure(engine: CudaEngine, batch: int, context: int) -> tuple[float, bytes]:
     """Give the seconds of a step, and the logits of one."""
-    with CudaEngine(
-        shape.model, None, rows=shape.rows, capacity=shape.capacity, decode="persistent", device=Varied(variant)
-    ) as engine:
-        rows = engine.kv_cache.acquire(shape.rows)
-        fill(engine, rows, context)
-        engine.decode(rows)
-        found = b"".join(engine.read_logits(row).tobytes() for row in rows)
-        engine.kv_cache.release(rows)
-        return decode_seconds(engine, shape.rows, context), found
+    rows = engine.kv_cache.acquire(batch)
+    fill(engine, rows, context)
+    engine.decode(rows)
+    found = b"".join(engine.read_logits(row).tobytes() for row in rows)
+    engine.kv_cache.release(rows)
+    return decode_seconds(engine, batch, context), found
 
 
 if __name__ == "__main__":

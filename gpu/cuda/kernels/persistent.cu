@@ -62,7 +62,7 @@ constexpr int DRAWN_AHEAD = 4 * MORE;  // tickets: the way to the counter and ba
 constexpr int URGENT = 5 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
-constexpr int SUMS = 6;           // units whose sums may wait for a finisher
+constexpr int SUMS = 4;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
 constexpr int THREADS = CONSUMERS + 32 + FINISHERS * 32;
 constexpr int COUNTER = 32;       // counters lie 128 bytes apart
@@ -137,7 +137,7 @@ template <int TOKENS> struct Workplaces {  // of all but the ring
     int phase;       // in which the consumers are
     int first_phase;
 };
-struct alignas(QUANTIZED ? 16 : 64) Place { unsigned char bytes[SLOT + SCALES]; };  // a row of a tile has 64
+struct alignas(128) Place { unsigned char bytes[SLOT + SCALES]; };
 template <int TOKENS> struct Workspace : Workplaces<TOKENS> {  // the ring has all the memory that is left
     static constexpr int least = sizeof(Workplaces<TOKENS>) + alignof(Place);
     static constexpr int stages = (SHARED_OF_BLOCK - least) / (int)(sizeof(Place) + sizeof(Header) + 2 * sizeof(Signal));
