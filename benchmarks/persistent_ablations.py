@@ -65,40 +65,6 @@ _SWAPPED = """if (threadIdx.x & 8) return {v.z, v.w, v.x, v.y};
 }
 __device__ __forceinline__ Octet load_shared("""
 
-# While the ring is full, memory would rest: weights are fetched into the L2 cache, a chunk every so many cycles, about
-# as fast as memory gives them (fetched as fast as can be they hold up everything else). Whose they are does not matter:
-# all blocks share that cache. Each block takes every so manieth ticket, from its own on.
-_COUNTED = "u32 parity = 0, landed_parity = 0;\n    while (ticket.phase != NO_PHASE) {"
-_WARMED = """u32 parity = 0, landed_parity = 0, number = numbers[0], warm = 0;  // the ticket that is being fetched
-    int bytes = 0, asked = (int)clock();                                   // of it, and when the last ones were
-    while (ticket.phase != NO_PHASE) {"""
-_FULL = "wait(block.empty[stage], parity ^ 1, words, 2);"
-_FETCHING = """for (u32 looks = 0; !is_given(&block.empty[stage], parity ^ 1);) {
-                        if (++looks == PATIENCE) give_up(words, 2);
-                        if ((int)clock() - asked < PACE) continue;
-                        asked = (int)clock();
-                        if (warm < number) warm = number, bytes = (int)(from - (const char*)ticket.from);
-                        if (warm >= number + REACH * gridDim.x) continue;
-                        const Ticket at = ticket_of(memory, warm);
-                        if (at.phase == NO_PHASE) continue;
-                        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
-                                     ::"l"((const char*)at.from + bytes), "r"(at.chunk) : "memory");
-                        bytes += at.chunk;
-                        if (bytes >= at.units * at.chunks * at.chunk) warm += gridDim.x, bytes = 0;
-                    }"""
-_PASSED_ON = "ticket = next;\n"
-
-
-def fetched_early(pace: int, reach: int) -> Variant:
-    """Give the variant that fetches into the L2 cache: a chunk every `pace` cycles, of so many tickets."""
-    fetching = _FETCHING.replace("PACE", str(pace)).replace("REACH", str(reach))
-    passed_on = _PASSED_ON + "            number = numbers[(i + 1) % DRAWN_AHEAD];\n"
-    return Variant(
-        f"into L2 every {pace} cycles, {reach} tickets",
-        ((_COUNTED, _WARMED), (_FULL, fetching), (_PASSED_ON, passed_on)),
-    )
-
-
 VARIANTS = (
     Variant("no attention", ((_ATTENDED, _UNATTENDED),), same_bits=False),
     Variant(
@@ -112,18 +78,18 @@ VARIANTS = (
         same_bits=False,
     ),
     Variant("nothing multiplied", (("multiply(sum, with.", "if (false) multiply(sum, with."),), same_bits=False),
-    Variant("no fence before a place is given away", (("fence_copies();\n                __sync", "__sync"),)),
+    Variant("no fence before a place is given away", (("fence_copies();\n            __sync", "__sync"),)),
     Variant("keys not fetched early", (("prefetch_split(cached(", "if (false) prefetch_split(cached("),)),
     Variant("halves of a tile in turns", (("const u32 at = in_shared(address);", _HALVES), (_END_OF_LOAD, _SWAPPED))),
-    constant("EARLY", 2, 1), constant("EARLY", 2, 3), constant("EARLY", 2, 5),
-    constant("URGENT", 5, 3), constant("URGENT", 5, 8),
-    constant("ALONE", 256, 0), constant("ALONE", 256, 1024),
-    constant("DRAWN_AHEAD", 4, 2), constant("DRAWN_AHEAD", 4, 8),
+    Variant("nothing read while another is multiplied", (("there = more &&", "there = false && more &&"),)),
+    constant("EARLY", 2, 1), constant("EARLY", 2, 3),
+    constant("URGENT", 5, 3), constant("URGENT", 5, 4), constant("URGENT", 5, 8),
+    constant("ALONE", 1024, 0), constant("ALONE", 1024, 256), constant("ALONE", 1024, 1 << 20),
+    constant("LEAD", 3, 1), constant("LEAD", 3, 2), constant("LEAD", 3, 5), constant("LEAD", 3, 8),
     constant("SUMS", 4, 6),
     Variant("a ring of 3 places less", (("least = sizeof", "least = 3 * sizeof(Place) + sizeof"),)),
     Variant("places at 64 bytes", (("alignas(128) Place", "alignas(QUANTIZED ? 16 : 64) Place"),)),
     Variant("a pause between looks", (("acquire(counter) < count;)", "acquire(counter) < count; __nanosleep(40))"),)),
-    *(fetched_early(pace, reach) for pace in (600, 1000, 1600) for reach in (2, 4)),
 )  # fmt: skip
 
 

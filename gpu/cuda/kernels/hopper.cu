@@ -26,6 +26,13 @@ __device__ __forceinline__ bool is_given(const Signal* signal, u32 parity) {  //
     return given;
 }
 
+__device__ __forceinline__ bool is_given_now(const Signal* signal, u32 parity) {  // without waiting a little
+    u32 given;
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(given) : "r"(in_shared(signal)), "r"(parity) : "memory");
+    return given;
+}
+
 // Copies to shared memory in the background.
 __device__ __forceinline__ void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"

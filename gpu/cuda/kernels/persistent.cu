@@ -58,9 +58,9 @@ __device__ __forceinline__ void stop_the_device() {
 constexpr int BYTES = sizeof(Weight), MORE = 2 / BYTES;  // codes are half the bytes: for as many, twice of all goes ahead
 constexpr int SLOT = WARPS * 4 * TILE * BYTES;            // bytes of a place in the ring: a hand of each warp
 constexpr int SCALES = QUANTIZED ? 32 : 0;                // bytes behind it: the scales of the unit's rows
-constexpr int DRAWN_AHEAD = 4 * MORE;  // tickets: the way to the counter and back takes as long as copying a few units
+constexpr int LEAD = 3 * MORE;    // places before it is needed a ticket is drawn: so long is the way to the counter and back
 constexpr int URGENT = 5 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
-constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
+constexpr int ALONE = 1024;       // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
 constexpr int SUMS = 4;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
@@ -120,7 +120,7 @@ __device__ __forceinline__ Share share_of(const int* rows, const int* positions,
     return {{token, rows[token], length, index / splits}, index % splits};
 }
 
-struct Header { int phase, unit, next_phase; };  // of a unit; the phase of the block's next one
+struct Header { int unit, next_phase; };  // where a unit begins: which it is; where it ends: the phase of the block's next
 
 template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
     float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4], row_scale[QUANTIZED ? 4 : 1];
@@ -201,40 +201,47 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
     u32* words = memory.last_words;
     u32* tickets = counter(memory, TICKETS);
     const u64 policy = read_once();
-    u32 numbers[DRAWN_AHEAD];
-#pragma unroll
-    for (int i = 0; i < DRAWN_AHEAD; ++i) numbers[i] = atomicAdd(tickets, 1u);
-    Ticket ticket = ticket_of(memory, numbers[0]);
+    u32 numbers[2];      // of the next ticket, and the one after it
+    bool drawn = false;  // the next one is, and on its way
+    Ticket ticket = ticket_of(memory, atomicAdd(tickets, 1u));
     block.first_phase = ticket.phase;
     arrive(&block.begun);
     int stage = 0, landed = 0, flying = 0;
     u32 parity = 0, landed_parity = 0;
     while (ticket.phase != NO_PHASE) {
 #pragma unroll
-        for (int i = 0; i < DRAWN_AHEAD; ++i) {  // unrolled: a number is looked at long after it was drawn
+        for (int i = 0; i < 2; ++i) {  // unrolled: a number is looked at long after it was drawn
             if (ticket.phase == NO_PHASE) break;
-            numbers[i] = atomicAdd(tickets, 1u);
-            const Ticket next = ticket_of(memory, numbers[(i + 1) % DRAWN_AHEAD]);
+            int left = ticket.units * ticket.chunks;
+            // Who draws too early may have more to do at the end of a phase than others, and all wait for the last.
+            const bool long_ticket = left > LEAD;
+            if (!long_ticket) {
+                if (!drawn) numbers[i] = atomicAdd(tickets, 1u);
+                numbers[i ^ 1] = atomicAdd(tickets, 1u);
+            }
+            Ticket next;
             const char* from = (const char*)ticket.from;
             for (int unit = 0; unit < ticket.units; ++unit) {
                 const int most = ticket.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
-                for (int chunk = 0; chunk < ticket.chunks; ++chunk, from += ticket.chunk) {
+                for (int chunk = 0; chunk < ticket.chunks; ++chunk, --left, from += ticket.chunk) {
+                    if (long_ticket && !drawn && left == LEAD) numbers[i] = atomicAdd(tickets, 1u);
                     for (; flying >= most; --flying) {
                         wait(block.full[landed], landed_parity, words, 1);
                         if (++landed == Workspace<TOKENS>::stages) landed = 0, landed_parity ^= 1;
                     }
                     ++flying;
                     wait(block.empty[stage], parity ^ 1, words, 2);
-                    if (chunk == 0)
-                        block.headers[stage] = {
-                            ticket.phase, ticket.unit + unit, unit + 1 < ticket.units ? ticket.phase : next.phase};
-                    arrive_expecting(&block.full[stage], ticket.chunk + (chunk == 0 ? SCALES : 0));
                     copy_to_shared(block.ring[stage].bytes, from, ticket.chunk, &block.full[stage], policy);
                     if (QUANTIZED && chunk == 0)
                         copy_to_shared(block.ring[stage].bytes + SLOT, ticket.scales + unit * 8, SCALES, &block.full[stage], policy);
+                    if (chunk == 0) block.headers[stage].unit = ticket.unit + unit;
+                    if (left == 1) next = ticket_of(memory, numbers[i]);
+                    if (chunk == ticket.chunks - 1) block.headers[stage].next_phase = left == 1 ? next.phase : ticket.phase;
+                    arrive_expecting(&block.full[stage], ticket.chunk + (chunk == 0 ? SCALES : 0));
                     if (++stage == Workspace<TOKENS>::stages) stage = 0, parity ^= 1;
                 }
             }
+            drawn = !long_ticket;
             ticket = next;
         }
     }
@@ -275,6 +282,7 @@ __device__ __forceinline__ void multiply_units(
     constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand, OWN = CHUNKS * HAND;
     constexpr bool kept = OWN <= 32;              // in registers, from unit to unit
     constexpr int AHEAD = kept ? CHUNKS : 4;      // chunks whose input is in registers
+    typedef decltype(load_shared((const Weight*)nullptr)) Loaded;
     const Memory& memory = block.memory;
     const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
     const float* next_norm = !M::residual ? nullptr
@@ -293,34 +301,49 @@ __device__ __forceinline__ void multiply_units(
         if constexpr (!kept)
 #pragma unroll
             for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
-        wait(block.full[own.stage], own.parity, memory.last_words, 3);
-        const Header header = block.headers[own.stage];
+        auto wait_for_place = [&] {
+            wait(block.full[own.stage], own.parity, memory.last_words, 3);
+            __syncwarp();
+        };
+        auto take = [&](Loaded (&loaded)[HAND]) {  // the hand of this warp; the place is free then
+            const Weight* tile = (const Weight*)block.ring[own.stage].bytes + own.warp * HAND * TILE + in_tile(own.group, own.quad);
+#pragma unroll
+            for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + i * TILE);
+            own.next_phase = block.headers[own.stage].next_phase;  // where the unit ends
+            // Reads must be done before the place is given away; the compiler may order the arrival before them else.
+            fence_copies();
+            __syncwarp();
+            if (own.lane == 0) arrive(&block.empty[own.stage]);
+            if (++own.stage == Workspace<TOKENS>::stages) own.stage = 0, own.parity ^= 1;
+        };
+        wait_for_place();
+        const int unit = block.headers[own.stage].unit;
         float2 x = {0, 0}, norm = {0, 0}, row_scale = {0, 0};
         if (QUANTIZED && own.warp == 0) row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
         if (M::residual && own.warp == 0) {
-            const int column = header.unit * 8 + own.quad * 2;
+            const int column = unit * 8 + own.quad * 2;
             if (own.group < TOKENS) {
                 const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
                 x = make_float2(__ldcg(at), __ldcg(at + 1));
             }
             if (column < HIDDEN) norm = make_float2(next_norm[column], next_norm[column + 1]);
         }
+        Loaded loaded[2][HAND];
+        take(loaded[0]);
         float sum[4] = {};
         for (int first = 0; first < CHUNKS; first += AHEAD)
 #pragma unroll
             for (int ahead = 0; ahead < AHEAD; ++ahead) {
                 const int chunk = first + ahead;
                 if (!kept && chunk >= CHUNKS) break;
-                if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
-                __syncwarp();
-                const Weight* tile = (const Weight*)block.ring[own.stage].bytes + own.warp * HAND * TILE + in_tile(own.group, own.quad);
-                decltype(load_shared(tile)) loaded[HAND];
-#pragma unroll
-                for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + i * TILE);
+                // What is there already is read while this is multiplied.
+                const bool more = chunk + 1 < CHUNKS;
+                const bool there = more && __ballot_sync(ALL_LANES, is_given_now(&block.full[own.stage], own.parity)) == ALL_LANES;
+                if (there) take(loaded[(ahead + 1) % 2]);
 #pragma unroll
                 for (int i = 0; i < HAND; ++i) {
                     const Pack& with = a[ahead * HAND + i];
-                    const Pack b = widened(loaded[i]);
+                    const Pack b = widened(loaded[ahead % 2][i]);
                     multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
                     multiply(sum, with.z, 0, with.w, 0, b.z, b.w);
                 }
@@ -329,19 +352,17 @@ __device__ __forceinline__ void multiply_units(
                     for (int i = 0; i < HAND; ++i)
                         if (chunk + AHEAD < CHUNKS)
                             a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
-                // Reads must be done before the place is given away; the compiler may order the arrival before them else.
-                fence_copies();
-                __syncwarp();
-                if (own.lane == 0) arrive(&block.empty[own.stage]);
-                if (++own.stage == Workspace<TOKENS>::stages) own.stage = 0, own.parity ^= 1;
+                if (more && !there) {
+                    wait_for_place();
+                    take(loaded[(ahead + 1) % 2]);
+                }
             }
-        own.next_phase = header.next_phase;
         if (!scaled) {  // in the shadow of the first unit
             const float scale = norm_scale(squares);
             if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
             scaled = true;
         }
-        hand_over(block, own, phase, header.unit, sum, x, norm, row_scale);
+        hand_over(block, own, phase, unit, sum, x, norm, row_scale);
     } while (own.next_phase == phase);
 }
 

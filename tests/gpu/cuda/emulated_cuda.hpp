@@ -350,6 +350,7 @@ inline bool is_given(const Signal* signal, uint32_t parity) {
     emulation::give_way();
     return false;
 }
+inline bool is_given_now(const Signal* signal, uint32_t parity) { return signal->given % 2 != parity; }
 inline void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
     if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) std::abort();
     std::memcpy(to, from, bytes);
