@@ -53,8 +53,8 @@ def constant(name: str, now: int, other: int) -> Variant:
     return Variant(f"{name} {other}", ((f" {name} = {now}", f" {name} = {other}"),))
 
 
-_ATTENDED = "index);\n                attend_part("
-_UNATTENDED = "index);\n                if (false) attend_part("
+_ATTENDED = "{\n                attend_part("
+_UNATTENDED = "{\n                if (false) attend_part("
 
 # Lanes whose row of a tile is 2, 3, 6 or 7 read its other half first: else they meet those of rows 0, 1, 4 and 5 in the
 # same banks of shared memory.
@@ -64,6 +64,24 @@ _SWAPPED = """if (threadIdx.x & 8) return {v.z, v.w, v.x, v.y};
     return v;
 }
 __device__ __forceinline__ Octet load_shared("""
+
+_MULTIPLY = """multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
+                    multiply(sum, with.z, 0, with.w, 0, b.z, b.w);"""
+_SUM, _HAND_OVER = "float sum[4] = {};", "hand_over(block, own, phase, unit"
+_ADDED = "for (int i = 0; i < 4; ++i) sum[i] += also[0][i] + also[1][i] + also[2][i];"
+_TWO_CHAINS = (
+    (_MULTIPLY, _MULTIPLY.replace("sum, with.z", "also[0], with.z")),
+    (_SUM, _SUM + " float also[3][4] = {};"),
+    (_HAND_OVER, _ADDED + _HAND_OVER),
+)
+_FOUR_CHAINS = (
+    (
+        _MULTIPLY,
+        "float(&one)[4] = i % 2 ? also[1] : sum, (&two)[4] = i % 2 ? also[2] : also[0];"
+        + _MULTIPLY.replace("sum, with.x", "one, with.x").replace("sum, with.z", "two, with.z"),
+    ),
+    *_TWO_CHAINS[1:],
+)
 
 VARIANTS = (
     Variant("no attention", ((_ATTENDED, _UNATTENDED),), same_bits=False),
@@ -78,18 +96,19 @@ VARIANTS = (
         same_bits=False,
     ),
     Variant("nothing multiplied", (("multiply(sum, with.", "if (false) multiply(sum, with."),), same_bits=False),
-    Variant("no fence before a place is given away", (("fence_copies();\n            __sync", "__sync"),)),
-    Variant("keys not fetched early", (("prefetch_split(cached(", "if (false) prefetch_split(cached("),)),
+    Variant(
+        "keys and values asked for late",
+        (("stream.ask();\n            enter(", "enter("), ("stream.ask_for_newest();\n            attend(", "++stream.keys_left, ++stream.values_left, stream.ask();\n            attend(")),
+    ),
+    constant("AHEAD", 32, 16),
     Variant("halves of a tile in turns", (("const u32 at = in_shared(address);", _HALVES), (_END_OF_LOAD, _SWAPPED))),
-    Variant("nothing read while another is multiplied", (("there = more &&", "there = false && more &&"),)),
+    Variant("two chains of products", _TWO_CHAINS, same_bits=False),
+    Variant("four chains of products", _FOUR_CHAINS, same_bits=False),
     constant("EARLY", 2, 1), constant("EARLY", 2, 3),
-    constant("URGENT", 5, 3), constant("URGENT", 5, 4), constant("URGENT", 5, 8),
-    constant("ALONE", 1024, 0), constant("ALONE", 1024, 256), constant("ALONE", 1024, 1 << 20),
-    constant("LEAD", 3, 1), constant("LEAD", 3, 2), constant("LEAD", 3, 5), constant("LEAD", 3, 8),
+    constant("URGENT", 3, 2), constant("URGENT", 3, 4), constant("URGENT", 3, 5),
+    constant("ALONE", 512, 0), constant("ALONE", 512, 256), constant("ALONE", 512, 1024), constant("ALONE", 512, 1 << 20),
     constant("SUMS", 4, 6),
     Variant("a ring of 3 places less", (("least = sizeof", "least = 3 * sizeof(Place) + sizeof"),)),
-    Variant("places at 64 bytes", (("alignas(128) Place", "alignas(QUANTIZED ? 16 : 64) Place"),)),
-    Variant("a pause between looks", (("acquire(counter) < count;)", "acquire(counter) < count; __nanosleep(40))"),)),
 )  # fmt: skip
 
 

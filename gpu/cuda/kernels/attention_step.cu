@@ -17,11 +17,59 @@ struct BlockStates {  // of a split, in shared memory
     float o[SPLIT_BLOCKS][QUERIES][HEAD_DIM + 4];
 };
 
-// Where keys and values are. Who keeps a position elsewhere than in the cache gives that address instead of `here`.
-struct Cached {
+struct Cached { const bf16 *keys, *values; };  // of a head, from position 0 on
+
+// The keys, then the values, of the block that begins at `first`, for a token that sees `length` positions: in the order
+// in which they are needed, and so many at a time on their way to this lane.
+struct Stream {
+#ifdef TOKENS_OF_STEP
+    static constexpr int AHEAD = 32;  // there are registers, and a step waits for this
+#else
+    static constexpr int AHEAD = 16;
+#endif
+    static constexpr int KEYS = STRETCHES * 8, ALL = KEYS + SPANS * 16;
+    Pack on_their_way[AHEAD];
     const bf16 *keys, *values;
-    __device__ const bf16* key(int position, const bf16* here) const { return here; }
-    __device__ const bf16* value(int position, const bf16* here) const { return here; }
+    int keys_left, values_left;  // positions from this lane's first one on
+
+    __device__ __forceinline__ Stream(const Cached& source, int first, int length) {
+        const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
+        keys = source.keys + (i64)(first + group) * HEAD_DIM + quad * 8;
+        values = source.values + (i64)(first + quad * 2) * HEAD_DIM + group * 8;
+        keys_left = length - first - group;
+        values_left = length - first - quad * 2;
+    }
+    // Calls with whether the i-th is there for a lane, at which position from the lane's first one on, and where.
+    template <class Each> __device__ __forceinline__ auto at(int i, Each each) const {
+        const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
+        if (i < KEYS) {
+            const int on = i % 8 * 8, number = i / 8 * 32;
+            return each(number + quad * 8 < HEAD_DIM, on - keys_left, keys + on * HEAD_DIM + number);
+        }
+        const int j = i - KEYS, on = j % 16 / 2 * 8 + j % 2, number = j / 16 * 64;
+        return each(number + group * 8 < HEAD_DIM, on - values_left, values + on * HEAD_DIM + number);
+    }
+    __device__ __forceinline__ Pack read(int i) const {
+        return at(i, [](bool there, int behind, const bf16* from) { return load_pack_if(there && behind < 0, from); });
+    }
+    __device__ __forceinline__ void ask() {
+#pragma unroll
+        for (int i = 0; i < (AHEAD < ALL ? AHEAD : ALL); ++i) on_their_way[i] = read(i);
+    }
+    // The token's own position has been written since the others were asked for.
+    __device__ __forceinline__ void ask_for_newest() {
+        ++keys_left, ++values_left;
+#pragma unroll
+        for (int i = 0; i < (AHEAD < ALL ? AHEAD : ALL); ++i)
+            at(i, [&](bool there, int behind, const bf16* from) {
+                load_pack_instead(on_their_way[i], there && behind == -1, from);
+            });
+    }
+    __device__ __forceinline__ Pack take(int i) {
+        const Pack taken = on_their_way[i % AHEAD];
+        if (i + AHEAD < ALL) on_their_way[i % AHEAD] = read(i + AHEAD);
+        return taken;
+    }
 };
 
 __device__ __forceinline__ Queries read_queries(const float* queries, int count) {
@@ -36,41 +84,15 @@ __device__ __forceinline__ Queries read_queries(const float* queries, int count)
     return read;
 }
 
-// The state of the block that begins at `first`, for a token that sees `length` positions.
-template <class Source>
-__device__ __forceinline__ BlockState attend_block(const Queries& queries, const Source& source, int first, int length) {
-    const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
-    // Keys, then values, in the order in which they are needed: so many are on their way at any time.
-    constexpr int KEYS = STRETCHES * 8, ALL = KEYS + SPANS * 16, AHEAD = 16;
-    Pack on_their_way[AHEAD] = {};
-    const bf16* keys = source.keys + (i64)(first + group) * HEAD_DIM + quad * 8;
-    const bf16* values = source.values + (i64)(first + quad * 2) * HEAD_DIM + group * 8;
-    const int key_left = length - first - group, value_left = length - first - quad * 2;
-    auto read = [&](int i) -> Pack {
-        if (i < KEYS) {
-            const int on = i % 8 * 8, number = i / 8 * 32;
-            const bool there = on < key_left && number + quad * 8 < HEAD_DIM;
-            return load_pack_if(there, source.key(first + group + on, keys + on * HEAD_DIM + number));
-        }
-        const int j = i - KEYS, on = j % 16 / 2 * 8 + j % 2, number = j / 16 * 64;
-        const bool there = on < value_left && number + group * 8 < HEAD_DIM;
-        return load_pack_if(there, source.value(first + quad * 2 + on, values + on * HEAD_DIM + number));
-    };
-    auto take = [&](int i) -> Pack {
-        const Pack taken = on_their_way[i % AHEAD];
-        if (i + AHEAD < ALL) on_their_way[i % AHEAD] = read(i + AHEAD);
-        return taken;
-    };
-#pragma unroll
-    for (int i = 0; i < (AHEAD < ALL ? AHEAD : ALL); ++i) on_their_way[i] = read(i);
-
+// The state of a block, whose stream has been asked for.
+__device__ __forceinline__ BlockState attend_block(const Queries& queries, Stream& stream) {
     float score[4][4] = {};  // of positions 16 i + group, two queries, and 8 positions on
 #pragma unroll
     for (int stretch = 0; stretch < STRETCHES; ++stretch) {
         const Pack query = queries.stretch[stretch];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const Pack a = take(stretch * 8 + i * 2), b = take(stretch * 8 + i * 2 + 1);
+            const Pack a = stream.take(stretch * 8 + i * 2), b = stream.take(stretch * 8 + i * 2 + 1);
             multiply(score[i], a.x, b.x, a.y, b.y, query.x, query.y);
             multiply(score[i], a.z, b.z, a.w, b.w, query.z, query.w);
         }
@@ -81,7 +103,7 @@ __device__ __forceinline__ BlockState attend_block(const Queries& queries, const
 #pragma unroll
         for (int query = 0; query < 2; ++query) {
             float& it = score[i / 2][i % 2 * 2 + query];
-            if (i * 8 >= key_left) it = NOTHING;
+            if (i * 8 >= stream.keys_left) it = NOTHING;
             state.m[query] = fmaxf(state.m[query], it);
         }
 #pragma unroll
@@ -108,8 +130,8 @@ __device__ __forceinline__ BlockState attend_block(const Queries& queries, const
     for (int span = 0; span < SPANS; ++span)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const int at = KEYS + (span * 4 + i) * 4;
-            const Pack a = take(at), b = take(at + 1), c = take(at + 2), d = take(at + 3);
+            const int at = Stream::KEYS + (span * 4 + i) * 4;
+            const Pack a = stream.take(at), b = stream.take(at + 1), c = stream.take(at + 2), d = stream.take(at + 3);
             auto each = [&](float(&o)[4], u32 a, u32 b, u32 c, u32 d) {
                 multiply(o, lows(a, b), highs(a, b), lows(c, d), highs(c, d), weights[i * 2], weights[i * 2 + 1]);
             };
@@ -154,13 +176,12 @@ template <class Each> __device__ __forceinline__ void for_elements(int thread, E
 
 // The state of a split, of the elements of a thread, in `state`; all ATTENDING threads call, a warp for each block, and
 // `barrier` lets none of them on before all have come.
-template <class Source, class Barrier>
+template <class Barrier>
 __device__ __forceinline__ void attend_split(
-    const Queries& queries, const Source& source, int split, int length, int thread, BlockStates& shared,
-    Barrier barrier, State (&state)[ELEMENTS]) {
-    const int first = split * SPLIT, blocks = min(ceil_div(length - first, BLOCK_POSITIONS), SPLIT_BLOCKS);
-    const int block = thread / 32;
-    if (block < blocks) leave(attend_block(queries, source, first + block * BLOCK_POSITIONS, length), shared, block);
+    const Queries& queries, Stream& stream, int split, int length, int thread, BlockStates& shared, Barrier barrier,
+    State (&state)[ELEMENTS]) {
+    const int blocks = min(ceil_div(length - split * SPLIT, BLOCK_POSITIONS), SPLIT_BLOCKS), block = thread / 32;
+    if (block < blocks) leave(attend_block(queries, stream), shared, block);
     barrier();
     for_elements(thread, [&](int i, int query, int number) {
         state[i] = {NOTHING, 0, 0};
@@ -223,16 +244,22 @@ __device__ __forceinline__ void prefetch_split(const Cached& source, int split, 
         if (first + i < end) prefetch(source.values + first + i);
 }
 
-// One split of a part, by ATTENDING threads. Who comes last of a part's splits merges what all have left.
+// What this thread's warp reads of a split, for a token that sees so many positions.
+__device__ __forceinline__ Stream stream_of(const Attention& memory, const Part& what, int split, int length, int thread) {
+    return Stream(cached(memory.cache, what), split * SPLIT + thread / 32 * BLOCK_POSITIONS, length);
+}
+
+// One split of a part, by ATTENDING threads, whose streams have been asked for. Who comes last of a part's splits merges
+// what all have left.
 template <class Barrier>
 __device__ __forceinline__ void attend_part(
-    Attending& shared, const Attention& memory, const Part& what, int split, int thread, Barrier barrier) {
+    Attending& shared, const Attention& memory, const Part& what, int split, Stream& stream, int thread, Barrier barrier) {
     const int part = what.index % PARTS, first_head = what.index / PARTS * GROUP + part * QUERIES;
     const int count = min(QUERIES, GROUP - part * QUERIES);
     if (thread == 0) shared.splits = ceil_div(what.length, SPLIT);
     const Queries queries = read_queries(memory.qkv + (i64)what.token * QKV_WIDTH + (i64)first_head * HEAD_DIM, count);
     State state[ELEMENTS];
-    attend_split(queries, cached(memory.cache, what), split, what.length, thread, shared.states, barrier, state);
+    attend_split(queries, stream, split, what.length, thread, shared.states, barrier, state);
     if (shared.splits > 1) {
         const i64 place = (i64)what.token * KV_HEADS * PARTS + what.index;
         float* left = memory.partials + place * QUERIES * MAX_SPLITS * (HEAD_DIM + 2);
@@ -270,7 +297,9 @@ extern "C" __global__ void __launch_bounds__(ATTENDING, ELEMENTS > 2 ? 1 : 2) at
     wait_for_previous();
     what.length = __ldcg(positions + token) + 1;
     if (row < 0 || (int)blockIdx.x * SPLIT >= what.length) return;
-    attend_part(
-        shared, {qkv, cache, attended, partials, arrivals}, what, blockIdx.x, threadIdx.x, [] { __syncthreads(); });
+    const Attention memory = {qkv, cache, attended, partials, arrivals};
+    Stream stream = stream_of(memory, what, blockIdx.x, what.length, threadIdx.x);
+    stream.ask();
+    attend_part(shared, memory, what, blockIdx.x, stream, threadIdx.x, [] { __syncthreads(); });
 }
 #endif

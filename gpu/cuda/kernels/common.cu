@@ -80,6 +80,11 @@ __device__ __forceinline__ Pack load_pack_if(bool there, const bf16* address) {
                  : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w) : "l"(address), "r"((u32)there));
     return v;
 }
+// As before where there is nothing to read.
+__device__ __forceinline__ void load_pack_instead(Pack& v, bool there, const bf16* address) {
+    asm volatile("{\n.reg .pred there;\nsetp.ne.u32 there, %5, 0;\n@there ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w) : "l"(address), "r"((u32)there));
+}
 // d += a b for a 16 x 16 tile of tokens and a 16 x 8 tile of weights, in float32.
 __device__ __forceinline__ void multiply(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

@@ -26,13 +26,6 @@ __device__ __forceinline__ bool is_given(const Signal* signal, u32 parity) {  //
     return given;
 }
 
-__device__ __forceinline__ bool is_given_now(const Signal* signal, u32 parity) {  // without waiting a little
-    u32 given;
-    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(given) : "r"(in_shared(signal)), "r"(parity) : "memory");
-    return given;
-}
-
 // Copies to shared memory in the background.
 __device__ __forceinline__ void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
@@ -47,8 +40,6 @@ __device__ __forceinline__ void copy_to_shared(void* to, const void* from, int b
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
                  ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(signal)), "l"(policy) : "memory");
 }
-// Orders this thread's reads of shared memory before copies into it that are made later.
-__device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 template <int N> __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }

@@ -15,16 +15,17 @@
 #ifndef EMULATED
 constexpr u32 PATIENCE = 4000000;  // looks before a wait is taken for endless: seconds
 
+// Never after a place is given away: hence the clobber.
 __device__ __forceinline__ Pack load_shared(const bf16* address) {
     Pack v;
     const u32 at = in_shared(address);
-    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
-    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.z), "=r"(v.w) : "r"(at ^ 32));
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.z), "=r"(v.w) : "r"(at ^ 32) : "memory");
     return v;
 }
 __device__ __forceinline__ Octet load_shared(const unsigned char* address) {
     Octet v;
-    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(in_shared(address)));
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(in_shared(address)) : "memory");
     return v;
 }
 __device__ __forceinline__ u32 load_acquire(const u32* at) {
@@ -58,9 +59,8 @@ __device__ __forceinline__ void stop_the_device() {
 constexpr int BYTES = sizeof(Weight), MORE = 2 / BYTES;  // codes are half the bytes: for as many, twice of all goes ahead
 constexpr int SLOT = WARPS * 4 * TILE * BYTES;            // bytes of a place in the ring: a hand of each warp
 constexpr int SCALES = QUANTIZED ? 32 : 0;                // bytes behind it: the scales of the unit's rows
-constexpr int LEAD = 3 * MORE;    // places before it is needed a ticket is drawn: so long is the way to the counter and back
-constexpr int URGENT = 5 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
-constexpr int ALONE = 1024;       // units at the end of a phase that have a ticket each
+constexpr int URGENT = 3 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
+constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
 constexpr int SUMS = 4;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
@@ -129,7 +129,6 @@ template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers
 
 template <int TOKENS> struct Workplaces {  // of all but the ring
     Sums<TOKENS> sums[SUMS];
-    Attending attending;
     Memory memory;
     Signal summed[SUMS], taken[SUMS], begun;
     float scale[2][TOKENS];
@@ -138,12 +137,18 @@ template <int TOKENS> struct Workplaces {  // of all but the ring
     int first_phase;
 };
 struct alignas(128) Place { unsigned char bytes[SLOT + SCALES]; };
+constexpr int OF_ATTENTION = ceil_div(sizeof(Attending), sizeof(Place));  // places
 template <int TOKENS> struct Workspace : Workplaces<TOKENS> {  // the ring has all the memory that is left
     static constexpr int least = sizeof(Workplaces<TOKENS>) + alignof(Place);
     static constexpr int stages = (SHARED_OF_BLOCK - least) / (int)(sizeof(Place) + sizeof(Header) + 2 * sizeof(Signal));
     Signal full[stages], empty[stages];
     Place ring[stages];
     Header headers[stages];
+
+    __device__ __forceinline__ int shares() const { return count_shares(this->rows, this->positions, TOKENS); }
+    // Blocks that attend do so in the last places of the ring.
+    __device__ __forceinline__ int places() const { return (int)blockIdx.x < shares() ? stages - OF_ATTENTION : stages; }
+    __device__ __forceinline__ Attending& attending() { return *(Attending*)&ring[stages - OF_ATTENTION]; }
 };
 
 // --- waiting ----------------------------------------------------------------------------------------------------------
@@ -201,49 +206,39 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
     u32* words = memory.last_words;
     u32* tickets = counter(memory, TICKETS);
     const u64 policy = read_once();
-    u32 numbers[2];      // of the next ticket, and the one after it
-    bool drawn = false;  // the next one is, and on its way
     Ticket ticket = ticket_of(memory, atomicAdd(tickets, 1u));
     block.first_phase = ticket.phase;
     arrive(&block.begun);
+    const int places = block.places();
     int stage = 0, landed = 0, flying = 0;
     u32 parity = 0, landed_parity = 0;
     while (ticket.phase != NO_PHASE) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {  // unrolled: a number is looked at long after it was drawn
-            if (ticket.phase == NO_PHASE) break;
-            int left = ticket.units * ticket.chunks;
-            // Who draws too early may have more to do at the end of a phase than others, and all wait for the last.
-            const bool long_ticket = left > LEAD;
-            if (!long_ticket) {
-                if (!drawn) numbers[i] = atomicAdd(tickets, 1u);
-                numbers[i ^ 1] = atomicAdd(tickets, 1u);
-            }
-            Ticket next;
-            const char* from = (const char*)ticket.from;
-            for (int unit = 0; unit < ticket.units; ++unit) {
-                const int most = ticket.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
-                for (int chunk = 0; chunk < ticket.chunks; ++chunk, --left, from += ticket.chunk) {
-                    if (long_ticket && !drawn && left == LEAD) numbers[i] = atomicAdd(tickets, 1u);
-                    for (; flying >= most; --flying) {
-                        wait(block.full[landed], landed_parity, words, 1);
-                        if (++landed == Workspace<TOKENS>::stages) landed = 0, landed_parity ^= 1;
-                    }
-                    ++flying;
-                    wait(block.empty[stage], parity ^ 1, words, 2);
-                    copy_to_shared(block.ring[stage].bytes, from, ticket.chunk, &block.full[stage], policy);
-                    if (QUANTIZED && chunk == 0)
-                        copy_to_shared(block.ring[stage].bytes + SLOT, ticket.scales + unit * 8, SCALES, &block.full[stage], policy);
-                    if (chunk == 0) block.headers[stage].unit = ticket.unit + unit;
-                    if (left == 1) next = ticket_of(memory, numbers[i]);
-                    if (chunk == ticket.chunks - 1) block.headers[stage].next_phase = left == 1 ? next.phase : ticket.phase;
-                    arrive_expecting(&block.full[stage], ticket.chunk + (chunk == 0 ? SCALES : 0));
-                    if (++stage == Workspace<TOKENS>::stages) stage = 0, parity ^= 1;
+        // The next one is drawn, and looked at when its number must have come. Drawn earlier, it might be one too many for
+        // this block when all wait for the last.
+        const u32 number = atomicAdd(tickets, 1u);
+        Ticket next;
+        const char* from = (const char*)ticket.from;
+        for (int unit = 0; unit < ticket.units; ++unit) {
+            const int most = ticket.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
+            for (int chunk = 0; chunk < ticket.chunks; ++chunk, from += ticket.chunk) {
+                for (; flying >= most; --flying) {
+                    wait(block.full[landed], landed_parity, words, 1);
+                    if (++landed == places) landed = 0, landed_parity ^= 1;
                 }
+                ++flying;
+                wait(block.empty[stage], parity ^ 1, words, 2);
+                const bool begins = chunk == 0, ends = chunk == ticket.chunks - 1;
+                copy_to_shared(block.ring[stage].bytes, from, ticket.chunk, &block.full[stage], policy);
+                if (QUANTIZED && begins)
+                    copy_to_shared(block.ring[stage].bytes + SLOT, ticket.scales + unit * 8, SCALES, &block.full[stage], policy);
+                if (begins) block.headers[stage].unit = ticket.unit + unit;
+                if (ends && unit == ticket.units - 1) next = ticket_of(memory, number);
+                if (ends) block.headers[stage].next_phase = unit == ticket.units - 1 ? next.phase : ticket.phase;
+                arrive_expecting(&block.full[stage], ticket.chunk + (begins ? SCALES : 0));
+                if (++stage == places) stage = 0, parity ^= 1;
             }
-            drawn = !long_ticket;
-            ticket = next;
         }
+        ticket = next;
     }
     add_release(counter(memory, ENDED), 1);
 }
@@ -251,7 +246,7 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
 // --- consumers --------------------------------------------------------------------------------------------------------
 
 struct Consumer {  // one thread's; all but the position in the ring is the same throughout
-    int lane, warp, group, quad;
+    int lane, warp, group, quad, places;
     int stage, unit, next_phase;
     u32 parity;
 };
@@ -282,7 +277,6 @@ __device__ __forceinline__ void multiply_units(
     constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand, OWN = CHUNKS * HAND;
     constexpr bool kept = OWN <= 32;              // in registers, from unit to unit
     constexpr int AHEAD = kept ? CHUNKS : 4;      // chunks whose input is in registers
-    typedef decltype(load_shared((const Weight*)nullptr)) Loaded;
     const Memory& memory = block.memory;
     const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
     const float* next_norm = !M::residual ? nullptr
@@ -301,22 +295,7 @@ __device__ __forceinline__ void multiply_units(
         if constexpr (!kept)
 #pragma unroll
             for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
-        auto wait_for_place = [&] {
-            wait(block.full[own.stage], own.parity, memory.last_words, 3);
-            __syncwarp();
-        };
-        auto take = [&](Loaded (&loaded)[HAND]) {  // the hand of this warp; the place is free then
-            const Weight* tile = (const Weight*)block.ring[own.stage].bytes + own.warp * HAND * TILE + in_tile(own.group, own.quad);
-#pragma unroll
-            for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + i * TILE);
-            own.next_phase = block.headers[own.stage].next_phase;  // where the unit ends
-            // Reads must be done before the place is given away; the compiler may order the arrival before them else.
-            fence_copies();
-            __syncwarp();
-            if (own.lane == 0) arrive(&block.empty[own.stage]);
-            if (++own.stage == Workspace<TOKENS>::stages) own.stage = 0, own.parity ^= 1;
-        };
-        wait_for_place();
+        wait(block.full[own.stage], own.parity, memory.last_words, 3);
         const int unit = block.headers[own.stage].unit;
         float2 x = {0, 0}, norm = {0, 0}, row_scale = {0, 0};
         if (QUANTIZED && own.warp == 0) row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
@@ -328,22 +307,22 @@ __device__ __forceinline__ void multiply_units(
             }
             if (column < HIDDEN) norm = make_float2(next_norm[column], next_norm[column + 1]);
         }
-        Loaded loaded[2][HAND];
-        take(loaded[0]);
         float sum[4] = {};
         for (int first = 0; first < CHUNKS; first += AHEAD)
 #pragma unroll
             for (int ahead = 0; ahead < AHEAD; ++ahead) {
                 const int chunk = first + ahead;
                 if (!kept && chunk >= CHUNKS) break;
-                // What is there already is read while this is multiplied.
-                const bool more = chunk + 1 < CHUNKS;
-                const bool there = more && __ballot_sync(ALL_LANES, is_given_now(&block.full[own.stage], own.parity)) == ALL_LANES;
-                if (there) take(loaded[(ahead + 1) % 2]);
+                if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
+                __syncwarp();
+                const Weight* tile = (const Weight*)block.ring[own.stage].bytes + own.warp * HAND * TILE + in_tile(own.group, own.quad);
+                decltype(load_shared(tile)) loaded[HAND];
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + i * TILE);
 #pragma unroll
                 for (int i = 0; i < HAND; ++i) {
                     const Pack& with = a[ahead * HAND + i];
-                    const Pack b = widened(loaded[ahead % 2][i]);
+                    const Pack b = widened(loaded[i]);
                     multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
                     multiply(sum, with.z, 0, with.w, 0, b.z, b.w);
                 }
@@ -352,10 +331,10 @@ __device__ __forceinline__ void multiply_units(
                     for (int i = 0; i < HAND; ++i)
                         if (chunk + AHEAD < CHUNKS)
                             a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
-                if (more && !there) {
-                    wait_for_place();
-                    take(loaded[(ahead + 1) % 2]);
-                }
+                if (chunk == CHUNKS - 1) own.next_phase = block.headers[own.stage].next_phase;
+                __syncwarp();
+                if (own.lane == 0) arrive(&block.empty[own.stage]);
+                if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
             }
         if (!scaled) {  // in the shadow of the first unit
             const float scale = norm_scale(squares);
@@ -404,11 +383,12 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     own.warp = threadIdx.x >> 5;
     own.group = own.lane >> 2;
     own.quad = own.lane & 3;
+    own.places = block.places();
     if (threadIdx.x == 0) look_at_clock(memory, BEGUN);
     embed_tokens(block);
     wait(block.begun, 0, memory.last_words, 6);
     own.next_phase = block.first_phase;
-    const int all = count_shares(block.rows, block.positions, TOKENS), sharing = min(all, (int)gridDim.x);
+    const int all = block.shares(), sharing = min(all, (int)gridDim.x);
     for (int layer = 0; layer < LAYERS; ++layer) {
         const int phase = 4 * layer;
         const bf16* cache = memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE;
@@ -416,15 +396,24 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
             multiply_units<QKV>(
                 block, own, counter(memory, layer ? phase - 1 : EMBEDDED), layer ? Units<DOWN>::count : TOKENS, memory.input, layer);
         if (blockIdx.x < all) {
-            const Share first = share_of(block.rows, block.positions, blockIdx.x);
-            prefetch_split(cached(cache, first.what), first.split, first.what.length - 1, threadIdx.x);
-            enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
-            for (int index = blockIdx.x; index < all; index += gridDim.x) {
-                const Share share = share_of(block.rows, block.positions, index);
-                attend_part(
-                    block.attending, {memory.qkv, cache, memory.attended, memory.partials, memory.arrivals}, share.what,
-                    share.split, threadIdx.x, [] { meet(); });
+            const Attention attention = {memory.qkv, cache, memory.attended, memory.partials, memory.arrivals};
+            auto attend = [&](const Share& share, Stream& stream) {
+                attend_part(block.attending(), attention, share.what, share.split, stream, threadIdx.x, [] { meet(); });
                 meet();  // what is shared is read, what was attended to is written
+            };
+            // What earlier steps have left is asked for before all of this one's is there.
+            const Share first = share_of(block.rows, block.positions, blockIdx.x);
+            Stream stream = stream_of(attention, first.what, first.split, first.what.length - 1, threadIdx.x);
+            prefetch_split(cached(cache, first.what), first.split, first.what.length - 1, threadIdx.x);
+            stream.ask();
+            enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
+            stream.ask_for_newest();
+            attend(first, stream);
+            for (int index = blockIdx.x + gridDim.x; index < all; index += gridDim.x) {
+                const Share share = share_of(block.rows, block.positions, index);
+                Stream stream = stream_of(attention, share.what, share.split, share.what.length, threadIdx.x);
+                stream.ask();
+                attend(share, stream);
             }
             if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);
         }
@@ -510,6 +499,10 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
     static_assert(sizeof(Workspace<TOKENS>) <= SHARED_OF_BLOCK, "a block has so much shared memory");
     Workspace<TOKENS>& block = *(Workspace<TOKENS>*)block_memory();
     for (int i = threadIdx.x; i < (int)(sizeof(Memory) / 8); i += THREADS) ((u64*)&block.memory)[i] = ((const u64*)memory)[i];
+    if (threadIdx.x < TOKENS) {
+        block.rows[threadIdx.x] = memory->rows[threadIdx.x];
+        block.positions[threadIdx.x] = memory->positions[threadIdx.x];
+    }
     if (threadIdx.x == 0) {
         for (int i = 0; i < block.stages; ++i) prepare(&block.full[i], 1), prepare(&block.empty[i], WARPS);
         for (int i = 0; i < SUMS; ++i) prepare(&block.summed[i], WARPS), prepare(&block.taken[i], 1);
@@ -521,11 +514,6 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
     const int warp = threadIdx.x / 32;
     if (warp < WARPS) {
         more_registers<224>();
-        if (threadIdx.x < TOKENS) {
-            block.rows[threadIdx.x] = block.memory.rows[threadIdx.x];
-            block.positions[threadIdx.x] = block.memory.positions[threadIdx.x];
-        }
-        meet();
         consume(block);
     } else {
         fewer_registers<56>();

@@ -265,6 +265,7 @@ inline Pack load_pack(const uint16_t* address) {
     std::memcpy(&v, address, 16);
     return v;
 }
+inline void load_pack_instead(Pack& v, bool there, const uint16_t* address) { if (there) v = load_pack(address); }
 inline Pack load_pack_if(bool there, const uint16_t* address) { return there ? load_pack(address) : Pack{}; }
 inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
     const uint64_t own[6] = {a0, a1, a2, a3, b0, b1};
@@ -350,7 +351,6 @@ inline bool is_given(const Signal* signal, uint32_t parity) {
     emulation::give_way();
     return false;
 }
-inline bool is_given_now(const Signal* signal, uint32_t parity) { return signal->given % 2 != parity; }
 inline void copy_to_shared(void* to, const void* from, int bytes, Signal* signal) {
     if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) std::abort();
     std::memcpy(to, from, bytes);
@@ -360,7 +360,6 @@ inline uint64_t read_once() { return 0; }
 inline void copy_to_shared(void* to, const void* from, int bytes, Signal* signal, uint64_t) {
     copy_to_shared(to, from, bytes, signal);
 }
-inline void fence_copies() {}
 template <int> void fewer_registers() {}
 template <int> void more_registers() {}
 struct Operand {
