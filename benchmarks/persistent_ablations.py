@@ -65,22 +65,9 @@ _SWAPPED = """if (threadIdx.x & 8) return {v.z, v.w, v.x, v.y};
 }
 __device__ __forceinline__ Octet load_shared("""
 
-_MULTIPLY = """multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
-                    multiply(sum, with.z, 0, with.w, 0, b.z, b.w);"""
-_SUM, _HAND_OVER = "float sum[4] = {};", "hand_over(block, own, phase, unit"
-_ADDED = "for (int i = 0; i < 4; ++i) sum[i] += also[0][i] + also[1][i] + also[2][i];"
-_TWO_CHAINS = (
-    (_MULTIPLY, _MULTIPLY.replace("sum, with.z", "also[0], with.z")),
-    (_SUM, _SUM + " float also[3][4] = {};"),
-    (_HAND_OVER, _ADDED + _HAND_OVER),
-)
-_FOUR_CHAINS = (
-    (
-        _MULTIPLY,
-        "float(&one)[4] = i % 2 ? also[1] : sum, (&two)[4] = i % 2 ? also[2] : also[0];"
-        + _MULTIPLY.replace("sum, with.x", "one, with.x").replace("sum, with.z", "two, with.z"),
-    ),
-    *_TWO_CHAINS[1:],
+_LATE = (
+    ("stream.ask();\n            enter(", "enter("),
+    ("stream.ask_for_newest();", "++stream.keys_left, ++stream.values_left, stream.ask();"),
 )
 
 VARIANTS = (
@@ -95,18 +82,15 @@ VARIANTS = (
         (("const float scale = norm_scale(squares);", "const float scale = squares.of[0];"),),
         same_bits=False,
     ),
-    Variant("nothing multiplied", (("multiply(sum, with.", "if (false) multiply(sum, with."),), same_bits=False),
-    Variant(
-        "keys and values asked for late",
-        (("stream.ask();\n            enter(", "enter("), ("stream.ask_for_newest();\n            attend(", "++stream.keys_left, ++stream.values_left, stream.ask();\n            attend(")),
-    ),
-    constant("AHEAD", 32, 16),
+    Variant("nothing multiplied", (("multiply(sum[", "if (false) multiply(sum["),), same_bits=False),
+    Variant("keys and values asked for late", _LATE),
+    constant("AHEAD", 16, 32),
     Variant("halves of a tile in turns", (("const u32 at = in_shared(address);", _HALVES), (_END_OF_LOAD, _SWAPPED))),
-    Variant("two chains of products", _TWO_CHAINS, same_bits=False),
-    Variant("four chains of products", _FOUR_CHAINS, same_bits=False),
     constant("EARLY", 2, 1), constant("EARLY", 2, 3),
     constant("URGENT", 3, 2), constant("URGENT", 3, 4), constant("URGENT", 3, 5),
-    constant("ALONE", 512, 0), constant("ALONE", 512, 256), constant("ALONE", 512, 1024), constant("ALONE", 512, 1 << 20),
+    constant("ALONE", 256, 0), constant("ALONE", 256, 512), constant("ALONE", 256, 1 << 20),
+    Variant("a ticket more drawn ahead", (("DRAWN_AHEAD = MORE", "DRAWN_AHEAD = MORE + 1"),)),
+    Variant("a ticket ahead, in 8 bits as well", (("DRAWN_AHEAD = MORE", "DRAWN_AHEAD = 1"),)),
     constant("SUMS", 4, 6),
     Variant("a ring of 3 places less", (("least = sizeof", "least = 3 * sizeof(Place) + sizeof"),)),
 )  # fmt: skip
