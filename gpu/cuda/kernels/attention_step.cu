@@ -22,7 +22,11 @@ struct Cached { const bf16 *keys, *values; };  // of a head, from position 0 on
 // The keys, then the values, of the block that begins at `first`, for a token that sees `length` positions: in the order
 // in which they are needed, and so many at a time on their way to this lane.
 struct Stream {
+#ifdef TOKENS_OF_STEP
+    static constexpr int AHEAD = HEAD_DIM > 64 ? 32 : 16;
+#else
     static constexpr int AHEAD = 16;
+#endif
     static constexpr int KEYS = STRETCHES * 8, ALL = KEYS + SPANS * 16;
     Pack on_their_way[AHEAD];
     const bf16 *keys, *values;

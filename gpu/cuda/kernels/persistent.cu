@@ -56,11 +56,10 @@ __device__ __forceinline__ void stop_the_device() {
 }
 #endif
 
-constexpr int BYTES = sizeof(Weight), MORE = 2 / BYTES;  // codes are half the bytes: for as many, twice of all goes ahead
-constexpr int SLOT = WARPS * 4 * TILE * BYTES;            // bytes of a place in the ring: a hand of each warp
-constexpr int SCALES = QUANTIZED ? 32 : 0;                // bytes behind it: the scales of the unit's rows
-constexpr int URGENT = 3 * MORE, EARLY = 2 * MORE;  // copies in flight, for this phase and later ones: deep queues slow all else
-constexpr int DRAWN_AHEAD = MORE;  // tickets
+constexpr int BYTES = sizeof(Weight);
+constexpr int SLOT = WARPS * 4 * TILE * 2;  // bytes of a place in the ring: a hand of each warp, or two of codes
+constexpr int SCALES = QUANTIZED ? 32 : 0;  // bytes behind it: the scales of the unit's rows
+constexpr int URGENT = 3, EARLY = 2;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
 constexpr int SUMS = 4;           // units whose sums may wait for a finisher
@@ -93,12 +92,13 @@ __host__ __device__ constexpr int max_of(int a, int b) { return a > b ? a : b; }
 template <int KIND> struct Units {
     using M = Matrix<KIND>;
     static constexpr int count = ceil_div(M::n, 8);
-    // Of the many of some phases two go together, place by place in turns: their sums do not wait for one another, and
-    // drawing a ticket takes time. Not at the end, where all wait for the last unit.
+    // Of the many of some phases two go together, for drawing a ticket takes time; not at the end, where all wait for the
+    // last unit.
     static constexpr int pairs = KIND == GATE_UP || KIND == HEAD ? max_of(0, count - ALONE) / 2 : 0;
     static constexpr int tickets = count - pairs;
-    static constexpr int chunks = M::tiles / (WARPS * M::hand);  // places in the ring of a unit
-    static constexpr int chunk = WARPS * M::hand * TILE * BYTES;  // bytes
+    static constexpr int hands = M::tiles / (WARPS * M::hand), together = QUANTIZED && hands % 2 == 0 ? 2 : 1;
+    static constexpr int chunks = hands / together;                          // places in the ring of a unit
+    static constexpr int chunk = WARPS * M::hand * together * TILE * BYTES;  // bytes
     static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
 };
 constexpr int LAYER_TICKETS = Units<QKV>::tickets + Units<OUTPUT>::tickets + Units<GATE_UP>::tickets + Units<DOWN>::tickets;
@@ -121,10 +121,7 @@ __device__ __forceinline__ Share share_of(const int* rows, const int* positions,
     return {{token, rows[token], length, index / splits}, index % splits};
 }
 
-struct Header {      // of a place
-    int unit, units;  // if it is the first of a ticket: which units, and how many
-    int next_phase;   // if it is the last: the phase of the block's next
-};
+struct Header { int unit, next_phase; };  // where a unit begins: which it is; where it ends: the phase of the block's next
 
 template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
     float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4], row_scale[QUANTIZED ? 4 : 1];
@@ -181,19 +178,24 @@ __device__ __forceinline__ void look_at_clock(const Memory& memory, int moment) 
 
 // --- the producer -----------------------------------------------------------------------------------------------------
 
-struct Ticket { int phase, unit, units, chunks; int chunk; const Weight* from; const float* scales; };
+struct Ticket {
+    int phase, unit, units, chunks, chunk;
+    u32 scales;  // bytes from the weights on
+    const Weight* from;
+};
 
 template <int KIND> __device__ __forceinline__ Ticket ticket_of(const Memory& memory, int layer, int index) {
     using U = Units<KIND>;
     const bool pair = index < U::pairs;
     const int unit = pair ? index * 2 : index + U::pairs;
     const Weight* matrix = (const Weight*)((const char*)memory.matrix[KIND] + (KIND == HEAD ? 0 : layer * memory.layer));
+    const Weight* from = matrix + (i64)unit * Matrix<KIND>::tiles * TILE;
+    const float* scales = scales_of(matrix, Matrix<KIND>::n, Matrix<KIND>::tiles) + unit * 8;
     return {KIND == HEAD ? LAST : 4 * layer + KIND, unit, pair ? 2 : 1, U::chunks, U::chunk,
-            matrix + (i64)unit * Matrix<KIND>::tiles * TILE,
-            QUANTIZED ? scales_of(matrix, Matrix<KIND>::n, Matrix<KIND>::tiles) + unit * 8 : nullptr};
+            QUANTIZED ? (u32)((const char*)scales - (const char*)from) : 0, from};
 }
 __device__ __forceinline__ Ticket ticket_of(const Memory& memory, u32 number) {
-    if (number >= ALL_TICKETS) return {NO_PHASE, 0, 0, 0, 0, nullptr, nullptr};
+    if (number >= ALL_TICKETS) return {NO_PHASE};
     if (number >= LAYERS * LAYER_TICKETS) return ticket_of<HEAD>(memory, 0, number - LAYERS * LAYER_TICKETS);
     const int layer = number / LAYER_TICKETS;
     int index = number % LAYER_TICKETS;
@@ -211,44 +213,40 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
     u32* tickets = counter(memory, TICKETS);
     const u64 policy = read_once();
     Ticket ticket = ticket_of(memory, atomicAdd(tickets, 1u));
-    u32 numbers[DRAWN_AHEAD];
-#pragma unroll
-    for (int i = 1; i < DRAWN_AHEAD; ++i) numbers[i] = atomicAdd(tickets, 1u);
     block.first_phase = ticket.phase;
     arrive(&block.begun);
     const int places = block.places();
     int stage = 0, landed = 0, flying = 0;
     u32 parity = 0, landed_parity = 0;
     while (ticket.phase != NO_PHASE) {
-#pragma unroll
-        for (int i = 0; i < DRAWN_AHEAD; ++i) {
-            if (ticket.phase == NO_PHASE) break;
-            // A number is looked at when it must have come. Drawn earlier than that, the ticket might be one too many for
-            // this block when all wait for the last.
-            numbers[i] = atomicAdd(tickets, 1u);
+        // The next one is drawn, and looked at when its number must have come. Drawn earlier, it might be one too many for
+        // this block when all wait for the last.
+        const u32 number = atomicAdd(tickets, 1u);
+        Ticket next;
+        const char* from = (const char*)ticket.from;
+        for (int unit = 0; unit < ticket.units; ++unit) {
             const int most = ticket.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
-            const char* from = (const char*)ticket.from;
-            for (int chunk = 0; chunk < ticket.chunks; ++chunk, from += ticket.chunk)
-                for (int unit = 0; unit < ticket.units; ++unit) {
-                    for (; flying >= most; --flying) {
-                        wait(block.full[landed], landed_parity, words, 1);
-                        if (++landed == places) landed = 0, landed_parity ^= 1;
-                    }
-                    ++flying;
-                    wait(block.empty[stage], parity ^ 1, words, 2);
-                    Signal* full = &block.full[stage];
-                    unsigned char* to = block.ring[stage].bytes;
-                    copy_to_shared(to, from + unit * ticket.chunks * ticket.chunk, ticket.chunk, full, policy);
-                    if (QUANTIZED && chunk == 0) copy_to_shared(to + SLOT, ticket.scales + unit * 8, SCALES, full, policy);
-                    Header& header = block.headers[stage];
-                    if (chunk == 0 && unit == 0) header.unit = ticket.unit, header.units = ticket.units;
-                    if (chunk == ticket.chunks - 1 && unit == ticket.units - 1)
-                        header.next_phase = ticket_of(memory, numbers[(i + 1) % DRAWN_AHEAD]).phase;
-                    arrive_expecting(full, ticket.chunk + (chunk == 0 ? SCALES : 0));
-                    if (++stage == places) stage = 0, parity ^= 1;
+            for (int chunk = 0; chunk < ticket.chunks; ++chunk, from += ticket.chunk) {
+                for (; flying >= most; --flying) {
+                    wait(block.full[landed], landed_parity, words, 1);
+                    if (++landed == places) landed = 0, landed_parity ^= 1;
                 }
-            ticket = ticket_of(memory, numbers[(i + 1) % DRAWN_AHEAD]);
+                ++flying;
+                wait(block.empty[stage], parity ^ 1, words, 2);
+                const bool begins = chunk == 0, ends = chunk == ticket.chunks - 1;
+                copy_to_shared(block.ring[stage].bytes, from, ticket.chunk, &block.full[stage], policy);
+                if (QUANTIZED && begins)
+                    copy_to_shared(
+                            block.ring[stage].bytes + SLOT, (const char*)ticket.from + ticket.scales + unit * SCALES, SCALES,
+                            &block.full[stage], policy);
+                if (begins) block.headers[stage].unit = ticket.unit + unit;
+                if (ends && unit == ticket.units - 1) next = ticket_of(memory, number);
+                if (ends) block.headers[stage].next_phase = unit == ticket.units - 1 ? next.phase : ticket.phase;
+                arrive_expecting(&block.full[stage], ticket.chunk + (begins ? SCALES : 0));
+                if (++stage == places) stage = 0, parity ^= 1;
+            }
         }
+        ticket = next;
     }
     add_release(counter(memory, ENDED), 1);
 }
@@ -279,6 +277,82 @@ __device__ __forceinline__ Pack load_input(const bf16* input, const Consumer& ow
     return load_tokens(input + Matrix<KIND>::place(own.warp, i) * TILE);
 }
 
+// All units of a phase that this block has drawn; the first one is known to be there.
+template <int KIND, int TOKENS>
+__device__ __forceinline__ void multiply_units(
+    Workspace<TOKENS>& block, Consumer& own, const u32* awaited, u32 count, const bf16* input, int layer) {
+    using M = Matrix<KIND>;
+    constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand * Units<KIND>::together, OWN = CHUNKS * HAND;
+    constexpr bool kept = OWN <= 32;                  // in registers, from unit to unit
+    constexpr int AHEAD = kept ? CHUNKS : 16 / HAND;  // chunks whose input is in registers
+    const Memory& memory = block.memory;
+    const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
+    const float* next_norm = !M::residual ? nullptr
+        : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
+        : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
+    enter(block, awaited, count, phase, FIRST_PHASE + layer * PHASES + (KIND == QKV || KIND == HEAD ? 0 : KIND + 1));
+    input += in_tiles(own.group, own.quad * 4, M::tiles);
+    Pack a[AHEAD * HAND];
+    if constexpr (kept)
+#pragma unroll
+        for (int i = 0; i < OWN; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
+    Squares squares;
+    if (M::normed && own.warp < TOKENS) squares = load_squares(memory.squares + (i64)own.warp * HIDDEN_UNITS);
+    bool scaled = !M::normed || own.warp >= TOKENS;
+    do {
+        if constexpr (!kept)
+#pragma unroll
+            for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
+        wait(block.full[own.stage], own.parity, memory.last_words, 3);
+        const int unit = block.headers[own.stage].unit;
+        float2 x = {0, 0}, norm = {0, 0}, row_scale = {0, 0};
+        if (QUANTIZED && own.warp == 0) row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
+        if (M::residual && own.warp == 0) {
+            const int column = unit * 8 + own.quad * 2;
+            if (own.group < TOKENS) {
+                const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
+                x = make_float2(__ldcg(at), __ldcg(at + 1));
+            }
+            if (column < HIDDEN) norm = make_float2(next_norm[column], next_norm[column + 1]);
+        }
+        float sum[4] = {};
+        for (int first = 0; first < CHUNKS; first += AHEAD)
+#pragma unroll
+            for (int ahead = 0; ahead < AHEAD; ++ahead) {
+                const int chunk = first + ahead;
+                if (!kept && chunk >= CHUNKS) break;
+                if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
+                __syncwarp();
+                const Weight* tile = (const Weight*)block.ring[own.stage].bytes + in_tile(own.group, own.quad);
+                decltype(load_shared(tile)) loaded[HAND];
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + M::place(own.warp, i) * TILE);
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) {
+                    const Pack& with = a[ahead * HAND + i];
+                    const Pack b = widened(loaded[i]);
+                    multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
+                    multiply(sum, with.z, 0, with.w, 0, b.z, b.w);
+                }
+                if constexpr (!kept)
+#pragma unroll
+                    for (int i = 0; i < HAND; ++i)
+                        if (chunk + AHEAD < CHUNKS)
+                            a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
+                if (chunk == CHUNKS - 1) own.next_phase = block.headers[own.stage].next_phase;
+                __syncwarp();
+                if (own.lane == 0) arrive(&block.empty[own.stage]);
+                if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
+            }
+        if (!scaled) {  // in the shadow of the first unit
+            const float scale = norm_scale(squares);
+            if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
+            scaled = true;
+        }
+        hand_over(block, own, phase, unit, sum, x, norm, row_scale);
+    } while (own.next_phase == phase);
+}
+
 template <int TOKENS>
 __device__ __forceinline__ void hand_over(
     Workspace<TOKENS>& block, Consumer& own, int phase, int unit, const float (&sum)[4], float2 x, float2 norm,
@@ -297,122 +371,6 @@ __device__ __forceinline__ void hand_over(
     ++own.unit;
     __syncwarp();
     if (own.lane == 0) arrive(&block.summed[slot]);
-}
-
-template <int KIND> struct Inputs {  // what a lane multiplies the weights of a phase with
-    static constexpr int CHUNKS = Units<KIND>::chunks, HAND = Matrix<KIND>::hand;
-    static constexpr bool kept = CHUNKS * HAND <= 32;    // in registers, from unit to unit
-    static constexpr int AHEAD = kept ? CHUNKS : 4;      // chunks whose input is in registers
-    const bf16* from;
-    Pack a[AHEAD * HAND];
-
-    template <int TOKENS> __device__ __forceinline__ void load(const Consumer& own, int chunk) {
-#pragma unroll
-        for (int i = 0; i < HAND; ++i)
-            a[chunk % AHEAD * HAND + i] = load_input<KIND, TOKENS>(from, own, chunk * HAND + i);
-    }
-    template <int TOKENS> __device__ __forceinline__ void load_first(const Consumer& own) {
-#pragma unroll
-        for (int chunk = 0; chunk < AHEAD; ++chunk) load<TOKENS>(own, chunk);
-    }
-};
-
-// The units of a ticket, whose first place has come. What `before` does is done before their sums are handed over.
-template <int KIND, int UNITS, int TOKENS, class Before>
-__device__ __forceinline__ void multiply_units(
-    Workspace<TOKENS>& block, Consumer& own, Inputs<KIND>& inputs, int phase, const float* next_norm, Before before) {
-    using M = Matrix<KIND>;
-    using I = Inputs<KIND>;
-    constexpr int CHUNKS = I::CHUNKS, HAND = I::HAND, AHEAD = I::AHEAD;
-    const Memory& memory = block.memory;
-    const int first_unit = block.headers[own.stage].unit;
-    float2 x[UNITS] = {}, norm[UNITS] = {}, row_scale[UNITS] = {};
-    if (M::residual && own.warp == 0)
-#pragma unroll
-        for (int unit = 0; unit < UNITS; ++unit) {
-            const int column = (first_unit + unit) * 8 + own.quad * 2;
-            if (own.group < TOKENS) {
-                const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
-                x[unit] = make_float2(__ldcg(at), __ldcg(at + 1));
-            }
-            if (column < HIDDEN) norm[unit] = make_float2(next_norm[column], next_norm[column + 1]);
-        }
-    float sum[UNITS][4] = {};
-    for (int first = 0; first < CHUNKS; first += AHEAD)
-#pragma unroll
-        for (int ahead = 0; ahead < AHEAD; ++ahead) {
-            const int chunk = first + ahead;
-            if (!I::kept && chunk >= CHUNKS) break;
-            decltype(load_shared((const Weight*)nullptr)) loaded[UNITS][HAND];
-            Signal* empty[UNITS];
-#pragma unroll
-            for (int unit = 0; unit < UNITS; ++unit) {
-                if (chunk || unit) wait(block.full[own.stage], own.parity, memory.last_words, 4);
-                __syncwarp();
-                const unsigned char* place = block.ring[own.stage].bytes;
-                if (QUANTIZED && chunk == 0 && own.warp == 0) row_scale[unit] = ((const float2*)(place + SLOT))[own.quad];
-                const Weight* tile = (const Weight*)place + own.warp * HAND * TILE + in_tile(own.group, own.quad);
-#pragma unroll
-                for (int i = 0; i < HAND; ++i) loaded[unit][i] = load_shared(tile + i * TILE);
-                if (chunk == CHUNKS - 1 && unit == UNITS - 1) own.next_phase = block.headers[own.stage].next_phase;
-                empty[unit] = &block.empty[own.stage];
-                if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
-            }
-#pragma unroll
-            for (int i = 0; i < HAND; ++i) {
-                const Pack& with = inputs.a[ahead * HAND + i];
-                Pack b[UNITS];
-#pragma unroll
-                for (int unit = 0; unit < UNITS; ++unit) b[unit] = widened(loaded[unit][i]);
-#pragma unroll
-                for (int unit = 0; unit < UNITS; ++unit) multiply(sum[unit], with.x, 0, with.y, 0, b[unit].x, b[unit].y);
-#pragma unroll
-                for (int unit = 0; unit < UNITS; ++unit) multiply(sum[unit], with.z, 0, with.w, 0, b[unit].z, b[unit].w);
-            }
-            if (!I::kept && chunk + AHEAD < CHUNKS) inputs.template load<TOKENS>(own, chunk + AHEAD);
-            __syncwarp();
-            if (own.lane == 0)
-#pragma unroll
-                for (int unit = 0; unit < UNITS; ++unit) arrive(empty[unit]);
-        }
-    before();
-#pragma unroll
-    for (int unit = 0; unit < UNITS; ++unit)
-        hand_over(block, own, phase, first_unit + unit, sum[unit], x[unit], norm[unit], row_scale[unit]);
-}
-
-// All tickets of a phase that this block has drawn; the first one is known to be there.
-template <int KIND, int TOKENS>
-__device__ __forceinline__ void multiply(
-    Workspace<TOKENS>& block, Consumer& own, const u32* awaited, u32 count, const bf16* input, int layer) {
-    using M = Matrix<KIND>;
-    const Memory& memory = block.memory;
-    const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
-    const float* next_norm = !M::residual ? nullptr
-        : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
-        : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
-    enter(block, awaited, count, phase, FIRST_PHASE + layer * PHASES + (KIND == QKV || KIND == HEAD ? 0 : KIND + 1));
-    Inputs<KIND> inputs;
-    inputs.from = input + in_tiles(own.group, own.quad * 4, M::tiles);
-    if (Inputs<KIND>::kept) inputs.template load_first<TOKENS>(own);
-    Squares squares;
-    if (M::normed && own.warp < TOKENS) squares = load_squares(memory.squares + (i64)own.warp * HIDDEN_UNITS);
-    bool scaled = !M::normed || own.warp >= TOKENS;
-    auto scale_tokens = [&] {  // in the shadow of the first products
-        if (scaled) return;
-        const float scale = norm_scale(squares);
-        if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
-        scaled = true;
-    };
-    do {
-        if (!Inputs<KIND>::kept) inputs.template load_first<TOKENS>(own);
-        wait(block.full[own.stage], own.parity, memory.last_words, 3);
-        bool together = false;
-        if constexpr (Units<KIND>::pairs > 0)
-            if ((together = block.headers[own.stage].units == 2))
-                multiply_units<KIND, 2>(block, own, inputs, phase, next_norm, scale_tokens);
-        if (!together) multiply_units<KIND, 1>(block, own, inputs, phase, next_norm, scale_tokens);
-    } while (own.next_phase == phase);
 }
 
 // The residual stream begins: each token in one block.
@@ -443,7 +401,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
         const int phase = 4 * layer;
         const bf16* cache = memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE;
         if (own.next_phase == phase + QKV)
-            multiply<QKV>(
+            multiply_units<QKV>(
                 block, own, counter(memory, layer ? phase - 1 : EMBEDDED), layer ? Units<DOWN>::count : TOKENS, memory.input, layer);
         if (blockIdx.x < all) {
             const Attention attention = {memory.qkv, cache, memory.attended, memory.partials, memory.arrivals};
@@ -468,14 +426,14 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
             if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);
         }
         if (own.next_phase == phase + OUTPUT)
-            multiply<OUTPUT>(block, own, counter(memory, NO_PHASE + layer), sharing, memory.attended, layer);
+            multiply_units<OUTPUT>(block, own, counter(memory, NO_PHASE + layer), sharing, memory.attended, layer);
         if (own.next_phase == phase + GATE_UP)
-            multiply<GATE_UP>(block, own, counter(memory, phase + OUTPUT), Units<OUTPUT>::count, memory.input, layer);
+            multiply_units<GATE_UP>(block, own, counter(memory, phase + OUTPUT), Units<OUTPUT>::count, memory.input, layer);
         if (own.next_phase == phase + DOWN)
-            multiply<DOWN>(block, own, counter(memory, phase + GATE_UP), Units<GATE_UP>::count, memory.inner, layer);
+            multiply_units<DOWN>(block, own, counter(memory, phase + GATE_UP), Units<GATE_UP>::count, memory.inner, layer);
     }
     if (own.next_phase == LAST)
-        multiply<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
+        multiply_units<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
     const float nothing[4] = {};
     for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, 0, nothing, {0, 0}, {0, 0}, {0, 0});
 }
