@@ -40,7 +40,7 @@ from tokenizers import Tokenizer as Words
 from tokenizers import decoders, models, pre_tokenizers
 
 from gpu import CudaEngine, ModelConfig
-from gpu.cuda.device import Device
+from gpu.cuda.device import Device, Module
 from gpu.cuda.driver import CudaDevice
 from gpu.cuda.shape import Shape, measuring_source
 from gpu.cuda.watchdog import Watchdog
@@ -373,7 +373,8 @@ def word(number: int) -> str:
 def read_bandwidth(device: Device, size: int) -> float:
     """Give the bytes per second at which a device that holds no engine reads so many bytes."""
     memory = device.allocate(size + 16)
-    device.build(measuring_source(), Shape(model_config(next(iter(SHAPES))), 1, 8).defines(), compiling=lambda: None)
+    defines = Shape(model_config(next(iter(SHAPES))), 1, 8).defines()
+    device.build([Module(measuring_source(), defines)], compiling=lambda: None)
     least = math.inf
     for _ in range(5):
         begin = device.moment()

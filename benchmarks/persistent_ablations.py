@@ -10,10 +10,8 @@ last, which shows how far times wander.
 
 import argparse
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
-from multiprocessing import get_context
 
 from gpu_decode import SHAPES, decode_seconds, fill, model_config
 from rich.console import Console
@@ -21,9 +19,10 @@ from rich.table import Table
 
 from gpu import CudaEngine
 from gpu.cuda.compiler import compiled
+from gpu.cuda.device import Module
 from gpu.cuda.driver import CudaDevice
 from gpu.cuda.persistent import defines
-from gpu.cuda.shape import Shape, persistent_source, source
+from gpu.cuda.shape import Shape, persistent_source
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Varied(CudaDevice):
 
     def vary(self, variant: Variant, shape: Shape, tokens: int) -> None:
         """Take a variant for steps of so many tokens from now on."""
-        self.build(variant.of(persistent_source()), defines(shape, tokens), compiling=lambda: None)
+        self.build([Module(variant.of(persistent_source()), defines(shape, tokens))], compiling=lambda: None)
         self._kernels.pop(f"decode_{tokens}", None)
 
 
@@ -151,23 +150,16 @@ def main() -> None:
 
 def compile_all(variants: Sequence[Variant], shapes: Sequence[Shape], batches: Sequence[int]) -> None:
     """Compile all that is run, as much at once as there are processors: it is loaded from the cache."""
-    architecture = CudaDevice().architecture
     sizes = sorted({1 << n for batch in batches for n in range(batch.bit_length())})
-    kernels = [(source(), shape.defines()) for shape in shapes]
-    kernels += [
-        (variant.of(persistent_source()), defines(shape, size))
+    device = CudaDevice()
+    modules = [module for shape in shapes for module in shape.modules(device.capability)]
+    modules += [
+        Module(variant.of(persistent_source()), defines(shape, size))
         for shape in shapes
         for variant in variants
         for size in (sizes if variant is BASE else batches)
     ]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # a fork would have the device's memory
-        for each in [pool.submit(compile_one, *kernel, architecture) for kernel in kernels]:
-            each.result()
-
-
-def compile_one(source: str, defines: Sequence[str], architecture: str) -> None:
-    """Compile a kernel with the options that `CudaDevice.build` gives."""
-    compiled(source, [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{define}" for define in defines)])
+    compiled(modules, device.architecture)
 
 
 def measure(engine: CudaEngine, batch: int, context: int) -> tuple[float, bytes]:

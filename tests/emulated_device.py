@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +22,7 @@ import numpy as np
 
 from gpu import Checkpoint, Engine, ModelConfig
 from gpu import self_check as check_engine
-from gpu.cuda.device import Event, Graph, Lines, Moment
+from gpu.cuda.device import Event, Graph, Lines, Module, Moment
 from gpu.cuda.engine import CudaEngine
 
 HEADER = Path(__file__).parent / "gpu" / "cuda" / "emulated_cuda.hpp"
@@ -31,6 +32,16 @@ _FLAGS = (
     "-fno-gnu-unique", "-Wl,-Bsymbolic",  # shared memory of the same name is each library's own
 )  # fmt: skip
 _BUILT = Path(tempfile.gettempdir()) / f"phasewalk-emulated-{os.getuid() if hasattr(os, 'getuid') else 0}"
+
+
+def _compile(text: str, defines: Sequence[str], library: Path) -> None:
+    _BUILT.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_BUILT) as folder:
+        code, result = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        code.write_text(text)
+        macros = [f"-D{define}" for define in defines]
+        subprocess.run(["g++", *_FLAGS, *macros, "-o", str(result), str(code)], check=True)
+        result.replace(library)
 
 
 class _Event:
@@ -89,20 +100,22 @@ class EmulatedDevice:
     def release(self, address: int) -> None:
         self._memory = [found for found in self._memory if not 0 <= address - found.ctypes.data < found.nbytes]
 
-    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
-        text = HEADER.read_text() + source
-        name = hashlib.sha256("\0".join([text, *defines, *_FLAGS]).encode()).hexdigest()
-        built = _BUILT / f"{name}.so"
-        if not built.exists():
+    def build(self, modules: Sequence[Module], *, compiling: Callable[[], None]) -> None:
+        # Modules of the same macros are made into one: what several begin with is compiled once.
+        parts: dict[tuple[str, ...], dict[str, None]] = {}
+        for module in modules:
+            parts.setdefault(module.defines, {}).update(dict.fromkeys(re.split(r"(?m)^(?=#line 1 )", module.source)))
+        built = {}
+        for defines, texts in parts.items():
+            text = "".join([HEADER.read_text(), *texts])
+            name = hashlib.sha256("\0".join([text, *defines, *_FLAGS]).encode()).hexdigest()
+            built[_BUILT / f"{name}.so"] = text, defines
+        if not all(library.exists() for library in built):
             compiling()
-            _BUILT.mkdir(mode=0o700, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=_BUILT) as folder:
-                code, result = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-                code.write_text(text)
-                macros = [f"-D{define}" for define in defines]
-                subprocess.run(["g++", *_FLAGS, *macros, "-o", str(result), str(code)], check=True)
-                result.replace(built)
-        self._libraries.append(ctypes.CDLL(str(built)))
+        for library, (text, defines) in built.items():
+            if not library.exists():
+                _compile(text, defines, library)
+            self._libraries.append(ctypes.CDLL(str(library)))
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,

@@ -5,11 +5,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cuda.bindings import nvrtc
 
+from gpu.cuda.device import Module
 from gpu.errors import DeviceError
 
 _DIGEST = 32  # bytes of the checksum before the code
@@ -21,36 +23,49 @@ def compiler_version() -> str:
     return f"{major}.{minor}"
 
 
-def compiled(source: str, options: Sequence[str], *, compiling: Callable[[], None] = lambda: None) -> bytes:
-    """Give the machine code of kernels, from the cache if it is there.
+def compiled(
+    modules: Sequence[Module], architecture: str, *, compiling: Callable[[], None] = lambda: None
+) -> list[bytes]:
+    """Give the machine code of each module, from the cache if it is there; the others are compiled all at once.
 
     Parameters
     ----------
-    source : str
-        CUDA C++.
-    options : sequence of str
-        Of NVRTC; they name the architecture.
+    modules : sequence of Module
+        In CUDA C++.
+    architecture : str
+        As NVRTC names it.
     compiling : callable, optional
-        Called before they are compiled, which takes seconds.
-    """
-    key = "\0".join([source, *options, compiler_version()])
-    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
-    code = _cached(path)
-    if code is None:
-        compiling()
-        code, _ = compile_source(source, options)
-        _store(path, code)
-    return code
-
-
-def compile_source(source: str, options: Sequence[str]) -> tuple[bytes, str]:
-    """Compile, and give the machine code and what the compiler has to say.
+        Called once before any is compiled, which takes seconds.
 
     Raises
     ------
     DeviceError
         With the compiler's words.
     """
+    paths = {module: _path(module, architecture) for module in modules}
+    codes = {module: code for module, path in paths.items() if (code := _cached(path)) is not None}
+
+    def made(module: Module) -> bytes:
+        code, _ = compile_module(module, architecture)
+        _store(paths[module], code)
+        return code
+
+    if lacking := [module for module in paths if module not in codes]:
+        compiling()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NVRTC lets other threads of Python run
+            codes |= zip(lacking, pool.map(made, lacking), strict=True)
+    return [codes[module] for module in modules]
+
+
+def compile_module(module: Module, architecture: str, *more: str) -> tuple[bytes, str]:
+    """Compile, with more options if given, and give the machine code and what the compiler has to say.
+
+    Raises
+    ------
+    DeviceError
+        With the compiler's words.
+    """
+    source, options = module.source, [*_options(module, architecture), *more]
     program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], []))[0]
     try:
         (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
@@ -65,6 +80,15 @@ def compile_source(source: str, options: Sequence[str]) -> tuple[bytes, str]:
         return code, words
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _options(module: Module, architecture: str) -> list[str]:
+    return [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{define}" for define in module.defines)]
+
+
+def _path(module: Module, architecture: str) -> Path:
+    key = "\0".join([module.source, *_options(module, architecture), compiler_version()])
+    return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
 
 
 def cache_folder() -> Path:

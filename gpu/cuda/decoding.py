@@ -4,7 +4,6 @@ Both give the same bits, so that either may be taken for any step.
 """
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,8 @@ class Decoding:
 
     def __init__(self, forward: Forward, persistent: Persistent | None, graphs: GraphCache, why: str) -> None:
         self._forward, self._persistent, self._graphs = forward, persistent, graphs
-        self._ways: dict[int, int] = {}  # by tokens: the longest rows, in splits, for which the one kernel is taken
+        # By tokens: the longest rows, in splits, for which the one kernel is taken.
+        self._ways = dict.fromkeys(persistent.sizes, 1 << 30) if persistent is not None else {}
         self.why = why
 
     def launch(self, tokens: int, ways: int) -> None:
@@ -44,14 +44,6 @@ class Decoding:
     def path(self, tokens: int, ways: int) -> str:
         """Name the way that steps of so many tokens take, in rows of at most so many splits."""
         return PERSISTENT if ways <= self._ways.get(tokens, 0) else PER_OP
-
-    def build(self, tokens: int, *, compiling: Callable[[], None]) -> None:
-        """Compile the one kernel for steps of up to so many tokens, and take it for all of them."""
-        if self._persistent is None:
-            return
-        for count in self._persistent.sizes(tokens):
-            self._persistent.build(count, compiling=compiling)
-            self._ways[count] = 1 << 30
 
     def measure(
         self, device: Device, shape: Shape, arena: Arena, staging: Staging, watchdog: Watchdog, window: Window

@@ -16,6 +16,13 @@ class Lines(NamedTuple):
     pitch: int = 0  # bytes from the start of one to the start of the next
 
 
+class Module(NamedTuple):
+    """Kernels that are compiled together."""
+
+    source: str
+    defines: tuple[str, ...]  # macros
+
+
 class Event(Protocol):
     """A place in the stream."""
 
@@ -100,8 +107,11 @@ class Device(Launcher, Protocol):
         """Give memory back, pinned or the device's, that nothing in the stream asks for any more."""
         ...
 
-    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
-        """Compile kernels, having called `compiling`, or take them from the cache, and load them too."""
+    def build(self, modules: Sequence[Module], *, compiling: Callable[[], None]) -> None:
+        """Compile kernels, having called `compiling`, or take them from the cache, and load them too.
+
+        Of kernels of the same name the one that was built last is launched.
+        """
         ...
 
     def copy(self, source: Lines, target: Lines) -> None:

@@ -13,7 +13,7 @@ from cuda.core import EventOptions, LaunchConfig, ObjectCode, launch
 
 from gpu.cuda.available import missing
 from gpu.cuda.compiler import compiled, compiler_version
-from gpu.cuda.device import Event, Graph, Lines, Moment
+from gpu.cuda.device import Event, Graph, Lines, Module, Moment
 from gpu.errors import DeviceError
 
 _SHARED_BYTES = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -21,7 +21,7 @@ _DEPENDENT_LAUNCH = 9  # from this major compute capability on
 
 
 class CudaDevice:
-    """One device, one stream of ours, one module of kernels."""
+    """One device, one stream of ours, modules of kernels."""
 
     def __init__(self) -> None:
         if (reason := missing()) is not None:
@@ -95,10 +95,9 @@ class CudaDevice:
             self._allocated.remove(address)
             _checked(driver.cuMemFree(address))
 
-    def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+    def build(self, modules: Sequence[Module], *, compiling: Callable[[], None]) -> None:
         """Compile kernels, or take them from the cache, and load each."""
-        options = [f"--gpu-architecture={self.architecture}", "--std=c++17", *(f"-D{define}" for define in defines)]
-        self._codes.append(ObjectCode.from_cubin(compiled(source, options, compiling=compiling)))
+        self._codes += map(ObjectCode.from_cubin, compiled(modules, self.architecture, compiling=compiling))
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,

@@ -24,7 +24,7 @@ from gpu.cuda.loading import load
 from gpu.cuda.paths import PER_OP, check_path
 from gpu.cuda.prefilling import Prefilling
 from gpu.cuda.profiling import STEPS, Profiler
-from gpu.cuda.shape import Shape, bucket, kernels_digest, source
+from gpu.cuda.shape import Shape, bucket, kernels_digest
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
 from gpu.cuda.weights import places, write_random
@@ -133,20 +133,19 @@ class CudaEngine(RowKeeper):
         self._staging = Staging(device, self._watchdog)
         self._window = Window(device, self._watchdog, self._launching)
         announce = checkpoint.announce if checkpoint is not None else lambda what: None
-
-        def compiling() -> None:
-            announce("compiling kernels (once for this model)")
-
-        device.build(source(), shape.defines(), compiling=compiling)
+        whole_steps = decode != PER_OP and self._no_whole_step is None
+        device.build(
+            [*(persistent.modules(shape) if whole_steps else ()), *shape.modules(device.capability)],
+            compiling=lambda: announce("compiling kernels (once for this model)"),
+        )
         self._forward = Forward(device, shape, self._weights, self._arena)
         self._prefilling = Prefilling(self._forward, shape, self._arena, self._staging, self._graphs)
         self._persistent = None
-        if decode != PER_OP and self._no_whole_step is None:
+        if whole_steps:
             self._persistent = persistent.bind(device, shape, self._weights, self._arena, self._staging)
             self._watchdog.last_words = self._persistent.last_words
         why = "asked for" if decode else self._no_whole_step or "the engine's choice"
         self._decoding = Decoding(self._forward, self._persistent, self._graphs, why)
-        self._decoding.build(shape.slots, compiling=compiling)
 
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2

@@ -1,17 +1,16 @@
 """A decode step as one kernel that stays on the device: for which models and devices, and how it is launched."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpu.cuda.arena import Arena, Array, Plan
-from gpu.cuda.device import Device
+from gpu.cuda.device import Device, Module
 from gpu.cuda.paths import PERSISTENT, no_device
 from gpu.cuda.shape import Shape, persistent_source
 from gpu.cuda.staging import Staging
 
-MOST_TOKENS = 8
+_SIZES = (1, 2, 4, 8)  # tokens of a step
 _THREADS, _SHARED = 384, 232_448  # of a block: all that there is of a multiprocessor's shared memory
 _WARPS = 8
 _COUNTER = 32  # numbers from one counter to the next
@@ -40,9 +39,19 @@ def state(shape: Shape) -> Plan:
 
 
 def defines(shape: Shape, tokens: int, *, clocked: bool = False) -> tuple[str, ...]:
-    """Give the macros that the kernel for so many tokens is compiled with."""
+    """Give the macros of the kernel for so many tokens: or of that which looks at the clock between phases."""
     sizes = f"TOKENS_OF_STEP={tokens}", f"SHARED_OF_BLOCK={_SHARED}"
     return *shape.defines(), *sizes, *(["CLOCKED"] if clocked else [])
+
+
+def sizes(shape: Shape) -> list[int]:
+    """Give the tokens of the steps that such a kernel is for, as many as there are rows for."""
+    return [size for size in _SIZES if size <= shape.slots]
+
+
+def modules(shape: Shape) -> list[Module]:
+    """Give the kernels for steps of all sizes."""
+    return [Module(persistent_source(), defines(shape, tokens)) for tokens in sizes(shape)]
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,19 +63,15 @@ class Persistent:
     arena: Arena
     last_words: np.ndarray  # where, block and thread of a wait that did not end
 
-    def sizes(self, tokens: int) -> Iterator[int]:
-        """Give the sizes of steps, up to one that serves so many tokens: powers of two, and no more than it can."""
-        size = 1
-        while size <= min(tokens, MOST_TOKENS):
-            yield size
-            size *= 2
-
-    def build(self, tokens: int, *, compiling: Callable[[], None], clocked: bool = False) -> None:
-        """Compile the kernel for so many tokens, a power of two: or that which looks at the clock between phases."""
-        self.device.build(persistent_source(), defines(self.shape, tokens, clocked=clocked), compiling=compiling)
+    @property
+    def sizes(self) -> list[int]:
+        return sizes(self.shape)
 
     def decode(self, tokens: int, *, clocked: bool = False) -> None:
-        """Take the token that was drawn for each row of the step through all layers, to its logits; count on."""
+        """Take the token that was drawn for each row of the step through all layers, to its logits; count on.
+
+        The kernel for so many tokens was built, or that which looks at the clock between phases.
+        """
         kernel = f"{'clocked' if clocked else 'decode'}_{tokens}"
         self.device.launch(
             kernel, (self.device.processors, 1, 1), _THREADS, self.arena.at("memory"), shared=_SHARED, together=True

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gpu.cuda.device import Device, Launcher, Lines, Moment
+from gpu.cuda.device import Device, Launcher, Lines, Module, Moment
 from gpu.cuda.drawing import Launches
 from gpu.cuda.forward import Forward, chunk_of, step_of
 from gpu.cuda.paths import PER_OP, PERSISTENT
-from gpu.cuda.persistent import Persistent
-from gpu.cuda.shape import Shape, bucket, measuring_source, prompt_bucket
+from gpu.cuda.persistent import Persistent, defines
+from gpu.cuda.shape import Shape, bucket, measuring_source, persistent_source, prompt_bucket
 from gpu.cuda.staging import Staging
 from gpu.cuda.traffic import Traffic, operation, traffic
 from gpu.cuda.watchdog import Watchdog
@@ -98,7 +98,7 @@ class Profiler:
     def profile(self) -> DeviceProfile:
         """Measure everything; the device does nothing else meanwhile."""
         device, shape, rows = self.device, self.shape, len(self.rows)
-        device.build(measuring_source(), shape.defines(), compiling=lambda: None)
+        device.build([Module(measuring_source(), shape.defines())], compiling=lambda: None)
         self._packs = max(1, min(_CACHES * device.cache, device.memory_free() // 2) // 16)
         self._memory = device.allocate(self._packs * 16 + 16)
         try:
@@ -207,13 +207,14 @@ class Profiler:
 
     def _whole_step(self) -> Persistent | None:
         whole = self.persistent
-        return whole if whole is not None and self._tokens in whole.sizes(self.shape.slots) else None
+        return whole if whole is not None and self._tokens in whole.sizes else None
 
     def _phases(self, name: str, moved: dict[str, Traffic]) -> Iterator[Pass]:
         """Time the phases of the one kernel, by the clock of the device: from when each begins in the first block."""
         if (whole := self._whole_step()) is None:
             return
-        whole.build(self._tokens, compiling=lambda: None, clocked=True)
+        clocked = Module(persistent_source(), defines(self.shape, self._tokens, clocked=True))
+        self.device.build([clocked], compiling=lambda: None)
         clocks = self.forward.arena.lines("clocks")
         address, seen = self.device.pinned(clocks.width)
         never = np.full(clocks.width // 8, np.iinfo(np.uint64).max, np.uint64)

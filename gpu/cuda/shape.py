@@ -8,13 +8,19 @@ from typing import NamedTuple
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.cuda.arena import Array, Plan
+from gpu.cuda.device import Module
 from gpu.cuda.drawing import BINS
 from gpu.cuda.tiles import COLUMNS, ROWS, tiled_shape, up
 from gpu.errors import CheckpointError, OptionError
 
 _SHARED = (
-    "common.cu", "hopper.cu", "products.cu", "rope.cu", "attention.cu", "attention_step.cu", "attention_prompt.cu",
-)  # fmt: skip
+    "common.cu",
+    "hopper.cu",
+    "products.cu",
+    "attention.cu",
+    "attention_step.cu",
+)  # no kernels, but what makes them
+_PRODUCTS = ("qkv", "output", "gate_up", "down", "head")
 CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions
@@ -24,14 +30,25 @@ _CODES = {None: 0, "int8": 1, "fp8": 2}  # as in common.cu
 _WIDE_FROM, _WIDE_FROM_OF_CODES = 33, 129  # tokens
 _WIDE_TILES = {(128, 192): 1.37, (64, 64): 0.46, (64, 32): 0.35}  # tokens and rows of a tile: its time, in proportion
 _WIDE_MEMORY = 227 * 1024
+_WIDE_CAPABILITY = (9, 0)
 _UNIT = 8  # numbers of the residual stream under one sum of squares
 _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
 
 
-def source() -> str:
-    """Give the kernels as one text."""
-    return _joined(*_SHARED, "wide.cu", "sampling.cu", "loading.cu")
+def sources(*, wide: bool) -> list[str]:
+    """Give the kernels as texts that compile apart, those that take longest first; on request those of wide.cu too."""
+    parts = [_part(f"{name}.cu", f"PRODUCTS({name}, {name.upper()})\n") for name in _PRODUCTS]
+    parts += [_joined("sampling.cu", "loading.cu"), _joined("attention_prompt.cu"), _joined("steps.cu")]
+    if wide:
+        parts[:0] = [
+            _part(f"{name}_{tokens}x{rows}.cu", f"WIDE({name}, {name.upper()}, {tokens}, {rows})\n")
+            for tokens, rows in _WIDE_TILES
+            for name in _PRODUCTS
+            if name != "head"
+        ]
+    shared = _joined(*_SHARED, "wide.cu")
+    return [shared + part for part in parts]
 
 
 def persistent_source() -> str:
@@ -45,7 +62,11 @@ def measuring_source() -> str:
 
 
 def _joined(*names: str) -> str:
-    return "".join(f'#line 1 "{name}"\n' + (files("gpu.cuda") / "kernels" / name).read_text() for name in names)
+    return "".join(_part(name, (files("gpu.cuda") / "kernels" / name).read_text()) for name in names)
+
+
+def _part(name: str, text: str) -> str:
+    return f'#line 1 "{name}"\n{text}'
 
 
 def bucket(tokens: int) -> int:
@@ -171,7 +192,7 @@ class Shape:
 
     def wide(self, tokens: int, capability: tuple[int, int]) -> bool:
         """Tell whether so many tokens are multiplied by the kernels of wide.cu; never changes a bit."""
-        return tokens >= self.wide_from and capability == (9, 0)
+        return tokens >= self.wide_from and capability == _WIDE_CAPABILITY
 
     def attention(self, tokens: int, ways: int) -> Launch:
         """Give the launch that attends; attention_step.cu and attention_prompt.cu compute the same sizes."""
@@ -211,6 +232,10 @@ class Shape:
             "ATTENTION_SCALE": f"{_LOG2_E / math.sqrt(model.head_dim)!r}f",
         }
         return tuple(f"{name}={value}" for name, value in values.items())
+
+    def modules(self, capability: tuple[int, int]) -> list[Module]:
+        """Give all kernels but that of a whole step."""
+        return [Module(source, self.defines()) for source in sources(wide=capability == _WIDE_CAPABILITY)]
 
     def state(self) -> Plan:
         """Plan all memory but the weights."""
@@ -293,4 +318,4 @@ class Shape:
 
 def kernels_digest() -> str:
     """Tell one version of the kernels from another."""
-    return hashlib.sha256((source() + persistent_source()).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join([*sources(wide=True), persistent_source()]).encode()).hexdigest()[:16]

@@ -1,5 +1,4 @@
 // Attention of a prompt: a warp has 16 pairs of token and query head, a block shares what it reads of the cache.
-#ifndef TOKENS_OF_STEP
 constexpr int SHARES = HEAD_DIM > 128 ? 4 : 1;  // of the numbers of a value, a warp each: there are not registers for all
 constexpr int TILE_PAIRS = SHARES > 1 ? 16 : 128;
 constexpr int TILE_WARPS = TILE_PAIRS / 16 * SHARES, TILE_THREADS = TILE_WARPS * 32;
@@ -226,4 +225,3 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
         }
     }
 }
-#endif

@@ -282,24 +282,3 @@ __device__ __forceinline__ void attend_part(
                 to_bf16(attended_to(state[i].o, 1.0f / state[i].l));
     });
 }
-
-#ifndef TOKENS_OF_STEP
-// Grid: as many splits as the longest row may have, heads of keys times PARTS, tokens.
-extern "C" __global__ void __launch_bounds__(ATTENDING, ELEMENTS > 2 ? 1 : 2) attention_step(
-    i64 tokens, const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended,
-    float* partials, int* arrivals) {
-    __shared__ Attending shared;
-    let_next_start();
-    const int token = blockIdx.z, row = rows[token];  // no kernel writes them
-    Part what = {token, row, __ldcg(positions + token) + 1, (int)blockIdx.y};
-    // Where the row ends may be wrong before all else is there: that does no harm to what is only on its way.
-    if (row >= 0) prefetch_split(cached(cache, what), blockIdx.x, what.length, threadIdx.x);
-    wait_for_previous();
-    what.length = __ldcg(positions + token) + 1;
-    if (row < 0 || (int)blockIdx.x * SPLIT >= what.length) return;
-    const Attention memory = {qkv, cache, attended, partials, arrivals};
-    Stream stream = stream_of(memory, what, blockIdx.x, what.length, threadIdx.x);
-    stream.ask();
-    attend_part(shared, memory, what, blockIdx.x, stream, threadIdx.x, [] { __syncthreads(); });
-}
-#endif

@@ -319,7 +319,6 @@ __device__ __forceinline__ void product(
     }
 }
 
-#ifndef TOKENS_OF_STEP  // the kernels one by one
 #define PRODUCT(name, kind, most)                                                                                      \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, Block<kind, most>::resident) name##_##most(               \
         i64 tokens, const Weight* weights, const float* bias, const bf16* input, const float* squares, void* output,   \
@@ -330,12 +329,6 @@ __device__ __forceinline__ void product(
             positions, table, cache);                                                                                  \
     }
 #define PRODUCTS(name, kind) PRODUCT(name, kind, 8) PRODUCT(name, kind, 16) PRODUCT(name, kind, 32) PRODUCT(name, kind, 64)
-PRODUCTS(qkv, QKV)
-PRODUCTS(output, OUTPUT)
-PRODUCTS(gate_up, GATE_UP)
-PRODUCTS(down, DOWN)
-PRODUCTS(head, HEAD)
-#endif
 
 // Eight numbers of a row of the embedding table.
 __device__ __forceinline__ void read_embedding(const bf16* table, int id, int unit, float (&value)[8]) {
@@ -365,15 +358,3 @@ __device__ __forceinline__ void begin_residual(
         next_squares[token * HIDDEN_UNITS + unit] = square;
     }
 }
-#ifndef TOKENS_OF_STEP
-// The first kernel of a forward pass: it lets no other start before all that came earlier is done. So the others may read
-// rows and positions, which nothing in the pass writes but its very end, before they wait.
-extern "C" __global__ void __launch_bounds__(256) embed(
-    i64 tokens, const Weight* table, const int* ids, const int* drawn, const int* rows, const float* next_norm, float* x,
-    bf16* next_input, float* next_squares) {
-    wait_for_previous();
-    let_next_start();
-    const int token = blockIdx.x, row = rows[token], id = row < 0 ? 0 : ids ? ids[token] : drawn[2 * row];
-    begin_residual(table, id, token, next_norm, x, next_input, next_squares);
-}
-#endif

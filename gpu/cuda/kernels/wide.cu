@@ -226,31 +226,14 @@ __device__ __forceinline__ void wide_product(
     }
 }
 
-#define WIDE(name, kind, size, groups, rows_of_block)                                                                  \
-    extern "C" __global__ void __launch_bounds__(128 * (groups + 1), 1) name##_##size(                                 \
+#define WIDE(name, kind, tokens_of_block, rows_of_block)                                                               \
+    extern "C" __global__ void __launch_bounds__(128 + 2 * tokens_of_block, 1)                                         \
+    name##_##tokens_of_block##x##rows_of_block(                                                                        \
         i64 tokens, const bf16* weights, const float* bias, const bf16* input, const float* scales, void* output,      \
         const float* next_norm, bf16* next_input, float* next_squares, const int*, const int* rows,                    \
         const int* positions, const float* table, bf16* cache) {                                                       \
-        wide_product<kind, groups, rows_of_block>(                                                                     \
+        wide_product<kind, tokens_of_block / 64, rows_of_block>(                                                       \
             (int)tokens, weights, bias, input, scales, next_norm, rows, positions, table,                              \
             {output, next_input, next_squares, cache});                                                                \
     }
-#define WIDES(size, groups, rows_of_block)                                                                             \
-    WIDE(qkv, QKV, size, groups, rows_of_block)                                                                        \
-    WIDE(output, OUTPUT, size, groups, rows_of_block)                                                                  \
-    WIDE(gate_up, GATE_UP, size, groups, rows_of_block)                                                                \
-    WIDE(down, DOWN, size, groups, rows_of_block)
-WIDES(64x32, 1, 32)
-WIDES(64x64, 1, 64)
-WIDES(128x192, 2, 192)
-
-// What the numbers of each token are scaled by, see `norm_scale`.
-extern "C" __global__ void __launch_bounds__(256) scales(i64 tokens, const float* squares, float* scales) {
-    let_next_start();
-    wait_for_previous();
-    const int token = blockIdx.x * 8 + (threadIdx.x >> 5);
-    if (token >= tokens) return;
-    const float scale = norm_scale(load_squares(squares + (i64)token * HIDDEN_UNITS));
-    if ((threadIdx.x & 31) == 0) scales[token] = scale;
-}
 #endif

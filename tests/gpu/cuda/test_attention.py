@@ -12,7 +12,7 @@ from gpu import ModelConfig
 from gpu.cuda.arena import Arena, Array
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device
-from gpu.cuda.shape import Shape, source
+from gpu.cuda.shape import Shape
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.tiles import tiled_shape, untiled
 from gpu.cuda.watchdog import Watchdog
@@ -40,7 +40,7 @@ class Attending:
         model = ModelConfig.from_json(tiny_config(num_hidden_layers=1, max_position_embeddings=CAPACITY, **fields))
         self.shape = Shape(model, len(lengths), CAPACITY)
         self.device, self.lengths = device, lengths
-        device.build(source(), self.shape.defines(), compiling=lambda: None)
+        device.build(self.shape.modules(device.capability), compiling=lambda: None)
         tokens, width = max(LENGTHS), self.shape.qkv_width
         state = self.shape.state()
         self.arena = Arena(device, {

@@ -12,7 +12,7 @@ from emulated_device import CAN_EMULATE, EmulatedDevice
 
 from gpu import CudaEngine, DeviceError, ModelConfig, OptionError, load_engine, unavailable_engines
 from gpu.cuda.decoding import Decoding
-from gpu.cuda.device import Device
+from gpu.cuda.device import Device, Module
 from gpu.cuda.shape import SPLIT
 
 pytestmark = pytest.mark.slow
@@ -31,6 +31,10 @@ def config(family: str = "llama", **fields: Any) -> ModelConfig:
         "head_dim": 64, "vocab_size": 333, "num_hidden_layers": 2, "max_position_embeddings": 2048,
     }  # fmt: skip
     return ModelConfig.from_json(tiny_config(family, **{**sizes, **fields}))
+
+
+def changed(module: Module, right: str, wrong: str) -> Module:
+    return module._replace(source=module.source.replace(right, wrong))
 
 
 class Blocks(EmulatedDevice):
@@ -186,10 +190,13 @@ def test_a_device_that_refuses_the_one_kernel_decodes_without() -> None:
 @pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
 def test_prompts_that_get_other_bits_than_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Damaged(EmulatedDevice):
-        def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+        def build(self, modules: Sequence[Module], *, compiling: Callable[[], None]) -> None:
             right = "attended_to(of[0], share)"
-            assert right in source
-            super().build(source.replace(right, right.replace("share", "1.01f * share")), defines, compiling=compiling)
+            assert any(right in module.source for module in modules)
+            super().build(
+                [changed(module, right, right.replace("share", "1.01f * share")) for module in modules],
+                compiling=compiling,
+            )
 
     monkeypatch.setattr("gpu.cuda.engine._COMPARED_FROM", 0)
     with CudaEngine(
@@ -202,13 +209,13 @@ def test_prompts_that_get_other_bits_than_steps_are_told(monkeypatch: pytest.Mon
 @pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
 def test_kernels_that_give_other_bits_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     class Damaged(EmulatedDevice):
-        def build(self, source: str, defines: Sequence[str], *, compiling: Callable[[], None]) -> None:
+        def build(self, modules: Sequence[Module], *, compiling: Callable[[], None]) -> None:
             for right, wrong in (
                 ("sums.partial[0][safe][pair]", "sums.partial[1][safe][pair]"),  # of a whole step
                 ("total[i] = run == 0 ? sum[i]", "total[i] = run == 0 ? 2 * sum[i]"),  # of many tokens
             ):
-                source = source.replace(right, wrong)
-            super().build(source, defines, compiling=compiling)
+                modules = [changed(module, right, wrong) for module in modules]
+            super().build(modules, compiling=compiling)
 
     monkeypatch.setattr("gpu.cuda.engine._COMPARED_FROM", 0)
     model = config(num_hidden_layers=1)

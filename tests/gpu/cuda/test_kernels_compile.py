@@ -1,7 +1,9 @@
 """Every kernel compiles for every generation of devices and many shapes, and keeps all it needs in registers."""
 
+import os
 import re
 import runpy
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from codes import KINDS
 
 from gpu import ModelConfig
 from gpu.cuda import persistent
-from gpu.cuda.shape import Shape, measuring_source, persistent_source, source
+from gpu.cuda.device import Module
+from gpu.cuda.shape import Shape, measuring_source, persistent_source
 
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
 try:
@@ -22,6 +25,7 @@ except Exception as error:
 from gpu.cuda import compiler  # noqa: E402
 
 pytestmark = pytest.mark.slow
+NOTHING = Module('extern "C" __global__ void nothing() {}', ())
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "100M": {
@@ -62,10 +66,10 @@ COMPILED = [  # sm_90a has kernels of its own
 @pytest.mark.parametrize(("architecture", "name", "quantize"), COMPILED)
 def test_all_kernels_compile_without_spills(name: str, architecture: str, quantize: str | None) -> None:
     family = "qwen3" if name == "tiny" else "llama"
-    macros = [f"-D{define}" for define in shape(name, family, quantize).defines()]
-    options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", *macros]
-    code, words = compiler.compile_source(source(), options)
-    assert code.startswith(b"\x7fELF")
+    modules = shape(name, family, quantize).modules((9, 0) if architecture == "sm_90a" else (8, 0))
+    made = [compiler.compile_module(module, architecture, "--ptxas-options=-v") for module in modules]
+    assert all(code.startswith(b"\x7fELF") for code, _ in made)
+    words = "".join(of_module for _, of_module in made)
     kernels = re.findall(r"Compiling entry function '(\w+)'", words)
     expected = {"embed", "qkv_8", "qkv_64", "attention_step", "attention_prompt", "down_32", "head_8", "sample"}
     assert {*expected, *(("load_codes", "unpack_codes") if quantize else ("load_matrix",))} <= set(kernels)
@@ -74,13 +78,13 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str, quanti
     assert "warning" not in words
     used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", words)
     assert dict(zip(kernels, used, strict=True)) == dict.fromkeys(kernels, ("0", "0", "0"))
+    assert len(set(kernels)) == len(kernels)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90"])
 def test_what_a_device_is_measured_with_compiles(architecture: str) -> None:
-    macros = [f"-D{define}" for define in shape("tiny").defines()]
-    options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", *macros]
-    _, words = compiler.compile_source(measuring_source(), options)
+    module = Module(measuring_source(), shape("tiny").defines())
+    _, words = compiler.compile_module(module, architecture, "--ptxas-options=-v")
     assert set(re.findall(r"Compiling entry function '(\w+)'", words)) == {"nothing", "read_all"}
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
@@ -96,40 +100,69 @@ def test_the_kernel_of_a_whole_step_compiles_without_spills_also_with_clocks(
     tokens: int, clocked: bool, quantize: str | None
 ) -> None:
     of = shape("Llama-3.2-1B", quantize=quantize)
-    macros = [f"-D{define}" for define in persistent.defines(of, tokens, clocked=clocked)]
-    options = ["--gpu-architecture=sm_90a", "--std=c++17", "--ptxas-options=-v", *macros]
-    _, words = compiler.compile_source(persistent_source(), options)
+    module = Module(persistent_source(), persistent.defines(of, tokens, clocked=clocked))
+    _, words = compiler.compile_module(module, "sm_90a", "--ptxas-options=-v")
     assert re.findall(r"Compiling entry function '(\w+)'", words) == [f"{'clocked' if clocked else 'decode'}_{tokens}"]
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
 def test_what_was_compiled_is_found_again_unless_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    text, options = 'extern "C" __global__ void nothing() {}', ["--gpu-architecture=sm_80"]
     told: list[str] = []
-    first = compiler.compiled(text, options, compiling=lambda: told.append("compiling"))
+    [first] = compiler.compiled([NOTHING], "sm_80", compiling=lambda: told.append("compiling"))
     [path] = (tmp_path / "phasewalk" / "kernels").iterdir()
     written = path.stat().st_mtime_ns
-    assert compiler.compiled(text, options, compiling=lambda: told.append("again")) == first
+    assert compiler.compiled([NOTHING], "sm_80", compiling=lambda: told.append("again")) == [first]
     assert told == ["compiling"]
     assert path.stat().st_mtime_ns == written
     for damaged in (b"", path.read_bytes()[:-1]):
         path.write_bytes(damaged)
-        assert compiler.compiled(text, options) == first
+        assert compiler.compiled([NOTHING], "sm_80") == [first]
         assert path.read_bytes().endswith(first)
-    compiler.compiled(text, ["--gpu-architecture=sm_90"])
+    compiler.compiled([NOTHING], "sm_90")
     assert len(list(path.parent.iterdir())) == 2
+
+
+def test_what_the_cache_lacks_is_compiled_at_the_same_time_and_announced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    [small] = compiler.compiled([NOTHING], "sm_80")
+    *large, last = shape("100M").modules((8, 0))
+    modules = [*large, NOTHING, last, NOTHING._replace(defines=("OTHER",))]
+    told: list[int] = []
+    codes = compiler.compiled(modules, "sm_80", compiling=lambda: told.append(threading.get_ident()))
+    assert told == [threading.get_ident()]  # in the thread that asked
+    assert [b"qkv_8" in code for code in codes] == ["(qkv, QKV)" in module.source for module in modules]
+    assert codes[len(large)] == small
+    written = sorted((tmp_path / "phasewalk" / "kernels").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert len(written) == len(modules)
+    if (os.cpu_count() or 1) > 1:
+        assert not written[-1].read_bytes().endswith(codes[-1])  # the last one is small: it did not wait for all others
+    assert compiler.compiled(modules, "sm_80", compiling=lambda: told.append(0)) == codes
+    assert len(told) == 1
+
+
+def test_one_module_of_several_that_does_not_compile_is_told_and_the_others_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(compiler.DeviceError, match=r"(?s)could not compile the kernels.*nonsense"):
+        compiler.compiled([NOTHING, Module("nonsense;", ()), NOTHING._replace(defines=("OTHER",))], "sm_80")
+    told: list[str] = []
+    compiler.compiled([NOTHING], "sm_80", compiling=lambda: told.append("again"))
+    assert told == []
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "phasewalk").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compiler.compiled('extern "C" __global__ void nothing() {}', ["--gpu-architecture=sm_80"])
+    assert compiler.compiled([NOTHING], "sm_80")
 
 
 def test_what_does_not_compile_is_told_in_the_words_of_the_compiler() -> None:
     with pytest.raises(compiler.DeviceError, match=r"(?s)could not compile the kernels.*nonsense"):
-        compiler.compile_source("nonsense;", ["--gpu-architecture=sm_80"])
+        compiler.compile_module(Module("nonsense;", ()), "sm_80")
 
 
 def test_every_ablation_changes_a_kernel_that_still_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,12 +170,12 @@ def test_every_ablation_changes_a_kernel_that_still_compiles(monkeypatch: pytest
     benchmarks = Path(__file__).parents[3] / "benchmarks"
     monkeypatch.syspath_prepend(str(benchmarks))
     ablations = runpy.run_path(str(benchmarks / "persistent_ablations.py"))
-    macros = [f"-D{define}" for define in persistent.defines(shape("Llama-3.2-1B"), 1)]
+    defines = persistent.defines(shape("Llama-3.2-1B"), 1)
     kinds = set()
     for variant in ablations["VARIANTS"]:
         changed = variant.of(persistent_source())
         if (kind := re.sub(r"\d+", "", variant.name)) not in kinds:  # not each number of the same
-            compiler.compile_source(changed, ["--gpu-architecture=sm_90a", "--std=c++17", *macros])
+            compiler.compile_module(Module(changed, defines), "sm_90a")
         kinds.add(kind)
     with pytest.raises(LookupError, match="what the kernel does not have: 'no such words'"):
         ablations["Variant"]("odd", (("no such words", ""),)).of(persistent_source())

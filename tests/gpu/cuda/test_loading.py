@@ -20,7 +20,7 @@ from gpu.cuda import loading
 from gpu.cuda.arena import Arena, Array
 from gpu.cuda.bfloat16 import widened
 from gpu.cuda.device import Device, Lines
-from gpu.cuda.shape import Shape, source
+from gpu.cuda.shape import Shape
 from gpu.cuda.staging import Staging
 from gpu.cuda.tiles import tiled, tiled_shape
 from gpu.cuda.watchdog import Watchdog
@@ -34,7 +34,7 @@ BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 @pytest.fixture
 def kernels(bare: Device) -> Device:
     """The device under test with the kernels of a tiny model."""
-    bare.build(source(), shape_of().defines(), compiling=lambda: None)
+    bare.build(shape_of().modules(bare.capability), compiling=lambda: None)
     return bare
 
 
@@ -122,7 +122,7 @@ def plan_of_codes(rows: int, columns: int) -> dict[str, Array]:
 @pytest.mark.parametrize("dtype", BYTES)
 def test_a_matrix_has_the_codes_that_the_host_gives_it(bare: Device, tmp_path: Path, dtype: str, kind: str) -> None:
     """However many rows a piece has; of one that is larger than a slot, slots become as large."""
-    bare.build(source(), shape_of(kind).defines(), compiling=lambda: None)
+    bare.build(shape_of(kind).modules(bare.capability), compiling=lambda: None)
     for rows, columns, slot_size in ((1, 1, 4), (17, 33, 252), (97, 36, 1 << 20), (300, 257, 252)):
         bits = all_kinds_of_numbers(rows * columns, dtype).reshape(rows, columns)
         bits[1::3] = all_kinds_of_numbers(columns, dtype)[0]
@@ -152,7 +152,7 @@ def test_every_code_is_the_nearest_ties_to_even(bare: Device, tmp_path: Path, ki
     row = np.concatenate([values, -values]).astype(np.float32)
     matrix = np.stack([row, row * 2**20])  # the largest is the largest code: the scale is a power of two
     write_raw(tmp_path / "one", {"matrix": ("F32", matrix.view(np.uint32))})
-    bare.build(source(), shape_of(kind).defines(), compiling=lambda: None)
+    bare.build(shape_of(kind).modules(bare.capability), compiling=lambda: None)
     plan = plan_of_codes(*matrix.shape)
     arena = loaded(bare, tmp_path / "one", plan, {"matrix": Place("it")}, 1 << 20, quantize=True)
     found = untiled_codes(fetched(bare, arena.lines("it"), np.uint8), *matrix.shape, kind)[:2, : len(row)]
@@ -216,7 +216,7 @@ def test_a_vector_keeps_every_number(kernels: Device, tmp_path: Path, dtype: str
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_codes_are_as_wide_as_random_weights_and_padded_with_zeros(bare: Device, kind: str) -> None:
     shape = shape_of(kind, hidden_size=200, intermediate_size=333, vocab_size=1001)
-    bare.build(source(), shape.defines(), compiling=lambda: None)
+    bare.build(shape.modules(bare.capability), compiling=lambda: None)
     arena = Arena(bare, shape.weights())
     write_random(bare, shape, arena, Staging(bare, Watchdog(bare)))
     for name, array in shape.weights().items():
@@ -339,12 +339,13 @@ import re, sys
 from pathlib import Path
 from emulated_device import EmulatedDevice
 from gpu import Checkpoint, CudaEngine, ModelConfig
-from gpu.cuda.shape import Shape, source
+from gpu.cuda.shape import Shape
 def peak():
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 folder = Path(sys.argv[1])
 model, device = ModelConfig.from_folder(folder), EmulatedDevice()
-device.build(source(), Shape(model, 1, 8).defines(), compiling=lambda: None)  # its threads need memory of their own
+modules = Shape(model, 1, 8).modules(device.capability)
+device.build(modules, compiling=lambda: None)  # its threads need memory of their own
 before = peak()
 engine = CudaEngine(model, Checkpoint.open(folder, model), rows=1, capacity=8, device=device)
 print(peak() - before - device.reserved)
