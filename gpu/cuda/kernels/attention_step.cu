@@ -31,6 +31,7 @@ struct Stream {
     Pack on_their_way[AHEAD];
     const bf16 *keys, *values;
     int keys_left, values_left;  // positions from this lane's first one on
+    bool asked = false;
 
     __device__ __forceinline__ Stream(const Cached& source, int first, int length) {
         const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
@@ -55,6 +56,7 @@ struct Stream {
     __device__ __forceinline__ void ask() {
 #pragma unroll
         for (int i = 0; i < (AHEAD < ALL ? AHEAD : ALL); ++i) on_their_way[i] = read(i);
+        asked = true;
     }
     // The token's own position has been written since the others were asked for.
     __device__ __forceinline__ void ask_for_newest() {
@@ -249,8 +251,8 @@ __device__ __forceinline__ Stream stream_of(const Attention& memory, const Part&
     return Stream(cached(memory.cache, what), split * SPLIT + thread / 32 * BLOCK_POSITIONS, length);
 }
 
-// One split of a part, by ATTENDING threads, whose streams have been asked for. Who comes last of a part's splits merges
-// what all have left.
+// One split of a part, by ATTENDING threads; their streams may have been asked for already. Who comes last of a part's
+// splits merges what all have left.
 template <class Barrier>
 __device__ __forceinline__ void attend_part(
     Attending& shared, const Attention& memory, const Part& what, int split, Stream& stream, int thread, Barrier barrier) {
@@ -258,6 +260,7 @@ __device__ __forceinline__ void attend_part(
     const int count = min(QUERIES, GROUP - part * QUERIES);
     if (thread == 0) shared.splits = ceil_div(what.length, SPLIT);
     const Queries queries = read_queries(memory.qkv + (i64)what.token * QKV_WIDTH + (i64)first_head * HEAD_DIM, count);
+    if (!stream.asked) stream.ask();
     State state[ELEMENTS];
     attend_split(queries, stream, split, what.length, thread, shared.states, barrier, state);
     if (shared.splits > 1) {

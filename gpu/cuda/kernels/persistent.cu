@@ -420,7 +420,6 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
             for (int index = blockIdx.x + gridDim.x; index < all; index += gridDim.x) {
                 const Share share = share_of(block.rows, block.positions, index);
                 Stream stream = stream_of(attention, share.what, share.split, share.what.length, threadIdx.x);
-                stream.ask();
                 attend(share, stream);
             }
             if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);

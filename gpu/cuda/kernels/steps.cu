@@ -76,6 +76,5 @@ extern "C" __global__ void __launch_bounds__(ATTENDING, ELEMENTS > 2 ? 1 : 2) at
     if (row < 0 || (int)blockIdx.x * SPLIT >= what.length) return;
     const Attention memory = {qkv, cache, attended, partials, arrivals};
     Stream stream = stream_of(memory, what, blockIdx.x, what.length, threadIdx.x);
-    stream.ask();
     attend_part(shared, memory, what, blockIdx.x, stream, threadIdx.x, [] { __syncthreads(); });
 }
