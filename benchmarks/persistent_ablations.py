@@ -84,6 +84,8 @@ VARIANTS = (
     Variant("nothing multiplied", (("multiply(sum, with.", "if (false) multiply(sum, with."),), same_bits=False),
     Variant("keys and values asked for late", _LATE),
     Variant("halves of a tile in turns", (("const u32 at = in_shared(address);", _HALVES), (_END_OF_LOAD, _SWAPPED))),
+    Variant("32 keys and values ahead", (("HEAD_DIM > 64 ? 32 : 16", "32"),)),
+    Variant("224 registers", (("registers<216>", "registers<224>"), ("registers<72>", "registers<56>"))),
     constant("EARLY", 2, 1), constant("EARLY", 2, 3),
     constant("URGENT", 3, 2), constant("URGENT", 3, 4), constant("URGENT", 3, 5),
     constant("ALONE", 256, 0), constant("ALONE", 256, 512), constant("ALONE", 256, 1 << 20),

@@ -174,6 +174,7 @@ import sys
 from cuda.core import LaunchConfig, ObjectCode, launch
 from gpu import CudaEngine, DeviceError, load_engine
 from gpu.cuda.compiler import compiled
+from gpu.cuda.device import Module
 
 folder, kernel = sys.argv[1:]
 source = '''
@@ -189,7 +190,7 @@ engine = load_engine(folder, "cuda", max_batch=2, capacity=48, timeout=1.0)
 device = engine._device
 address, words = device.pinned(12)
 engine._watchdog.last_words = words.view("uint32")
-code = ObjectCode.from_cubin(compiled(source, [f"--gpu-architecture={device.architecture}"]))
+code = ObjectCode.from_cubin(compiled([Module(source, ())], device.architecture)[0])
 extra = code.get_kernel(kernel)
 engine._watchdog.owned.append((code, extra))
 [row] = engine.kv_cache.acquire(1)
