@@ -237,8 +237,8 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
                 copy_to_shared(block.ring[stage].bytes, from, ticket.chunk, &block.full[stage], policy);
                 if (QUANTIZED && begins)
                     copy_to_shared(
-                            block.ring[stage].bytes + SLOT, (const char*)ticket.from + ticket.scales + unit * SCALES, SCALES,
-                            &block.full[stage], policy);
+                        block.ring[stage].bytes + SLOT, (const char*)ticket.from + ticket.scales + unit * SCALES, SCALES,
+                        &block.full[stage], policy);
                 if (begins) block.headers[stage].unit = ticket.unit + unit;
                 if (ends && unit == ticket.units - 1) next = ticket_of(memory, number);
                 if (ends) block.headers[stage].next_phase = unit == ticket.units - 1 ? next.phase : ticket.phase;
