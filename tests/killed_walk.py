@@ -52,15 +52,16 @@ def move(way: str, path: Path) -> None:
             run.step()
 
 
-def killed(way: str, path: Path, *, after: int) -> list[int]:
-    """Kill such a program after so many draws; gives the time of each draw, in ns."""
+def killed(way: str, path: Path, *, after: int = 1, lasting: int = 0) -> list[int]:
+    """Kill such a program after so many draws, and so many ns from the first on; gives the time of each draw, in ns."""
     command = [sys.executable, "-m", "killed_walk", way, str(path)]
     with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        head = [process.stdout.readline() for _ in range(after)]
+        told: list[int] = []
+        while len(told) < after or told[-1] - told[0] < lasting:
+            told.append(int(process.stdout.readline()))
         process.send_signal(signal.SIGKILL)
-        told = b"".join(head) + process.stdout.read()
-    return [int(line) for line in told.splitlines()]
+        return told + [int(line) for line in process.stdout.read().splitlines()]
 
 
 if __name__ == "__main__":

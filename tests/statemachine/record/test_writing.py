@@ -82,7 +82,7 @@ def test_it_is_never_far_behind_while_running(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("way", WAYS)
 def test_a_kill_loses_at_most_50_ms_however_the_run_is_moved(tmp_path: Path, way: str) -> None:
     path = tmp_path / "a.jsonl"
-    told = killed(way, path, after=20_000 if way in ("start", "resume", "until", "fork") else 800)
+    told = killed(way, path, lasting=3 * SLACK_NS)
     begun = sum(time < told[-1] - SLACK_NS for time in told)
     finished = begun - 1
     assert sum(isinstance(step, StepRecord) and step.p == "draw" for step in Journal.open(path).records()) >= finished
