@@ -124,8 +124,7 @@ class CudaDevice:
         handle = driver.CUkernel(int(kernel.handle))
         _checked(driver.cuKernelGetFunction(handle))  # loads it now
         if shared:
-            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _checked(driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(0)))
+            _checked(driver.cuKernelSetAttribute(_SHARED_BYTES, shared, handle, driver.CUdevice(0)))
         return kernel
 
     def copy(self, source: Lines, target: Lines) -> None:
