@@ -25,21 +25,29 @@ SIZES = {
 }  # fmt: skip
 ODD = {"hidden_size": 83, "intermediate_size": 41, "head_dim": 80}
 ONE_KEY_HEAD = {"num_key_value_heads": 1, "head_dim": 128, "vocab_size": 131, "tie_word_embeddings": True}
+LARGE = {
+    "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_hidden_layers": 1,
+    "max_position_embeddings": 2112,
+}  # fmt: skip
 MODELS: list[tuple[str, str | None, dict[str, Any]]] = [  # family, how the checkpoint is stored, sizes
     ("llama", None, SIZES),
     ("llama", "bfloat16", SIZES),
     ("qwen3", "float32", SIZES | ODD),
     ("qwen2", "float16", SIZES | ONE_KEY_HEAD),
+    ("llama", "bfloat16", SIZES | LARGE),  # the tiles of large products
 ]
-ROWS, CAPACITY = 40, 576
+ROWS, ROOM = 40, 56  # tokens beyond the longest prompt
+OLDER = (8, 9)  # compute capability whose kernels every device can run
 
 
 class Watched(CudaDevice):
     """Knows which kernels were made and which were launched."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_older: bool) -> None:
         super().__init__()
         self.launched: set[str] = set()
+        if as_older and self.capability > OLDER:
+            self.capability = OLDER
 
     def launch(self, kernel: str, *arguments: Any, **options: Any) -> None:
         self.launched.add(kernel)
@@ -55,20 +63,21 @@ class Watched(CudaDevice):
         return names
 
 
-def run(engine: CudaEngine) -> None:
+def run(engine: CudaEngine, longest: int) -> None:
     """Prompts long and short, all the batch sizes that have kernels of their own, and all ways of sampling."""
     rows = engine.kv_cache.acquire(ROWS)
     random = np.random.default_rng(0)
     for row in rows:
-        length = 520 if row == 0 else 1 + row % 7
+        length = longest if row == rows[0] else 520 if row == rows[1] else 1 + row % 7
         engine.write_prompt(row, random.integers(0, engine.model.vocab, length).tolist())
         engine.set_sampling(
             row, temperature=float(row % 3) / 2, top_k=(0, 5)[row % 2], top_p=(1.0, 0.9)[row // 2 % 2],
             min_p=(0.0, 0.01)[row // 4 % 2], seed=row,
         )  # fmt: skip
     engine.prefill(rows[:1])
-    engine.prefill(rows[1:3])
-    engine.prefill(rows[3:])
+    engine.prefill(rows[1:2])
+    engine.prefill(rows[2:4])
+    engine.prefill(rows[4:])
     for batch in (1, 2, 4, 8, 9, 17, ROWS):
         for _ in range(2):
             engine.sample(rows[:batch])
@@ -84,19 +93,22 @@ def main() -> None:
     made: set[str] = set()
     launched: set[str] = set()
     for family, dtype, sizes in MODELS:
-        for path in ("per-op", "persistent"):
+        for path, as_older in (("per-op", False), ("per-op", True), ("persistent", False)):
             with tempfile.TemporaryDirectory() as folder:
                 write_checkpoint(Path(folder), family, dtype=dtype or "float32", **sizes)
-                model, device = ModelConfig.from_folder(Path(folder)), Watched()
+                model, device = ModelConfig.from_folder(Path(folder)), Watched(as_older=as_older)
                 checkpoint = Checkpoint.open(Path(folder), model) if dtype else None
-                name = f"{family}, {dtype or 'random'}, {path}"
+                longest = sizes["max_position_embeddings"] - ROOM
+                name = f"{family}, {dtype or 'random'}, hidden {model.hidden}, {path}{', as older' * as_older}"
                 try:
-                    engine = CudaEngine(model, checkpoint, rows=ROWS, capacity=CAPACITY, decode=path, device=device)
+                    engine = CudaEngine(
+                        model, checkpoint, rows=ROWS, capacity=longest + ROOM, decode=path, device=device
+                    )
                 except DeviceError as error:  # there is none for this model or device
                     print(f"{name}: left out, {error}", flush=True)
                     continue
                 with engine:
-                    run(engine)
+                    run(engine, longest)
                     made |= device.made()
                 launched |= device.launched
             print(name, flush=True)

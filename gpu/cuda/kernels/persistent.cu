@@ -7,7 +7,8 @@
 //
 // Eight warps, the consumers, multiply: each has its hands of every unit, as in products.cu. Their sums go to three more
 // warps, which add them up in the order of the warps and finish them, so that consumers never wait for one another
-// between two units. A phase begins when all units of the one before are finished: each phase has a counter of them.
+// between two units. A phase begins when all units of the one before are finished: each phase has a counter of them, to
+// which a block adds its own once, for it takes long until what was written can be seen by others.
 // Attention is no phase of weights: the blocks share the heads and splits of the rows, see attention.cu.
 //
 // Which block computes what is chance; no bit depends on it, and every bit is that of the kernels one by one.
@@ -62,6 +63,7 @@ constexpr int SCALES = QUANTIZED ? 32 : 0;  // bytes behind it: the scales of th
 constexpr int URGENT = 3, EARLY = 2;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
 constexpr int FINISHERS = 3;      // warps
+constexpr int HELD_BYTES = 256;   // of weights that a lane takes into registers before their phase begins
 constexpr int SUMS = 4;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
 constexpr int THREADS = CONSUMERS + 32 + FINISHERS * 32;
@@ -126,6 +128,7 @@ struct Header { int unit, next_phase; };  // where a unit begins: which it is; w
 template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
     float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4], row_scale[QUANTIZED ? 4 : 1];
     int phase, unit;
+    int all;  // units that the block has had of the phase, if this is its last one, else 0
 };
 
 template <int TOKENS> struct Workplaces {  // of all but the ring
@@ -255,7 +258,7 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
 
 struct Consumer {  // one thread's; all but the position in the ring is the same throughout
     int lane, warp, group, quad, places;
-    int stage, unit, next_phase;
+    int stage, unit, first_unit, next_phase;  // units are counted; the first one of the phase
     u32 parity;
 };
 __device__ __forceinline__ void meet() { meet_at<1, CONSUMERS>(); }
@@ -277,100 +280,203 @@ __device__ __forceinline__ Pack load_input(const bf16* input, const Consumer& ow
     return load_tokens(input + Matrix<KIND>::place(own.warp, i) * TILE);
 }
 
+using Loaded = decltype(load_shared((const Weight*)nullptr));  // a lane's weights of a tile
+
+struct Unit {  // while it is multiplied: what a finisher is given of it besides the sums
+    int number;
+    float2 row_scale, x, next_norm;
+};
+
+// Waits for the first place of a unit, and reads what is told there.
+template <int TOKENS> __device__ __forceinline__ Unit begin_unit(Workspace<TOKENS>& block, const Consumer& own) {
+    wait(block.full[own.stage], own.parity, block.memory.last_words, 3);
+    Unit unit = {block.headers[own.stage].unit};
+    if (QUANTIZED && own.warp == 0) unit.row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
+    return unit;
+}
+// Reads this warp's hand of a place, and gives the place away.
+template <int KIND, int HAND, int TOKENS>
+__device__ __forceinline__ void take_place(Workspace<TOKENS>& block, Consumer& own, int chunk, Loaded* loaded) {
+    if (chunk) wait(block.full[own.stage], own.parity, block.memory.last_words, 4);
+    __syncwarp();
+    const Weight* tile = (const Weight*)block.ring[own.stage].bytes + in_tile(own.group, own.quad);
+#pragma unroll
+    for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + Matrix<KIND>::place(own.warp, i) * TILE);
+    if (chunk == Units<KIND>::chunks - 1) own.next_phase = block.headers[own.stage].next_phase;
+    __syncwarp();
+    if (own.lane == 0) arrive(&block.empty[own.stage]);
+    if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
+}
+template <int HAND>
+__device__ __forceinline__ void multiply_hand(float (&sum)[4], const Loaded* loaded, const Pack* a) {
+#pragma unroll
+    for (int i = 0; i < HAND; ++i) {
+        const Pack b = widened(loaded[i]);
+        multiply(sum, a[i].x, 0, a[i].y, 0, b.x, b.y);
+        multiply(sum, a[i].z, 0, a[i].w, 0, b.z, b.w);
+    }
+}
+
+// Two units at once, as the 16 rows of the other operand: sum[0] and sum[1] are the first's, of number `group` for tokens
+// 2 quad and 2 quad + 1, sum[2] and sum[3] the second's. The same bits, in half the time.
+template <int HAND>
+__device__ __forceinline__ void multiply_hands(float (&sum)[4], const Loaded* first, const Loaded* second, const Pack* a) {
+#pragma unroll
+    for (int i = 0; i < HAND; ++i) {
+        const Pack b = widened(first[i]), c = widened(second[i]);
+        multiply(sum, b.x, c.x, b.y, c.y, a[i].x, a[i].y);
+        multiply(sum, b.z, c.z, b.w, c.w, a[i].z, a[i].w);
+    }
+}
+
+// A lane's two sums: of two columns of a token, or of a column of two tokens.
+template <bool OF_A_COLUMN, int TOKENS>
+__device__ __forceinline__ void hand_over(
+    Workspace<TOKENS>& block, Consumer& own, int phase, const Unit& unit, bool last, float sum, float next_sum) {
+    const int slot = own.unit % SUMS;
+    Sums<TOKENS>& to = block.sums[slot];
+    wait(block.taken[slot], (own.unit / SUMS & 1) ^ 1, block.memory.last_words, 5);
+    __syncwarp();
+    if (OF_A_COLUMN) {
+        float* of_token = (float*)to.partial[own.warp][own.quad * 2] + own.group;
+        if (own.quad * 2 < TOKENS) *of_token = sum;
+        if (own.quad * 2 + 1 < TOKENS) of_token[8] = next_sum;
+    } else if (own.group < TOKENS) to.partial[own.warp][own.group][own.quad] = make_float2(sum, next_sum);
+    if (own.warp == 0) {
+        if (own.group < TOKENS) to.x[own.group][own.quad] = unit.x;
+        if (own.group == 0) to.next_norm[own.quad] = unit.next_norm;
+        if (QUANTIZED && own.group == 0) to.row_scale[own.quad] = unit.row_scale;
+        if (own.lane == 0) to.phase = phase, to.unit = unit.number, to.all = last ? own.unit + 1 - own.first_unit : 0;
+    }
+    ++own.unit;
+    __syncwarp();
+    if (own.lane == 0) arrive(&block.summed[slot]);
+}
+
 // All units of a phase that this block has drawn; the first one is known to be there.
 template <int KIND, int TOKENS>
 __device__ __forceinline__ void multiply_units(
     Workspace<TOKENS>& block, Consumer& own, const u32* awaited, u32 count, const bf16* input, int layer) {
     using M = Matrix<KIND>;
     constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand * Units<KIND>::together, OWN = CHUNKS * HAND;
-    constexpr bool kept = OWN <= 32;                  // in registers, from unit to unit
+    constexpr bool kept = OWN <= 32;                  // the input is, in registers, from unit to unit
     constexpr int AHEAD = kept ? CHUNKS : 16 / HAND;  // chunks whose input is in registers
+    constexpr int MOST = OWN <= 16 ? HELD_BYTES / (int)sizeof(Loaded[OWN]) : 0;  // units in registers
+    constexpr bool PAIRED = MOST > 0 && Units<KIND>::pairs > 0;
+    constexpr int HELD = PAIRED && MOST > 2 ? 2 : MOST;
     const Memory& memory = block.memory;
     const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
     const float* next_norm = !M::residual ? nullptr
         : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
         : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
+
+    own.first_unit = own.unit;
+    // While the phase before ends, registers hold the first units, and the ring has room for what comes later.
+    Unit held[HELD + 1] = {};
+    Loaded loaded[HELD + 1][OWN] = {};
+    int holding = 0;
+    auto take_unit = [&](Loaded* loaded) {
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; ++chunk) take_place<KIND, HAND>(block, own, chunk, loaded + chunk * HAND);
+    };
+#pragma unroll
+    for (int i = 0; i < HELD; ++i)
+        if (own.next_phase == phase) {
+            held[i] = begin_unit(block, own);
+            take_unit(loaded[i]);
+            ++holding;
+        }
     enter(block, awaited, count, phase, FIRST_PHASE + layer * PHASES + (KIND == QKV || KIND == HEAD ? 0 : KIND + 1));
+
     input += in_tiles(own.group, own.quad * 4, M::tiles);
     Pack a[AHEAD * HAND];
     if constexpr (kept)
 #pragma unroll
         for (int i = 0; i < OWN; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
-    Squares squares;
+    Squares squares = {};
     if (M::normed && own.warp < TOKENS) squares = load_squares(memory.squares + (i64)own.warp * HIDDEN_UNITS);
     bool scaled = !M::normed || own.warp >= TOKENS;
-    do {
+    auto know_scale = [&] {  // in the shadow of the first unit
+        if (scaled) return;
+        const float scale = norm_scale(squares);
+        if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
+        scaled = true;
+    };
+    auto add_residual = [&](Unit& unit) {
+        if (!M::residual || own.warp != 0) return;
+        const int column = unit.number * 8 + own.quad * 2;
+        if (own.group < TOKENS) {
+            const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
+            unit.x = make_float2(__ldcg(at), __ldcg(at + 1));
+        }
+        if (column < HIDDEN) unit.next_norm = make_float2(next_norm[column], next_norm[column + 1]);
+    };
+    auto is_pair = [](const Unit& unit) { return PAIRED && unit.number < 2 * Units<KIND>::pairs; };
+    auto end_pair = [&](const Unit& first, const Unit& second, const float (&sum)[4]) {
+        know_scale();
+        hand_over<true>(block, own, phase, first, false, sum[0], sum[1]);
+        hand_over<true>(block, own, phase, second, own.next_phase != phase, sum[2], sum[3]);
+    };
+    auto multiply_with_second = [&](const Unit& first, const Loaded* loaded) {
+        const Unit second = begin_unit(block, own);
+        float sum[4] = {};
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+            Loaded of_second[HAND];
+            take_place<KIND, HAND>(block, own, chunk, of_second);
+            multiply_hands<HAND>(sum, loaded + chunk * HAND, of_second, a + chunk * HAND);
+        }
+        end_pair(first, second, sum);
+    };
+    auto end = [&](const Unit& unit, bool last, const float (&sum)[4]) {
+        know_scale();
+        hand_over<false>(block, own, phase, unit, last, sum[0], sum[1]);
+    };
+    if (HELD && is_pair(held[0])) {
+        if constexpr (HELD < 2) multiply_with_second(held[0], loaded[0]);
+        else {
+            float sum[4] = {};
+            multiply_hands<OWN>(sum, loaded[0], loaded[1], a);
+            end_pair(held[0], held[1], sum);
+        }
+    } else
+#pragma unroll
+        for (int i = 0; i < HELD; ++i)
+            if (i < holding) {
+                add_residual(held[i]);
+                float sum[4] = {};
+                multiply_hand<OWN>(sum, loaded[i], a);
+                end(held[i], i == holding - 1 && own.next_phase != phase, sum);
+            }
+    while (own.next_phase == phase) {
         if constexpr (!kept)
 #pragma unroll
             for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
-        wait(block.full[own.stage], own.parity, memory.last_words, 3);
-        const int unit = block.headers[own.stage].unit;
-        float2 x = {0, 0}, norm = {0, 0}, row_scale = {0, 0};
-        if (QUANTIZED && own.warp == 0) row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
-        if (M::residual && own.warp == 0) {
-            const int column = unit * 8 + own.quad * 2;
-            if (own.group < TOKENS) {
-                const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
-                x = make_float2(__ldcg(at), __ldcg(at + 1));
-            }
-            if (column < HIDDEN) norm = make_float2(next_norm[column], next_norm[column + 1]);
+        Unit unit = begin_unit(block, own);
+        if (PAIRED && is_pair(unit)) {
+            Loaded of_first[OWN];
+            take_unit(of_first);
+            multiply_with_second(unit, of_first);
+            continue;
         }
+        add_residual(unit);
         float sum[4] = {};
         for (int first = 0; first < CHUNKS; first += AHEAD)
 #pragma unroll
             for (int ahead = 0; ahead < AHEAD; ++ahead) {
                 const int chunk = first + ahead;
                 if (!kept && chunk >= CHUNKS) break;
-                if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
-                __syncwarp();
-                const Weight* tile = (const Weight*)block.ring[own.stage].bytes + in_tile(own.group, own.quad);
-                decltype(load_shared(tile)) loaded[HAND];
-#pragma unroll
-                for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + M::place(own.warp, i) * TILE);
-#pragma unroll
-                for (int i = 0; i < HAND; ++i) {
-                    const Pack& with = a[ahead * HAND + i];
-                    const Pack b = widened(loaded[i]);
-                    multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
-                    multiply(sum, with.z, 0, with.w, 0, b.z, b.w);
-                }
+                Loaded of_place[HAND];
+                take_place<KIND, HAND>(block, own, chunk, of_place);
+                multiply_hand<HAND>(sum, of_place, a + ahead * HAND);
                 if constexpr (!kept)
 #pragma unroll
                     for (int i = 0; i < HAND; ++i)
                         if (chunk + AHEAD < CHUNKS)
                             a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
-                if (chunk == CHUNKS - 1) own.next_phase = block.headers[own.stage].next_phase;
-                __syncwarp();
-                if (own.lane == 0) arrive(&block.empty[own.stage]);
-                if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
             }
-        if (!scaled) {  // in the shadow of the first unit
-            const float scale = norm_scale(squares);
-            if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
-            scaled = true;
-        }
-        hand_over(block, own, phase, unit, sum, x, norm, row_scale);
-    } while (own.next_phase == phase);
-}
-
-template <int TOKENS>
-__device__ __forceinline__ void hand_over(
-    Workspace<TOKENS>& block, Consumer& own, int phase, int unit, const float (&sum)[4], float2 x, float2 norm,
-    float2 row_scale) {
-    const int slot = own.unit % SUMS;
-    Sums<TOKENS>& to = block.sums[slot];
-    wait(block.taken[slot], (own.unit / SUMS & 1) ^ 1, block.memory.last_words, 5);
-    __syncwarp();
-    if (own.group < TOKENS) to.partial[own.warp][own.group][own.quad] = make_float2(sum[0], sum[1]);
-    if (own.warp == 0) {
-        if (own.group < TOKENS) to.x[own.group][own.quad] = x;
-        if (own.group == 0) to.next_norm[own.quad] = norm;
-        if (QUANTIZED && own.group == 0) to.row_scale[own.quad] = row_scale;
-        if (own.lane == 0) to.phase = phase, to.unit = unit;
+        end(unit, own.next_phase != phase, sum);
     }
-    ++own.unit;
-    __syncwarp();
-    if (own.lane == 0) arrive(&block.summed[slot]);
 }
 
 // The residual stream begins: each token in one block.
@@ -433,8 +539,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     }
     if (own.next_phase == LAST)
         multiply_units<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
-    const float nothing[4] = {};
-    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, 0, nothing, {0, 0}, {0, 0}, {0, 0});
+    for (int i = 0; i < FINISHERS; ++i) hand_over<false>(block, own, NO_PHASE, {}, false, 0, 0);
 }
 
 // --- finishers --------------------------------------------------------------------------------------------------------
@@ -481,7 +586,7 @@ template <int TOKENS> __device__ __forceinline__ void finish_units(Workspace<TOK
         const Sums<TOKENS>& sums = block.sums[slot];
         wait(block.summed[slot], unit / SUMS & 1, memory.last_words, 7);
         __syncwarp();
-        const int phase = sums.phase, layer = phase / 4, kind = phase == LAST ? HEAD : phase % 4;
+        const int phase = sums.phase, all = sums.all, layer = phase / 4, kind = phase == LAST ? HEAD : phase % 4;
         if (phase == NO_PHASE) break;
         switch (kind) {
             case QKV: finish_unit<QKV>(block, sums, layer); break;
@@ -492,9 +597,14 @@ template <int TOKENS> __device__ __forceinline__ void finish_units(Workspace<TOK
         }
         __syncwarp();
         if (lane == 0) {
-            if (kind != HEAD) add_release(counter(memory, phase), 1);
             arrive(&block.taken[slot]);
-            if (kind == HEAD && add_acquire_release(counter(memory, LAST), 1) == Units<HEAD>::count - 1) end_step(block);
+            if (all) {  // those of the other finishers are written when their places are given away
+                for (int other = unit - 1; other > unit - FINISHERS && other >= 0; --other)
+                    wait(block.taken[other % SUMS], other / SUMS & 1, memory.last_words, 9);
+                if (kind != HEAD) add_release(counter(memory, phase), all);
+                else if (add_acquire_release(counter(memory, LAST), all) == Units<HEAD>::count - all)
+                    end_step(block);
+            }
         }
         __syncwarp();
     }
