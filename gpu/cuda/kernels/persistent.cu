@@ -34,6 +34,12 @@ __device__ __forceinline__ u32 load_acquire(const u32* at) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
     return v;
 }
+// Nobody waits for the number before it is used, as with atomicAdd, which asks for those of the whole warp at once.
+__device__ __forceinline__ u32 draw(u32* from) {
+    u32 v;
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], 1;" : "=r"(v) : "l"(from) : "memory");
+    return v;
+}
 __device__ __forceinline__ void add_release(u32* at, u32 count) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
 }
@@ -61,9 +67,9 @@ constexpr int BYTES = sizeof(Weight);
 constexpr int SLOT = WARPS * 4 * TILE * 2;  // bytes of a place in the ring: a hand of each warp, or two of codes
 constexpr int SCALES = QUANTIZED ? 32 : 0;  // bytes behind it: the scales of the unit's rows
 constexpr int URGENT = 3, EARLY = 2;  // copies in flight, for this phase and later ones: deep queues slow all else
-constexpr int ALONE = 256;        // units at the end of a phase that have a ticket each
+constexpr int GIVEN = 7;          // eighths of the units of a phase that are not drawn
 constexpr int FINISHERS = 3;      // warps
-constexpr int HELD_BYTES = 256;   // of weights that a lane takes into registers before their phase begins
+constexpr int HELD_BYTES = 128;   // of weights that a lane takes into registers before their phase begins
 constexpr int SUMS = 4;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
 constexpr int THREADS = CONSUMERS + 32 + FINISHERS * 32;
@@ -90,22 +96,14 @@ constexpr int PHASES = 5;  // of a layer, attention included
 // The counters: of finished units of each phase; of each layer's finished shares of attention; and these.
 enum { TICKETS = NO_PHASE + LAYERS, EMBEDDED, ENDED, COUNTERS };
 
-__host__ __device__ constexpr int max_of(int a, int b) { return a > b ? a : b; }
 template <int KIND> struct Units {
     using M = Matrix<KIND>;
     static constexpr int count = ceil_div(M::n, 8);
-    // Of the many of some phases two go together, for drawing a ticket takes time; not at the end, where all wait for the
-    // last unit.
-    static constexpr int pairs = KIND == GATE_UP || KIND == HEAD ? max_of(0, count - ALONE) / 2 : 0;
-    static constexpr int tickets = count - pairs;
     static constexpr int hands = M::tiles / (WARPS * M::hand), together = QUANTIZED && hands % 2 == 0 ? 2 : 1;
     static constexpr int chunks = hands / together;                          // places in the ring of a unit
     static constexpr int chunk = WARPS * M::hand * together * TILE * BYTES;  // bytes
     static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
 };
-constexpr int LAYER_TICKETS = Units<QKV>::tickets + Units<OUTPUT>::tickets + Units<GATE_UP>::tickets + Units<DOWN>::tickets;
-constexpr int ALL_TICKETS = LAYERS * LAYER_TICKETS + Units<HEAD>::tickets;
-
 // A share of the attention of a layer: one split of one part.
 struct Share { Part what; int split; };
 __device__ __forceinline__ int shares_of(int row, int position) {
@@ -181,77 +179,98 @@ __device__ __forceinline__ void look_at_clock(const Memory& memory, int moment) 
 
 // --- the producer -----------------------------------------------------------------------------------------------------
 
-struct Ticket {
-    int phase, unit, units, chunks, chunk;
-    u32 scales;  // bytes from the weights on
-    const Weight* from;
+struct Work {  // of the blocks in a phase
+    const char* matrix;
+    u32 unit, chunk;  // bytes
+    int chunks;
+    u32 scales;       // bytes from the matrix on
+    int given, drawn; // units: of each block, and of all together
 };
 
-template <int KIND> __device__ __forceinline__ Ticket ticket_of(const Memory& memory, int layer, int index) {
-    using U = Units<KIND>;
-    const bool pair = index < U::pairs;
-    const int unit = pair ? index * 2 : index + U::pairs;
-    const Weight* matrix = (const Weight*)((const char*)memory.matrix[KIND] + (KIND == HEAD ? 0 : layer * memory.layer));
-    const Weight* from = matrix + (i64)unit * Matrix<KIND>::tiles * TILE;
-    const float* scales = scales_of(matrix, Matrix<KIND>::n, Matrix<KIND>::tiles) + unit * 8;
-    return {KIND == HEAD ? LAST : 4 * layer + KIND, unit, pair ? 2 : 1, U::chunks, U::chunk,
-            QUANTIZED ? (u32)((const char*)scales - (const char*)from) : 0, from};
-}
-__device__ __forceinline__ Ticket ticket_of(const Memory& memory, u32 number) {
-    if (number >= ALL_TICKETS) return {NO_PHASE};
-    if (number >= LAYERS * LAYER_TICKETS) return ticket_of<HEAD>(memory, 0, number - LAYERS * LAYER_TICKETS);
-    const int layer = number / LAYER_TICKETS;
-    int index = number % LAYER_TICKETS;
-    if (index < Units<QKV>::tickets) return ticket_of<QKV>(memory, layer, index);
-    index -= Units<QKV>::tickets;
-    if (index < Units<OUTPUT>::tickets) return ticket_of<OUTPUT>(memory, layer, index);
-    index -= Units<OUTPUT>::tickets;
-    if (index < Units<GATE_UP>::tickets) return ticket_of<GATE_UP>(memory, layer, index);
-    return ticket_of<DOWN>(memory, layer, index - Units<GATE_UP>::tickets);
-}
+// The units of a block: in each phase so many as are given to each, then those it draws.
+struct Schedule {
+    const Memory& memory;
+    u32* const tickets;
+    int phase = 0, unit = 0, left = 0;  // the next one, and how many more are given to this block
+    Work work = {};
+    u32 number, passed = 0;             // the next one drawn, of all that are; those drawn in phases before
+
+    __device__ __forceinline__ Schedule(const Memory& memory)
+        : memory(memory), tickets(counter(memory, TICKETS)), number(draw(tickets)) { begin_phase(); }
+    // Goes on to the next unit, and to the next phase in which there is one.
+    __device__ __forceinline__ void step() {
+        if (left) --left, unit += gridDim.x;
+        else if (!take_drawn()) passed += work.drawn, ++phase, begin_phase();
+    }
+    // A number is drawn when the one before is needed, and needed when it must have come. Drawn earlier, it might be one too
+    // many for this block when all wait for the last.
+    __device__ __forceinline__ bool take_drawn() {
+        if (number - passed >= (u32)work.drawn) return false;
+        unit = work.given * (int)gridDim.x + (int)(number - passed);
+        number = draw(tickets);
+        return true;
+    }
+    __device__ __forceinline__ void begin_phase() {
+        for (; phase < NO_PHASE; passed += work.drawn, ++phase) {
+            const int layer = phase / 4;
+            if (phase == LAST) work = work_of<HEAD>(0);
+            else switch (phase % 4) {
+                case QKV: work = work_of<QKV>(layer); break;
+                case OUTPUT: work = work_of<OUTPUT>(layer); break;
+                case GATE_UP: work = work_of<GATE_UP>(layer); break;
+                default: work = work_of<DOWN>(layer);
+            }
+            unit = blockIdx.x, left = work.given - 1;
+            if (work.given || take_drawn()) break;
+        }
+        if (!work.given) left = 0;
+    }
+    template <int KIND> __device__ __forceinline__ Work work_of(int layer) const {
+        using U = Units<KIND>;
+        using M = Matrix<KIND>;
+        const int given = U::count * GIVEN / 8 / (int)gridDim.x;
+        return {(const char*)memory.matrix[KIND] + layer * memory.layer, M::tiles * TILE * BYTES, U::chunk, U::chunks,
+                (u32)((const char*)scales_of((const Weight*)0, M::n, M::tiles) - (const char*)0), given,
+                U::count - given * (int)gridDim.x};
+    }
+};
 
 template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>& block) {
-    const Memory& memory = block.memory;
-    u32* words = memory.last_words;
-    u32* tickets = counter(memory, TICKETS);
+    u32* words = block.memory.last_words;
     const u64 policy = read_once();
-    Ticket ticket = ticket_of(memory, atomicAdd(tickets, 1u));
-    block.first_phase = ticket.phase;
+    Schedule schedule(block.memory);
+    block.first_phase = schedule.phase;
     arrive(&block.begun);
     const int places = block.places();
     int stage = 0, landed = 0, flying = 0;
     u32 parity = 0, landed_parity = 0;
-    while (ticket.phase != NO_PHASE) {
-        // The next one is drawn, and looked at when its number must have come. Drawn earlier, it might be one too many for
-        // this block when all wait for the last.
-        const u32 number = atomicAdd(tickets, 1u);
-        Ticket next;
-        const char* from = (const char*)ticket.from;
-        for (int unit = 0; unit < ticket.units; ++unit) {
-            const int most = ticket.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
-            for (int chunk = 0; chunk < ticket.chunks; ++chunk, from += ticket.chunk) {
-                for (; flying >= most; --flying) {
-                    wait(block.full[landed], landed_parity, words, 1);
-                    if (++landed == places) landed = 0, landed_parity ^= 1;
-                }
-                ++flying;
-                wait(block.empty[stage], parity ^ 1, words, 2);
-                const bool begins = chunk == 0, ends = chunk == ticket.chunks - 1;
-                copy_to_shared(block.ring[stage].bytes, from, ticket.chunk, &block.full[stage], policy);
-                if (QUANTIZED && begins)
-                    copy_to_shared(
-                        block.ring[stage].bytes + SLOT, (const char*)ticket.from + ticket.scales + unit * SCALES, SCALES,
-                        &block.full[stage], policy);
-                if (begins) block.headers[stage].unit = ticket.unit + unit;
-                if (ends && unit == ticket.units - 1) next = ticket_of(memory, number);
-                if (ends) block.headers[stage].next_phase = unit == ticket.units - 1 ? next.phase : ticket.phase;
-                arrive_expecting(&block.full[stage], ticket.chunk + (begins ? SCALES : 0));
-                if (++stage == places) stage = 0, parity ^= 1;
+    while (schedule.phase != NO_PHASE) {
+        const Work work = schedule.work;
+        const int unit = schedule.unit, most = schedule.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
+        const char* from = work.matrix + (i64)unit * work.unit;
+        for (int chunk = 0; chunk < work.chunks; ++chunk, from += work.chunk) {
+            for (; flying >= most; --flying) {
+                wait(block.full[landed], landed_parity, words, 1);
+                if (++landed == places) landed = 0, landed_parity ^= 1;
             }
+            ++flying;
+            wait(block.empty[stage], parity ^ 1, words, 2);
+            const bool begins = chunk == 0, ends = chunk == work.chunks - 1;
+            copy_to_shared(block.ring[stage].bytes, from, work.chunk, &block.full[stage], policy);
+            if (QUANTIZED && begins)
+                copy_to_shared(
+                    block.ring[stage].bytes + SLOT, work.matrix + work.scales + unit * SCALES, SCALES, &block.full[stage],
+                    policy);
+            if (begins) block.headers[stage].unit = unit;
+            if (ends) {
+                schedule.step();
+                block.headers[stage].next_phase = schedule.phase;
+            }
+            arrive_expecting(&block.full[stage], work.chunk + (begins ? SCALES : 0));
+            if (++stage == places) stage = 0, parity ^= 1;
         }
-        ticket = next;
     }
-    add_release(counter(memory, ENDED), 1);
+    add_release(counter(block.memory, ENDED), 1);
 }
 
 // --- consumers --------------------------------------------------------------------------------------------------------
@@ -362,8 +381,8 @@ __device__ __forceinline__ void multiply_units(
     constexpr bool kept = OWN <= 32;                  // the input is, in registers, from unit to unit
     constexpr int AHEAD = kept ? CHUNKS : 16 / HAND;  // chunks whose input is in registers
     constexpr int MOST = OWN <= 16 ? HELD_BYTES / (int)sizeof(Loaded[OWN]) : 0;  // units in registers
-    constexpr bool PAIRED = MOST > 0 && Units<KIND>::pairs > 0;
-    constexpr int HELD = PAIRED && MOST > 2 ? 2 : MOST;
+    constexpr bool PAIRED = MOST > 0;
+    constexpr int HELD = MOST > 2 ? 2 : MOST;
     const Memory& memory = block.memory;
     const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
     const float* next_norm = !M::residual ? nullptr
@@ -411,15 +430,25 @@ __device__ __forceinline__ void multiply_units(
         }
         if (column < HIDDEN) unit.next_norm = make_float2(next_norm[column], next_norm[column + 1]);
     };
-    auto is_pair = [](const Unit& unit) { return PAIRED && unit.number < 2 * Units<KIND>::pairs; };
     auto end_pair = [&](const Unit& first, const Unit& second, const float (&sum)[4]) {
         know_scale();
         hand_over<true>(block, own, phase, first, false, sum[0], sum[1]);
         hand_over<true>(block, own, phase, second, own.next_phase != phase, sum[2], sum[3]);
     };
-    auto multiply_with_second = [&](const Unit& first, const Loaded* loaded) {
-        const Unit second = begin_unit(block, own);
+    auto end = [&](const Unit& unit, const float (&sum)[4]) {
+        know_scale();
+        hand_over<false>(block, own, phase, unit, own.next_phase != phase, sum[0], sum[1]);
+    };
+    // A unit that has been read: with the next one, if there is one.
+    auto multiply_first = [&](Unit& first, const Loaded* loaded) {
+        add_residual(first);
         float sum[4] = {};
+        if (own.next_phase != phase) {
+            multiply_hand<OWN>(sum, loaded, a);
+            return end(first, sum);
+        }
+        Unit second = begin_unit(block, own);
+        add_residual(second);
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; ++chunk) {
             Loaded of_second[HAND];
@@ -428,35 +457,23 @@ __device__ __forceinline__ void multiply_units(
         }
         end_pair(first, second, sum);
     };
-    auto end = [&](const Unit& unit, bool last, const float (&sum)[4]) {
-        know_scale();
-        hand_over<false>(block, own, phase, unit, last, sum[0], sum[1]);
-    };
-    if (HELD && is_pair(held[0])) {
-        if constexpr (HELD < 2) multiply_with_second(held[0], loaded[0]);
-        else {
+    if constexpr (HELD > 1)
+        if (holding > 1) {
+            add_residual(held[0]), add_residual(held[1]);
             float sum[4] = {};
             multiply_hands<OWN>(sum, loaded[0], loaded[1], a);
             end_pair(held[0], held[1], sum);
         }
-    } else
-#pragma unroll
-        for (int i = 0; i < HELD; ++i)
-            if (i < holding) {
-                add_residual(held[i]);
-                float sum[4] = {};
-                multiply_hand<OWN>(sum, loaded[i], a);
-                end(held[i], i == holding - 1 && own.next_phase != phase, sum);
-            }
+    if (HELD && holding == 1) multiply_first(held[0], loaded[0]);
     while (own.next_phase == phase) {
         if constexpr (!kept)
 #pragma unroll
             for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
         Unit unit = begin_unit(block, own);
-        if (PAIRED && is_pair(unit)) {
+        if constexpr (PAIRED) {
             Loaded of_first[OWN];
             take_unit(of_first);
-            multiply_with_second(unit, of_first);
+            multiply_first(unit, of_first);
             continue;
         }
         add_residual(unit);
@@ -475,7 +492,7 @@ __device__ __forceinline__ void multiply_units(
                         if (chunk + AHEAD < CHUNKS)
                             a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
             }
-        end(unit, own.next_phase != phase, sum);
+        end(unit, sum);
     }
 }
 

@@ -399,6 +399,7 @@ inline uint32_t load_acquire(const uint32_t* at) {
     emulation::give_way();
     return *at;
 }
+inline uint32_t draw(uint32_t* from) { return atomicAdd(from, 1u); }
 inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
 inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
 inline unsigned long long device_clock() {
