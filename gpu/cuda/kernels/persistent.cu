@@ -396,23 +396,22 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
             enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
             stream.ask_for_newest(1);
             auto barrier = [&] { meet_at<ATTENDING>(2 + team); };
+            // The next share is on its way while the states of one are merged.
             auto ask = [&] {
                 stream = stream_of(cache, next, 0, thread);
                 stream.ask();
             };
             constexpr bool room = Stream::AHEAD <= 16;  // in registers, while states are merged
-            while (index < all) {
+            for (bool more = index < all; more; share = next) {
+                index += TEAMS * gridDim.x;
+                more = index < all;
+                if (more) next = share_of(block.rows, block.positions, index);
                 attend_share(block.attending(team), attention, share, stream, thread, barrier, [&] {
-                    index += TEAMS * gridDim.x;
-                    if (index >= all) return;
-                    next = share_of(block.rows, block.positions, index);
-                    if (thread == 0) prefetch(cache, next);
-                    if (room) ask();
+                    if (more && thread == 0) prefetch(cache, next);
+                    if (more && room) ask();
                 });
-                if (index >= all) break;
-                barrier();  // what is shared is read
-                if (!room) ask();
-                share = next;
+                if (more) barrier();  // what is shared is read
+                if (more && !room) ask();
             }
             meet();  // what was attended to is written
             if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);
