@@ -12,7 +12,7 @@ of matrix products is torch's, as are the peers (`gpu_peers.py`), and without to
 | decode | `decode` one after the other, nobody waiting, behind 128 tokens, in batches of 1, 8 and 32; `sample` alone |
 | machine | a `Generator`: six phases, a journal on disk, streaming; 128 tokens of prompt, 256 new, greedy, batch 1 |
 | prefill | 2,048 tokens of one row: the work of all products and of causal attention, over the time |
-| context | what `decode` takes longer behind 8,192 tokens than behind 128 |
+| context | `decode` behind 128, 1,024 and 8,192 tokens, and what the most cost against the fewest |
 | peers | generate of transformers, eager, and with a static cache and torch.compile |
 """
 
@@ -63,7 +63,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 PARTS = ("decode", "machine", "prefill", "context", "peers")
-PROMPT, NEW, LONG_PROMPT, LONG_CONTEXT = 128, 256, 2048, 8192
+PROMPT, NEW, LONG_PROMPT = 128, 256, 2048
+CONTEXTS = (PROMPT, 1024, 8192)
 STEPS, ROUNDS, SECONDS = 64, 5, 5.0  # of a measurement; rounds end early rather than take longer
 BATCHES = (1, 8, 32)
 LONG_BATCHES = (1, 8)
@@ -188,7 +189,7 @@ def show(figures: Sequence[Figure], rates: Rates) -> None:
 
 
 def loaded(shape: str, parts: Sequence[str], decode: str | None, quantize: str | None) -> CudaEngine:
-    capacity = (LONG_CONTEXT if "context" in parts else LONG_PROMPT) + NEW
+    capacity = (max(CONTEXTS) if "context" in parts else LONG_PROMPT) + NEW
     begin = time.perf_counter()
     model, rows = model_config(shape), max(BATCHES)
     engine = CudaEngine(model, None, rows=rows, capacity=capacity, decode=decode, quantize=quantize)
@@ -342,10 +343,11 @@ def prefill_operations(model: ModelConfig, tokens: int) -> float:
 
 def measure_context(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Figure]:
     for batch in LONG_BATCHES:
-        short, long = (decode_seconds(engine, batch, context) for context in (PROMPT, LONG_CONTEXT))
-        allowed = batch * LONG_CONTEXT * engine.kv_cache.bytes_per_position / (CACHE_BANDWIDTH * rates.read)
-        yield Figure(shape, f"context of {LONG_CONTEXT}, batch {batch}", long * 1e3)
-        yield Figure(shape, f"what the context costs, batch {batch}", (long - short) * 1e3, "ms", allowed * 1e3)
+        found = [decode_seconds(engine, batch, context) for context in CONTEXTS]
+        for context, seconds in zip(CONTEXTS, found, strict=True):
+            yield Figure(shape, f"context of {context}, batch {batch}", seconds * 1e3)
+        allowed = batch * CONTEXTS[-1] * engine.kv_cache.bytes_per_position / (CACHE_BANDWIDTH * rates.read)
+        yield Figure(shape, f"what the context costs, batch {batch}", (found[-1] - found[0]) * 1e3, "ms", allowed * 1e3)
 
 
 MEASURES: dict[str, Callable[[CudaEngine, str, Rates], Iterator[Figure]]] = {

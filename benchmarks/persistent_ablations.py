@@ -52,8 +52,8 @@ def constant(name: str, now: int, other: int) -> Variant:
     return Variant(f"{name} {other}", ((f" {name} = {now}", f" {name} = {other}"),))
 
 
-_ATTENDED = "{\n                attend_part("
-_UNATTENDED = "{\n                if (false) attend_part("
+_ATTENDED = "                attend_share(block"
+_UNATTENDED = "                if (false) attend_share(block"
 
 # Lanes whose row of a tile is 2, 3, 6 or 7 read its other half first: else they meet those of rows 0, 1, 4 and 5 in the
 # same banks of shared memory.
@@ -66,7 +66,7 @@ __device__ __forceinline__ Octet load_shared("""
 
 _LATE = (
     ("stream.ask();\n            enter(", "enter("),
-    ("stream.ask_for_newest();", "++stream.keys_left, ++stream.values_left, stream.ask();"),
+    ("stream.ask_for_newest(1);", "++stream.left, stream.ask();"),
 )
 
 VARIANTS = (
@@ -83,7 +83,11 @@ VARIANTS = (
     ),
     Variant("nothing multiplied", (("multiply(sum, with.", "if (false) multiply(sum, with."),), same_bits=False),
     Variant("keys and values asked for late", _LATE),
+    Variant("the cache not fetched early", (("prefetch(cache, share_of(", "if (false) prefetch(cache, share_of("),)),
+    Variant("the next share not fetched early", (("prefetch(cache, next);", "{}"),)),
+    Variant("the next share asked for late", (("room = Stream::AHEAD <= 16;", "room = false;"),)),
     Variant("halves of a tile in turns", (("const u32 at = in_shared(address);", _HALVES), (_END_OF_LOAD, _SWAPPED))),
+    Variant("16 keys and values ahead", (("HEAD_DIM > 64 ? 32 : 16", "16"),)),
     Variant("32 keys and values ahead", (("HEAD_DIM > 64 ? 32 : 16", "32"),)),
     Variant("224 registers", (("registers<216>", "registers<224>"), ("registers<72>", "registers<56>"))),
     constant("EARLY", 2, 1), constant("EARLY", 2, 3),

@@ -16,13 +16,13 @@ from gpu.errors import CheckpointError, OptionError
 _SHARED = (
     "common.cu",
     "hopper.cu",
-    "products.cu",
     "attention.cu",
     "attention_step.cu",
+    "products.cu",
 )  # no kernels, but what makes them
 _PRODUCTS = ("qkv", "output", "gate_up", "down", "head")
 CHUNK = 2048  # tokens of prompts that go through the layers together
-SPLIT = 512  # positions; this and what follows: see attention.cu
+SPLIT = 512  # positions; 256 does as well, with other bits; this and what follows: see attention.cu
 _BLOCK = 64  # positions
 FEW = 32  # tokens of prompts that attend as those of a step do
 _SHARE = 8192  # logits, about; see sampling.cu
@@ -197,7 +197,7 @@ class Shape:
     def attention(self, tokens: int, ways: int) -> Launch:
         """Give the launch that attends; attention_step.cu and attention_prompt.cu compute the same sizes."""
         if ways:
-            return Launch("attention_step", (ways, self.parts, tokens), 256)
+            return Launch("attention_step", (self.parts, ways, tokens), SPLIT // _BLOCK * 32)
         dim, group = self.model.head_dim, self.model.query_group
         shares, pairs = (4, 16) if dim > 128 else (1, 128)
         warps = pairs // 16 * shares
@@ -225,6 +225,7 @@ class Shape:
             "VOCAB": model.vocab,
             "LAYERS": model.layers,
             "CAPACITY": self.capacity,
+            "SPLIT": SPLIT,
             "LOGIT_SHARES": self.shares,
             "QK_NORM": int(model.qk_norm),
             "CODES": _CODES[self.quantize],
@@ -268,7 +269,7 @@ class Shape:
             "partials": Array(
                 (max(self.slots, FEW) if splits > 1 else 0, heads, splits, model.head_dim + 2), "float32"
             ),
-            "arrivals": Array((max(self.slots, FEW), model.heads), "int32"),
+            "arrivals": Array((max(self.slots, FEW), model.heads), "uint32"),
             "unpacked": Array((self._unpacked,), "uint8"),  # a matrix of a layer in bfloat16, and its scales
         }
 
@@ -318,4 +319,4 @@ class Shape:
 
 def kernels_digest() -> str:
     """Tell one version of the kernels from another."""
-    return hashlib.sha256("".join([*sources(wide=True), persistent_source()]).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join([*sources(wide=True), persistent_source(), str(SPLIT)]).encode()).hexdigest()[:16]

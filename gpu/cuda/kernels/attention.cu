@@ -1,14 +1,13 @@
 // The one order in which a token attends, whoever computes it. Positions are cut into blocks of 64, always at the same
 // places. A block leaves, for each query head, the largest score m, the sum l of exp2(score - m), and the sum o of the
-// values weighed so: the state of the block. States of the 8 blocks of a split are merged from the first to the last,
+// values weighed so: the state of the block. States of the blocks of a split are merged from the first to the last,
 // then states of splits. To merge with the state of nothing changes no bit, so what is wholly masked may be left out.
 //
 // Tensor cores do the sums of a block. A dot product is the same whichever operand holds the queries: a step has the
 // few query heads of a key head as 8 columns, a prompt has 16 pairs of token and head as rows. Where the numbers of a
 // key, or the positions of a block, lie in an instruction is the same in both.
 constexpr int GROUP = HEADS / KV_HEADS;
-constexpr int BLOCK_POSITIONS = 64, SPLIT_BLOCKS = 8;
-constexpr int SPLIT = BLOCK_POSITIONS * SPLIT_BLOCKS;
+constexpr int BLOCK_POSITIONS = 64, SPLIT_BLOCKS = SPLIT / BLOCK_POSITIONS;
 constexpr int MAX_SPLITS = ceil_div(CAPACITY, SPLIT);
 constexpr int STRETCHES = ceil_div(HEAD_DIM, 32);  // of a key: two instructions each, a lane has 8 numbers of them
 constexpr int SPANS = ceil_div(HEAD_DIM, 64);      // of a value

@@ -4,6 +4,7 @@ constexpr int PARTS = ceil_div(GROUP, MOST_QUERIES);  // of the heads that share
 constexpr int QUERIES = ceil_div(GROUP, PARTS);
 constexpr int ATTENDING = SPLIT_BLOCKS * 32;  // threads
 constexpr int ELEMENTS = ceil_div(QUERIES * HEAD_DIM, ATTENDING);
+constexpr int RESIDENT = (QUERIES * HEAD_DIM > 512 ? 256 : 512) / ATTENDING;  // blocks of a multiprocessor, at least
 
 // Lane (group, quad) has numbers 8 quad to 8 quad + 7 of each stretch of query `group`.
 struct Queries { Pack stretch[STRETCHES]; };
@@ -17,7 +18,7 @@ struct BlockStates {  // of a split, in shared memory
     float o[SPLIT_BLOCKS][QUERIES][HEAD_DIM + 4];
 };
 
-struct Cached { const bf16 *keys, *values; };  // of a head, from position 0 on
+constexpr i64 VALUES = KV_HEADS * HEAD_STRIDE;  // from a key in the cache to its value
 
 // The keys, then the values, of the block that begins at `first`, for a token that sees `length` positions: in the order
 // in which they are needed, and so many at a time on their way to this lane.
@@ -29,26 +30,24 @@ struct Stream {
 #endif
     static constexpr int KEYS = STRETCHES * 8, ALL = KEYS + SPANS * 16;
     Pack on_their_way[AHEAD];
-    const bf16 *keys, *values;
-    int keys_left, values_left;  // positions from this lane's first one on
-    bool asked = false;
+    const bf16* keys;  // from this lane's first one on
+    int left;          // positions
 
-    __device__ __forceinline__ Stream(const Cached& source, int first, int length) {
+    // Of a head, whose keys lie at `head`.
+    __device__ __forceinline__ Stream(const bf16* head, int first, int length) {
         const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
-        keys = source.keys + (i64)(first + group) * HEAD_DIM + quad * 8;
-        values = source.values + (i64)(first + quad * 2) * HEAD_DIM + group * 8;
-        keys_left = length - first - group;
-        values_left = length - first - quad * 2;
+        keys = head + (i64)(first + group) * HEAD_DIM + quad * 8;
+        left = length - first - group;
     }
     // Calls with whether the i-th is there for a lane, at which position from the lane's first one on, and where.
     template <class Each> __device__ __forceinline__ auto at(int i, Each each) const {
         const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
         if (i < KEYS) {
             const int on = i % 8 * 8, number = i / 8 * 32;
-            return each(number + quad * 8 < HEAD_DIM, on - keys_left, keys + on * HEAD_DIM + number);
+            return each(number + quad * 8 < HEAD_DIM, on - left, keys + on * HEAD_DIM + number);
         }
-        const int j = i - KEYS, on = j % 16 / 2 * 8 + j % 2, number = j / 16 * 64;
-        return each(number + group * 8 < HEAD_DIM, on - values_left, values + on * HEAD_DIM + number);
+        const int j = i - KEYS, on = j % 16 / 2 * 8 + j % 2 + quad * 2 - group, number = j / 16 * 64 + (group - quad) * 8;
+        return each(j / 16 * 64 + group * 8 < HEAD_DIM, on - left, keys + VALUES + on * HEAD_DIM + number);
     }
     __device__ __forceinline__ Pack read(int i) const {
         return at(i, [](bool there, int behind, const bf16* from) { return load_pack_if(there && behind < 0, from); });
@@ -56,15 +55,14 @@ struct Stream {
     __device__ __forceinline__ void ask() {
 #pragma unroll
         for (int i = 0; i < (AHEAD < ALL ? AHEAD : ALL); ++i) on_their_way[i] = read(i);
-        asked = true;
     }
-    // The token's own position has been written since the others were asked for.
-    __device__ __forceinline__ void ask_for_newest() {
-        ++keys_left, ++values_left;
+    // So many positions have been written since the others were asked for.
+    __device__ __forceinline__ void ask_for_newest(int count) {
+        left += count;
 #pragma unroll
         for (int i = 0; i < (AHEAD < ALL ? AHEAD : ALL); ++i)
             at(i, [&](bool there, int behind, const bf16* from) {
-                load_pack_instead(on_their_way[i], there && behind == -1, from);
+                load_pack_instead(on_their_way[i], there && behind < 0 && behind >= -count, from);
             });
     }
     __device__ __forceinline__ Pack take(int i) {
@@ -105,7 +103,7 @@ __device__ __forceinline__ BlockState attend_block(const Queries& queries, Strea
 #pragma unroll
         for (int query = 0; query < 2; ++query) {
             float& it = score[i / 2][i % 2 * 2 + query];
-            if (i * 8 >= stream.keys_left) it = NOTHING;
+            if (i * 8 >= stream.left) it = NOTHING;
             state.m[query] = fmaxf(state.m[query], it);
         }
 #pragma unroll
@@ -177,13 +175,14 @@ template <class Each> __device__ __forceinline__ void for_elements(int thread, E
 }
 
 // The state of a split, of the elements of a thread, in `state`; all ATTENDING threads call, a warp for each block, and
-// `barrier` lets none of them on before all have come.
-template <class Barrier>
+// `barrier` lets none of them on before all have come; `then` is called when all of the stream is taken.
+template <class Barrier, class Then>
 __device__ __forceinline__ void attend_split(
     const Queries& queries, Stream& stream, int split, int length, int thread, BlockStates& shared, Barrier barrier,
-    State (&state)[ELEMENTS]) {
+    Then then, State (&state)[ELEMENTS]) {
     const int blocks = min(ceil_div(length - split * SPLIT, BLOCK_POSITIONS), SPLIT_BLOCKS), block = thread / 32;
     if (block < blocks) leave(attend_block(queries, stream), shared, block);
+    then();
     barrier();
     for_elements(thread, [&](int i, int query, int number) {
         state[i] = {NOTHING, 0, 0};
@@ -209,79 +208,95 @@ __device__ __forceinline__ void leave_split(const State (&state)[ELEMENTS], floa
     });
 }
 __device__ __forceinline__ void merge_splits(State (&total)[ELEMENTS], const float* partials, int splits, int thread) {
-    constexpr int AT_ONCE = 8;
+    constexpr int AHEAD = 8;  // are on their way
     for_elements(thread, [&](int i, int query, int number) {
+        auto read = [&](int split) -> State {
+            if (split >= splits) return {NOTHING, 0, 0};
+            const float* from = partials + split_at(query, split);
+            const float2 m_l = __ldcg((const float2*)(from + HEAD_DIM));
+            return {m_l.x, m_l.y, __ldcg(from + number)};
+        };
         total[i] = {NOTHING, 0, 0};
-        for (int first = 0; first < splits; first += AT_ONCE) {
-            State state[AT_ONCE];
+        State state[AHEAD];
 #pragma unroll
-            for (int j = 0; j < AT_ONCE; ++j) {
-                const float* from = partials + split_at(query, first + j);
-                state[j] = {NOTHING, 0, 0};
-                if (first + j < splits) state[j] = {__ldcg(from + HEAD_DIM), __ldcg(from + HEAD_DIM + 1), __ldcg(from + number)};
+        for (int j = 0; j < AHEAD; ++j) state[j] = read(j);
+        for (int first = 0; first < splits; first += AHEAD)
+#pragma unroll
+            for (int j = 0; j < AHEAD; ++j) {
+                merge(total[i], state[j]);
+                state[j] = read(first + AHEAD + j);
             }
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; ++j) merge(total[i], state[j]);
-        }
     });
 }
 
+struct Attention { const float* qkv; const bf16* cache; bf16* attended; float* partials; u32* arrivals; };  // of a layer
+// A share of it: one split, of the heads of a token that have a part of the heads that share a key.
+struct Share { int token, row, length, part, split; };
+
+__device__ __forceinline__ const bf16* keys_of(const bf16* cache, const Share& share) {
+    return cache + share.row * ROW_STRIDE + (i64)(share.part / PARTS) * HEAD_STRIDE;
+}
+// Sends what a share reads of the cache on its way to L2: asked by one thread.
+__device__ __forceinline__ void prefetch(const bf16* cache, const Share& share) {
+    const int first = share.split * SPLIT, count = min(share.length - first, SPLIT) * HEAD_DIM;
+    const bf16* keys = keys_of(cache, share) + (i64)first * HEAD_DIM;
+    prefetch(keys, count);
+    prefetch(keys + VALUES, count);
+}
+// What this thread's warp reads of a share, of which so many positions are still to be written.
+__device__ __forceinline__ Stream stream_of(const bf16* cache, const Share& share, int unwritten, int thread) {
+    return Stream(keys_of(cache, share), share.split * SPLIT + thread / 32 * BLOCK_POSITIONS, share.length - unwritten);
+}
+
+// The shares of all tokens, in the order in which blocks take them.
+__device__ __forceinline__ int shares_of(int row, int position) {
+    return row < 0 ? 0 : ceil_div(position + 1, SPLIT) * KV_HEADS * PARTS;
+}
+__device__ __forceinline__ int count_shares(const int* rows, const int* positions, int tokens) {
+    int count = 0;
+    for (int token = 0; token < tokens; ++token) count += shares_of(rows[token], positions[token]);
+    return count;
+}
+__device__ __forceinline__ Share share_of(const int* rows, const int* positions, int index) {
+    int token = 0;
+    for (int here; index >= (here = shares_of(rows[token], positions[token])); ++token) index -= here;
+    const int length = positions[token] + 1, splits = ceil_div(length, SPLIT);
+    return {token, rows[token], length, index / splits, index % splits};
+}
+constexpr int EARLY_SHARES = (24 << 20) / (SPLIT * HEAD_DIM * 4);  // the L2 cache has room for, besides all else
+
 struct Attending {  // in shared memory
     BlockStates states;
-    int splits, last;
+    int last;
 };
-struct Attention { const float* qkv; const bf16* cache; bf16* attended; float* partials; int* arrivals; };  // of a layer
-struct Part { int token, row, length, index; };  // heads of a token that share a key head
 
-__device__ __forceinline__ Cached cached(const bf16* cache, const Part& what) {
-    const bf16* keys = cache + what.row * ROW_STRIDE + (i64)(what.index / PARTS) * HEAD_STRIDE;
-    return {keys, keys + KV_HEADS * HEAD_STRIDE};
-}
-// Sends the blocks of a split on their way to L2.
-__device__ __forceinline__ void prefetch_split(const Cached& source, int split, int length, int thread) {
-    const i64 first = ((i64)split * SPLIT + thread / 32 * BLOCK_POSITIONS) * HEAD_DIM, end = (i64)length * HEAD_DIM;
-    for (int i = thread % 32 * 64; i < BLOCK_POSITIONS * HEAD_DIM; i += 32 * 64)
-        if (first + i < end) prefetch(source.keys + first + i);
-    for (int i = thread % 32 * 64; i < BLOCK_POSITIONS * HEAD_DIM; i += 32 * 64)
-        if (first + i < end) prefetch(source.values + first + i);
-}
-
-// What this thread's warp reads of a split, for a token that sees so many positions.
-__device__ __forceinline__ Stream stream_of(const Attention& memory, const Part& what, int split, int length, int thread) {
-    return Stream(cached(memory.cache, what), split * SPLIT + thread / 32 * BLOCK_POSITIONS, length);
-}
-
-// One split of a part, by ATTENDING threads; their streams may have been asked for already. Who comes last of a part's
-// splits merges what all have left.
-template <class Barrier>
-__device__ __forceinline__ void attend_part(
-    Attending& shared, const Attention& memory, const Part& what, int split, Stream& stream, int thread, Barrier barrier) {
-    const int part = what.index % PARTS, first_head = what.index / PARTS * GROUP + part * QUERIES;
-    const int count = min(QUERIES, GROUP - part * QUERIES);
-    if (thread == 0) shared.splits = ceil_div(what.length, SPLIT);
-    const Queries queries = read_queries(memory.qkv + (i64)what.token * QKV_WIDTH + (i64)first_head * HEAD_DIM, count);
-    if (!stream.asked) stream.ask();
+// One share, by ATTENDING threads, whose streams have been asked for. Who comes last of the splits of a part merges what
+// all have left.
+template <class Barrier, class Then>
+__device__ __forceinline__ void attend_share(
+    Attending& shared, const Attention& memory, const Share& share, Stream& stream, int thread, Barrier barrier, Then then) {
+    const int part = share.part % PARTS, first_head = share.part / PARTS * GROUP + part * QUERIES;
+    const int count = min(QUERIES, GROUP - part * QUERIES), splits = ceil_div(share.length, SPLIT);
+    const Queries queries = read_queries(memory.qkv + (i64)share.token * QKV_WIDTH + (i64)first_head * HEAD_DIM, count);
     State state[ELEMENTS];
-    attend_split(queries, stream, split, what.length, thread, shared.states, barrier, state);
-    if (shared.splits > 1) {
-        const i64 place = (i64)what.token * KV_HEADS * PARTS + what.index;
+    attend_split(queries, stream, share.split, share.length, thread, shared.states, barrier, then, state);
+    if (splits > 1) {
+        const i64 place = (i64)share.token * KV_HEADS * PARTS + share.part;
         float* left = memory.partials + place * QUERIES * MAX_SPLITS * (HEAD_DIM + 2);
-        leave_split(state, left, split, thread);
-        __threadfence();
+        leave_split(state, left, share.split, thread);
         barrier();
         if (thread == 0) {
-            int* arrived = memory.arrivals + place;
-            shared.last = atomicAdd(arrived, 1) == shared.splits - 1;
+            u32* arrived = memory.arrivals + place;
+            shared.last = add_acquire_release(arrived, 1) == (u32)splits - 1;
             if (shared.last) *arrived = 0;
-            __threadfence();
         }
         barrier();
         if (!shared.last) return;
-        merge_splits(state, left, shared.splits, thread);
+        merge_splits(state, left, splits, thread);
     }
     for_elements(thread, [&](int i, int query, int number) {
         if (query < count)
-            memory.attended[in_tiles(what.token, (first_head + query) * HEAD_DIM + number, ATTENDED_TILES)] =
+            memory.attended[in_tiles(share.token, (first_head + query) * HEAD_DIM + number, ATTENDED_TILES)] =
                 to_bf16(attended_to(state[i].o, 1.0f / state[i].l));
     });
 }

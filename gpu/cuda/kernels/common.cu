@@ -128,8 +128,17 @@ __device__ __forceinline__ void copy_early(bf16* to, const bf16* from, bool ther
                  :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-__device__ __forceinline__ void prefetch(const bf16* address) {
-    asm volatile("prefetch.global.L2 [%0];" :: "l"(address));
+// Sends numbers on their way to L2, where one thread can ask for many at once (compute capability 9.0).
+__device__ __forceinline__ void prefetch(const bf16* from, int numbers) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(numbers * 2) : "memory");
+#endif
+}
+// Shows others what this thread knows to be written, and this thread what is written for whom it finds counted.
+__device__ __forceinline__ u32 add_acquire_release(u32* at, u32 count) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(count) : "memory");
+    return before;
 }
 // As much shared memory as a kernel is launched with.
 #define SHARED_MEMORY(name) extern __shared__ Pack name[]

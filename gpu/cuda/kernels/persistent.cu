@@ -43,14 +43,9 @@ __device__ __forceinline__ u32 draw(u32* from) {
 __device__ __forceinline__ void add_release(u32* at, u32 count) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
 }
-__device__ __forceinline__ u32 add_acquire_release(u32* at, u32 count) {
-    u32 before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(count) : "memory");
-    return before;
-}
-template <int ID, int COUNT> __device__ __forceinline__ void meet_at() {
+template <int COUNT> __device__ __forceinline__ void meet_at(int id) {
     __syncwarp();
-    asm volatile("barrier.sync %0, %1;" ::"r"(ID), "r"(COUNT) : "memory");
+    asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(COUNT) : "memory");
 }
 __device__ __forceinline__ u64 device_clock() {  // nanoseconds
     u64 now;
@@ -73,6 +68,8 @@ constexpr int HELD_BYTES = 128;   // of weights that a lane takes into registers
 constexpr int SUMS = 4;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
 constexpr int THREADS = CONSUMERS + 32 + FINISHERS * 32;
+constexpr int TEAMS = CONSUMERS / ATTENDING;  // attend to a share each
+static_assert(CONSUMERS % ATTENDING == 0, "every consumer is of a team");
 constexpr int COUNTER = 32;       // counters lie 128 bytes apart
 constexpr int LAST = 4 * LAYERS;  // the phase of the head; those of a layer are 4 layer + kind
 constexpr int NO_PHASE = LAST + 1;
@@ -86,8 +83,8 @@ struct Memory {
     bf16 *input, *attended, *inner, *cache;
     const float* rope;
     const int *drawn, *rows;
-    int *positions, *arrivals;
-    u32 *counters, *last_words;
+    int* positions;
+    u32 *arrivals, *counters, *last_words;
     u64* clocks;
 };
 // The clocks, if the kernel is made to look at them: when the step began, each phase began in the first block, it ended.
@@ -104,22 +101,6 @@ template <int KIND> struct Units {
     static constexpr int chunk = WARPS * M::hand * together * TILE * BYTES;  // bytes
     static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
 };
-// A share of the attention of a layer: one split of one part.
-struct Share { Part what; int split; };
-__device__ __forceinline__ int shares_of(int row, int position) {
-    return row < 0 ? 0 : ceil_div(position + 1, SPLIT) * KV_HEADS * PARTS;
-}
-__device__ __forceinline__ int count_shares(const int* rows, const int* positions, int tokens) {
-    int count = 0;
-    for (int token = 0; token < tokens; ++token) count += shares_of(rows[token], positions[token]);
-    return count;
-}
-__device__ __forceinline__ Share share_of(const int* rows, const int* positions, int index) {
-    int token = 0;
-    for (int here; index >= (here = shares_of(rows[token], positions[token])); ++token) index -= here;
-    const int length = positions[token] + 1, splits = ceil_div(length, SPLIT);
-    return {{token, rows[token], length, index / splits}, index % splits};
-}
 
 struct Header { int unit, next_phase; };  // where a unit begins: which it is; where it ends: the phase of the block's next
 
@@ -139,7 +120,7 @@ template <int TOKENS> struct Workplaces {  // of all but the ring
     int first_phase;
 };
 struct alignas(128) Place { unsigned char bytes[SLOT + SCALES]; };
-constexpr int OF_ATTENTION = ceil_div(sizeof(Attending), sizeof(Place));  // places
+constexpr int OF_ATTENTION = ceil_div(TEAMS * sizeof(Attending), sizeof(Place));  // places
 template <int TOKENS> struct Workspace : Workplaces<TOKENS> {  // the ring has all the memory that is left
     static constexpr int least = sizeof(Workplaces<TOKENS>) + alignof(Place);
     static constexpr int stages = (SHARED_OF_BLOCK - least) / (int)(sizeof(Place) + sizeof(Header) + 2 * sizeof(Signal));
@@ -150,7 +131,7 @@ template <int TOKENS> struct Workspace : Workplaces<TOKENS> {  // the ring has a
     __device__ __forceinline__ int shares() const { return count_shares(this->rows, this->positions, TOKENS); }
     // Blocks that attend do so in the last places of the ring.
     __device__ __forceinline__ int places() const { return (int)blockIdx.x < shares() ? stages - OF_ATTENTION : stages; }
-    __device__ __forceinline__ Attending& attending() { return *(Attending*)&ring[stages - OF_ATTENTION]; }
+    __device__ __forceinline__ Attending& attending(int team) { return ((Attending*)&ring[stages - OF_ATTENTION])[team]; }
 };
 
 // --- waiting ----------------------------------------------------------------------------------------------------------
@@ -280,7 +261,7 @@ struct Consumer {  // one thread's; all but the position in the ring is the same
     int stage, unit, first_unit, next_phase;  // units are counted; the first one of the phase
     u32 parity;
 };
-__device__ __forceinline__ void meet() { meet_at<1, CONSUMERS>(); }
+__device__ __forceinline__ void meet() { meet_at<CONSUMERS>(1); }
 
 // Waits until the phase before has left all that this one reads.
 template <int TOKENS>
@@ -520,31 +501,43 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     wait(block.begun, 0, memory.last_words, 6);
     own.next_phase = block.first_phase;
     const int all = block.shares(), sharing = min(all, (int)gridDim.x);
+    const int team = threadIdx.x / ATTENDING, thread = threadIdx.x % ATTENDING;
     for (int layer = 0; layer < LAYERS; ++layer) {
         const int phase = 4 * layer;
         const bf16* cache = memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE;
+        int index = blockIdx.x + team * gridDim.x;  // of the next share
+        if (index < all && thread == 0) prefetch(cache, share_of(block.rows, block.positions, index));
         if (own.next_phase == phase + QKV)
             multiply_units<QKV>(
                 block, own, counter(memory, layer ? phase - 1 : EMBEDDED), layer ? Units<DOWN>::count : TOKENS, memory.input, layer);
         if (blockIdx.x < all) {
             const Attention attention = {memory.qkv, cache, memory.attended, memory.partials, memory.arrivals};
-            auto attend = [&](const Share& share, Stream& stream) {
-                attend_part(block.attending(), attention, share.what, share.split, stream, threadIdx.x, [] { meet(); });
-                meet();  // what is shared is read, what was attended to is written
-            };
+            Share share = {}, next;
+            if (index < all) share = share_of(block.rows, block.positions, index);
             // What earlier steps have left is asked for before all of this one's is there.
-            const Share first = share_of(block.rows, block.positions, blockIdx.x);
-            Stream stream = stream_of(attention, first.what, first.split, first.what.length - 1, threadIdx.x);
-            prefetch_split(cached(cache, first.what), first.split, first.what.length - 1, threadIdx.x);
+            Stream stream = stream_of(cache, share, 1, thread);
             stream.ask();
             enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
-            stream.ask_for_newest();
-            attend(first, stream);
-            for (int index = blockIdx.x + gridDim.x; index < all; index += gridDim.x) {
-                const Share share = share_of(block.rows, block.positions, index);
-                Stream stream = stream_of(attention, share.what, share.split, share.what.length, threadIdx.x);
-                attend(share, stream);
+            stream.ask_for_newest(1);
+            auto barrier = [&] { meet_at<ATTENDING>(2 + team); };
+            // The next share is on its way while the states of one are merged.
+            auto ask = [&] {
+                stream = stream_of(cache, next, 0, thread);
+                stream.ask();
+            };
+            constexpr bool room = Stream::AHEAD <= 16;  // in registers, while states are merged
+            for (bool more = index < all; more; share = next) {
+                index += TEAMS * gridDim.x;
+                more = index < all;
+                if (more) next = share_of(block.rows, block.positions, index);
+                attend_share(block.attending(team), attention, share, stream, thread, barrier, [&] {
+                    if (more && thread == 0) prefetch(cache, next);
+                    if (more && room) ask();
+                });
+                if (more) barrier();  // what is shared is read
+                if (more && !room) ask();
             }
+            meet();  // what was attended to is written
             if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);
         }
         if (own.next_phase == phase + OUTPUT)

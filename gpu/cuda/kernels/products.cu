@@ -220,7 +220,20 @@ __device__ __forceinline__ void product(
         });
     };
     prepare(blockIdx.x, 0);
+    // While this kernel sums and finishes, memory would rest: what attention will read of long rows is sent on its way then,
+    // a share a lane, of all blocks in turns.
+    bool early = false;
+    Share wanted;
+    if (KIND == QKV && TOKENS == 8 && warp == 0) {
+        __syncwarp();
+        const int index = blockIdx.x + lane * gridDim.x;
+        if (index < min(count_shares(row_of, position_of, TOKENS), EARLY_SHARES)) {
+            wanted = share_of(row_of, position_of, index);
+            early = wanted.length > SPLIT;
+        }
+    }
     wait_for_previous();
+    if (early) prefetch(cache, wanted);
 
     // The last product of a decode step: each row is one token longer, and nothing else in the step asks for that now.
     if (KIND == HEAD && positions && blockIdx.x == 0 && blockIdx.y == 0)

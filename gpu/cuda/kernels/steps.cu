@@ -61,20 +61,25 @@ extern "C" __global__ void __launch_bounds__(128) rope(
 }
 #endif
 
-// Grid: as many splits as the longest row may have, heads of keys times PARTS, tokens.
-extern "C" __global__ void __launch_bounds__(ATTENDING, ELEMENTS > 2 ? 1 : 2) attention_step(
+// Grid: heads of keys times PARTS, as many splits as the longest row may have, tokens.
+extern "C" __global__ void __launch_bounds__(ATTENDING, RESIDENT) attention_step(
     i64 tokens, const float* qkv, const bf16* cache, const int* rows, const int* positions, bf16* attended,
-    float* partials, int* arrivals) {
+    float* partials, u32* arrivals) {
     __shared__ Attending shared;
     let_next_start();
-    const int token = blockIdx.z, row = rows[token];  // no kernel writes them
-    Part what = {token, row, __ldcg(positions + token) + 1, (int)blockIdx.y};
-    // Where the row ends may be wrong before all else is there: that does no harm to what is only on its way.
-    if (row >= 0) prefetch_split(cached(cache, what), blockIdx.x, what.length, threadIdx.x);
+    const int token = blockIdx.z, row = rows[token];
+    const Share share = {token, row, __ldcg(positions + token) + 1, (int)blockIdx.x, (int)blockIdx.y};
+    const bool there = row >= 0 && share.split * SPLIT < share.length;
+    if (!there && share.split > 0) return;  // makes room; the first ones wait for all that is before this kernel
+    // Tokens of a row lie together, and ascend: all of them up to this one are written while this kernel starts.
+    int unwritten = 1;
+    while (unwritten <= token && rows[token - unwritten] == row) ++unwritten;
+    Stream stream = stream_of(cache, share, unwritten, threadIdx.x);
+    if (there && threadIdx.x == 0) prefetch(cache, share);
+    if (there) stream.ask();
     wait_for_previous();
-    what.length = __ldcg(positions + token) + 1;
-    if (row < 0 || (int)blockIdx.x * SPLIT >= what.length) return;
-    const Attention memory = {qkv, cache, attended, partials, arrivals};
-    Stream stream = stream_of(memory, what, blockIdx.x, what.length, threadIdx.x);
-    attend_part(shared, memory, what, blockIdx.x, stream, threadIdx.x, [] { __syncthreads(); });
+    if (!there) return;
+    stream.ask_for_newest(unwritten);
+    attend_share(
+        shared, {qkv, cache, attended, partials, arrivals}, share, stream, threadIdx.x, [] { __syncthreads(); }, [] {});
 }

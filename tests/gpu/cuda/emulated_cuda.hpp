@@ -231,6 +231,7 @@ template <class T> T atomicAdd(T* at, T value) {
     *at += value;
     return before;
 }
+inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
 template <class T> T __ldcg(const T* at) { return *at; }
 template <class T> void __stcg(T* at, T value) { *at = value; }
 inline float __uint_as_float(uint32_t v) { return emulation::value_of<float>(v); }
@@ -323,7 +324,9 @@ inline void copy_early(uint16_t* to, const uint16_t* from, bool there) {
         std::memset(to, 0, 16);
 }
 inline void wait_for_copies() {}
-inline void prefetch(const uint16_t*) {}
+inline void prefetch(const uint16_t* from, int numbers) {
+    if ((uintptr_t)from % 16 || numbers <= 0 || numbers % 8) std::abort();
+}
 inline void* block_memory();
 #define SHARED_MEMORY(name) Pack* const name = (Pack*)block_memory()
 inline void let_next_start() {}
@@ -401,11 +404,10 @@ inline uint32_t load_acquire(const uint32_t* at) {
 }
 inline uint32_t draw(uint32_t* from) { return atomicAdd(from, 1u); }
 inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
-inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
 inline unsigned long long device_clock() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
+template <int COUNT> void meet_at(int id) { emulation::wait(emulation::block().barriers[id], COUNT); }
 inline void stop_the_device() {
     std::fprintf(stderr, "a wait does not end\n");
     std::abort();

@@ -35,10 +35,12 @@ HEADS = {  # of queries, of keys, numbers of each
 class Attending:
     """Rows of random keys and values, NaN behind their lengths, and what the kernels make of queries."""
 
-    def __init__(self, device: Device, heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int]) -> None:
+    def __init__(
+        self, device: Device, heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int], capacity: int = CAPACITY
+    ) -> None:
         fields = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
-        model = ModelConfig.from_json(tiny_config(num_hidden_layers=1, max_position_embeddings=CAPACITY, **fields))
-        self.shape = Shape(model, len(lengths), CAPACITY)
+        model = ModelConfig.from_json(tiny_config(num_hidden_layers=1, max_position_embeddings=capacity, **fields))
+        self.shape = Shape(model, len(lengths), capacity)
         self.device, self.lengths = device, lengths
         device.build(self.shape.modules(device.capability), compiling=lambda: None)
         tokens, width = max(LENGTHS), self.shape.qkv_width
@@ -54,13 +56,13 @@ class Attending:
         self.staging = Staging(device, self.watchdog)
         self.window = Window(device, self.watchdog, nullcontext)
         random = np.random.default_rng(head_dim)
-        self.cache = rounded(random.standard_normal((len(lengths), 2, kv_heads, CAPACITY, head_dim), np.float32))
+        self.cache = rounded(random.standard_normal((len(lengths), 2, kv_heads, capacity, head_dim), np.float32))
         for row, length in enumerate(lengths):
             self.cache[row, :, :, length:] = 0xFFFF  # NaN
         self.staging.write(self.arena.lines("kv_cache"), self.cache)
         poison = np.full(-(-self.arena.lines("partials").width // 4), np.nan, np.float32)
         self.staging.write(self.arena.lines("partials"), poison)
-        self.queries = random.standard_normal((len(lengths), CAPACITY, heads, head_dim), np.float32)
+        self.queries = random.standard_normal((len(lengths), capacity, heads, head_dim), np.float32)
 
     def attend(self, rows: Sequence[int], positions: Sequence[int], *, prompt: bool) -> np.ndarray:
         """Give what tokens of these rows at these positions see, as bits: [tokens, heads, head_dim]."""
@@ -128,3 +130,16 @@ def test_a_whole_prompt_is_that_of_float64(bare: Device) -> None:
     for position in range(600):
         exact = attending.exact(0, position)
         assert np.linalg.norm(widened(found[position]) - exact) < 4e-3 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("split", [256, 512])
+def test_the_states_of_many_splits_are_merged_alike(bare: Device, split: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu.cuda.shape.SPLIT", split)
+    lengths = 8 * split, 9 * split + 1, 24 * split, 25 * split + 65  # the states of 8 are on their way at once
+    attending = Attending(bare, 2, 1, 16, lengths, capacity=26 * split)
+    rows, ends = list(range(len(lengths))), [length - 1 for length in lengths]
+    together = attending.attend(rows, ends, prompt=False)
+    assert np.array_equal(attending.attend(rows, ends, prompt=True), together)
+    for row, end in zip(rows, ends, strict=True):
+        exact = attending.exact(row, end)
+        assert np.linalg.norm(widened(together[row].astype(np.uint16)) - exact) < 4e-3 * np.linalg.norm(exact)

@@ -20,7 +20,7 @@ TINY = {
     "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 997, "tie_word_embeddings": True,
 }  # fmt: skip
 SHORT = {
-    "PROMPT": 4, "NEW": 3, "LONG_PROMPT": 8, "LONG_CONTEXT": 16, "STEPS": 1, "ROUNDS": 1, "BATCHES": (1, 2),
+    "PROMPT": 4, "NEW": 3, "LONG_PROMPT": 8, "CONTEXTS": (4, 8, 16), "STEPS": 1, "ROUNDS": 1, "BATCHES": (1, 2),
     "LONG_BATCHES": (1, 2),
 }  # fmt: skip
 

@@ -13,7 +13,6 @@ from emulated_device import CAN_EMULATE, EmulatedDevice
 from gpu import CudaEngine, DeviceError, ModelConfig, OptionError, load_engine, unavailable_engines
 from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Module
-from gpu.cuda.shape import SPLIT
 
 pytestmark = pytest.mark.slow
 SHAPES: dict[str, dict[str, Any]] = {
@@ -78,11 +77,15 @@ def test_both_ways_give_the_same_bits(name: str, quantize: str | None, where: st
 
 
 @DEVICES
-def test_both_ways_attend_alike_across_splits(where: str) -> None:
-    model, lengths = config(num_hidden_layers=1), (SPLIT - 2, SPLIT, 5)
+@pytest.mark.parametrize(("split", "head_dim"), [(512, 64), (256, 64), (256, 128)])
+def test_both_ways_attend_alike_across_splits(
+    where: str, split: int, head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu.cuda.shape.SPLIT", split)
+    model, lengths = config(num_hidden_layers=1, head_dim=head_dim), (split - 2, split, 5)
     found = []
     for path in ("per-op", "persistent"):
-        engine = CudaEngine(model, None, rows=3, capacity=SPLIT + 8, decode=path, device=device(where))
+        engine = CudaEngine(model, None, rows=3, capacity=split + 8, decode=path, device=device(where))
         found.append(steps(engine, 3, lengths))
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
