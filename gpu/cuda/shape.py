@@ -22,7 +22,7 @@ _SHARED = (
 )  # no kernels, but what makes them
 _PRODUCTS = ("qkv", "output", "gate_up", "down", "head")
 CHUNK = 2048  # tokens of prompts that go through the layers together
-SPLIT = 512  # positions; 256 does as well, with other bits; this and what follows: see attention.cu
+SPLIT = 512  # positions; this and what follows: see attention.cu
 _BLOCK = 64  # positions
 FEW = 32  # tokens of prompts that attend as those of a step do
 _SHARE = 8192  # logits, about; see sampling.cu

@@ -23,11 +23,7 @@ constexpr i64 VALUES = KV_HEADS * HEAD_STRIDE;  // from a key in the cache to it
 // The keys, then the values, of the block that begins at `first`, for a token that sees `length` positions: in the order
 // in which they are needed, and so many at a time on their way to this lane.
 struct Stream {
-#ifdef TOKENS_OF_STEP
-    static constexpr int AHEAD = HEAD_DIM > 64 ? 32 : 16;
-#else
     static constexpr int AHEAD = 16;
-#endif
     static constexpr int KEYS = STRETCHES * 8, ALL = KEYS + SPANS * 16;
     Pack on_their_way[AHEAD];
     const bf16* keys;  // from this lane's first one on
@@ -175,14 +171,13 @@ template <class Each> __device__ __forceinline__ void for_elements(int thread, E
 }
 
 // The state of a split, of the elements of a thread, in `state`; all ATTENDING threads call, a warp for each block, and
-// `barrier` lets none of them on before all have come; `then` is called when all of the stream is taken.
-template <class Barrier, class Then>
+// `barrier` lets none of them on before all have come.
+template <class Barrier>
 __device__ __forceinline__ void attend_split(
     const Queries& queries, Stream& stream, int split, int length, int thread, BlockStates& shared, Barrier barrier,
-    Then then, State (&state)[ELEMENTS]) {
+    State (&state)[ELEMENTS]) {
     const int blocks = min(ceil_div(length - split * SPLIT, BLOCK_POSITIONS), SPLIT_BLOCKS), block = thread / 32;
     if (block < blocks) leave(attend_block(queries, stream), shared, block);
-    then();
     barrier();
     for_elements(thread, [&](int i, int query, int number) {
         state[i] = {NOTHING, 0, 0};
@@ -272,14 +267,14 @@ struct Attending {  // in shared memory
 
 // One share, by ATTENDING threads, whose streams have been asked for. Who comes last of the splits of a part merges what
 // all have left.
-template <class Barrier, class Then>
+template <class Barrier>
 __device__ __forceinline__ void attend_share(
-    Attending& shared, const Attention& memory, const Share& share, Stream& stream, int thread, Barrier barrier, Then then) {
+    Attending& shared, const Attention& memory, const Share& share, Stream& stream, int thread, Barrier barrier) {
     const int part = share.part % PARTS, first_head = share.part / PARTS * GROUP + part * QUERIES;
     const int count = min(QUERIES, GROUP - part * QUERIES), splits = ceil_div(share.length, SPLIT);
     const Queries queries = read_queries(memory.qkv + (i64)share.token * QKV_WIDTH + (i64)first_head * HEAD_DIM, count);
     State state[ELEMENTS];
-    attend_split(queries, stream, share.split, share.length, thread, shared.states, barrier, then, state);
+    attend_split(queries, stream, share.split, share.length, thread, shared.states, barrier, state);
     if (splits > 1) {
         const i64 place = (i64)share.token * KV_HEADS * PARTS + share.part;
         float* left = memory.partials + place * QUERIES * MAX_SPLITS * (HEAD_DIM + 2);

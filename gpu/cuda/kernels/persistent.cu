@@ -1,9 +1,10 @@
 // A decode step of up to 8 tokens in one kernel, for compute capability 9.0: one block a multiprocessor, all at once.
 //
-// Weights are read in units of 8 rows. One global counter hands them out as tickets, in the order in which they are
-// needed: a layer's QKV, OUTPUT, GATE_UP and DOWN, then the next layer's, at last the HEAD. In each block one thread, the
-// producer, draws tickets and has their units copied into a ring in shared memory. It waits for nothing that is computed,
-// so that it runs ahead into later phases until the ring is full: memory is read on and on.
+// Weights are read in units of 8 rows, in the order in which they are needed: a layer's QKV, OUTPUT, GATE_UP and DOWN,
+// then the next layer's, at last the HEAD. Of each phase most units are given to the blocks in turns; the rest, which
+// evens out that some read faster than others, is drawn from one global counter. In each block one thread, the producer,
+// has its units copied into a ring in shared memory. It waits for nothing that is computed, so that it runs ahead into
+// later phases until the ring is full: memory is read on and on.
 //
 // Eight warps, the consumers, multiply: each has its hands of every unit, as in products.cu. Their sums go to three more
 // warps, which add them up in the order of the warps and finish them, so that consumers never wait for one another
@@ -43,9 +44,9 @@ __device__ __forceinline__ u32 draw(u32* from) {
 __device__ __forceinline__ void add_release(u32* at, u32 count) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
 }
-template <int COUNT> __device__ __forceinline__ void meet_at(int id) {
+template <int ID, int COUNT> __device__ __forceinline__ void meet_at() {
     __syncwarp();
-    asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(COUNT) : "memory");
+    asm volatile("barrier.sync %0, %1;" ::"r"(ID), "r"(COUNT) : "memory");
 }
 __device__ __forceinline__ u64 device_clock() {  // nanoseconds
     u64 now;
@@ -64,12 +65,10 @@ constexpr int SCALES = QUANTIZED ? 32 : 0;  // bytes behind it: the scales of th
 constexpr int URGENT = 3, EARLY = 2;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int GIVEN = 7;          // eighths of the units of a phase that are not drawn
 constexpr int FINISHERS = 3;      // warps
-constexpr int HELD_BYTES = 128;   // of weights that a lane takes into registers before their phase begins
 constexpr int SUMS = 4;           // units whose sums may wait for a finisher
 constexpr int CONSUMERS = WARPS * 32;
 constexpr int THREADS = CONSUMERS + 32 + FINISHERS * 32;
-constexpr int TEAMS = CONSUMERS / ATTENDING;  // attend to a share each
-static_assert(CONSUMERS % ATTENDING == 0, "every consumer is of a team");
+static_assert(CONSUMERS == ATTENDING, "consumers attend to a share together");
 constexpr int COUNTER = 32;       // counters lie 128 bytes apart
 constexpr int LAST = 4 * LAYERS;  // the phase of the head; those of a layer are 4 layer + kind
 constexpr int NO_PHASE = LAST + 1;
@@ -120,7 +119,7 @@ template <int TOKENS> struct Workplaces {  // of all but the ring
     int first_phase;
 };
 struct alignas(128) Place { unsigned char bytes[SLOT + SCALES]; };
-constexpr int OF_ATTENTION = ceil_div(TEAMS * sizeof(Attending), sizeof(Place));  // places
+constexpr int OF_ATTENTION = ceil_div(sizeof(Attending), sizeof(Place));  // places
 template <int TOKENS> struct Workspace : Workplaces<TOKENS> {  // the ring has all the memory that is left
     static constexpr int least = sizeof(Workplaces<TOKENS>) + alignof(Place);
     static constexpr int stages = (SHARED_OF_BLOCK - least) / (int)(sizeof(Place) + sizeof(Header) + 2 * sizeof(Signal));
@@ -131,7 +130,7 @@ template <int TOKENS> struct Workspace : Workplaces<TOKENS> {  // the ring has a
     __device__ __forceinline__ int shares() const { return count_shares(this->rows, this->positions, TOKENS); }
     // Blocks that attend do so in the last places of the ring.
     __device__ __forceinline__ int places() const { return (int)blockIdx.x < shares() ? stages - OF_ATTENTION : stages; }
-    __device__ __forceinline__ Attending& attending(int team) { return ((Attending*)&ring[stages - OF_ATTENTION])[team]; }
+    __device__ __forceinline__ Attending& attending() { return *(Attending*)&ring[stages - OF_ATTENTION]; }
 };
 
 // --- waiting ----------------------------------------------------------------------------------------------------------
@@ -162,19 +161,19 @@ __device__ __forceinline__ void look_at_clock(const Memory& memory, int moment) 
 
 struct Work {  // of the blocks in a phase
     const char* matrix;
-    u32 unit, chunk;  // bytes
+    u32 unit, chunk;   // bytes
     int chunks;
-    u32 scales;       // bytes from the matrix on
-    int given, drawn; // units: of each block, and of all together
+    u32 scales;        // bytes from the matrix on
+    int given, drawn;  // units: given to each block, drawn by all together
 };
 
-// The units of a block: in each phase so many as are given to each, then those it draws.
+// The units of a block: in each phase those that are given to it, then those it draws.
 struct Schedule {
     const Memory& memory;
     u32* const tickets;
-    int phase = 0, unit = 0, left = 0;  // the next one, and how many more are given to this block
+    int phase = 0, unit = 0, left = 0;  // which is next, and how many more are given
     Work work = {};
-    u32 number, passed = 0;             // the next one drawn, of all that are; those drawn in phases before
+    u32 number, passed = 0;  // of all units that are drawn: this block's next one, and how many earlier phases had
 
     __device__ __forceinline__ Schedule(const Memory& memory)
         : memory(memory), tickets(counter(memory, TICKETS)), number(draw(tickets)) { begin_phase(); }
@@ -261,7 +260,7 @@ struct Consumer {  // one thread's; all but the position in the ring is the same
     int stage, unit, first_unit, next_phase;  // units are counted; the first one of the phase
     u32 parity;
 };
-__device__ __forceinline__ void meet() { meet_at<CONSUMERS>(1); }
+__device__ __forceinline__ void meet() { meet_at<1, CONSUMERS>(); }
 
 // Waits until the phase before has left all that this one reads.
 template <int TOKENS>
@@ -280,68 +279,20 @@ __device__ __forceinline__ Pack load_input(const bf16* input, const Consumer& ow
     return load_tokens(input + Matrix<KIND>::place(own.warp, i) * TILE);
 }
 
-using Loaded = decltype(load_shared((const Weight*)nullptr));  // a lane's weights of a tile
-
 struct Unit {  // while it is multiplied: what a finisher is given of it besides the sums
     int number;
     float2 row_scale, x, next_norm;
 };
 
-// Waits for the first place of a unit, and reads what is told there.
-template <int TOKENS> __device__ __forceinline__ Unit begin_unit(Workspace<TOKENS>& block, const Consumer& own) {
-    wait(block.full[own.stage], own.parity, block.memory.last_words, 3);
-    Unit unit = {block.headers[own.stage].unit};
-    if (QUANTIZED && own.warp == 0) unit.row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
-    return unit;
-}
-// Reads this warp's hand of a place, and gives the place away.
-template <int KIND, int HAND, int TOKENS>
-__device__ __forceinline__ void take_place(Workspace<TOKENS>& block, Consumer& own, int chunk, Loaded* loaded) {
-    if (chunk) wait(block.full[own.stage], own.parity, block.memory.last_words, 4);
-    __syncwarp();
-    const Weight* tile = (const Weight*)block.ring[own.stage].bytes + in_tile(own.group, own.quad);
-#pragma unroll
-    for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + Matrix<KIND>::place(own.warp, i) * TILE);
-    if (chunk == Units<KIND>::chunks - 1) own.next_phase = block.headers[own.stage].next_phase;
-    __syncwarp();
-    if (own.lane == 0) arrive(&block.empty[own.stage]);
-    if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
-}
-template <int HAND>
-__device__ __forceinline__ void multiply_hand(float (&sum)[4], const Loaded* loaded, const Pack* a) {
-#pragma unroll
-    for (int i = 0; i < HAND; ++i) {
-        const Pack b = widened(loaded[i]);
-        multiply(sum, a[i].x, 0, a[i].y, 0, b.x, b.y);
-        multiply(sum, a[i].z, 0, a[i].w, 0, b.z, b.w);
-    }
-}
-
-// Two units at once, as the 16 rows of the other operand: sum[0] and sum[1] are the first's, of number `group` for tokens
-// 2 quad and 2 quad + 1, sum[2] and sum[3] the second's. The same bits, in half the time.
-template <int HAND>
-__device__ __forceinline__ void multiply_hands(float (&sum)[4], const Loaded* first, const Loaded* second, const Pack* a) {
-#pragma unroll
-    for (int i = 0; i < HAND; ++i) {
-        const Pack b = widened(first[i]), c = widened(second[i]);
-        multiply(sum, b.x, c.x, b.y, c.y, a[i].x, a[i].y);
-        multiply(sum, b.z, c.z, b.w, c.w, a[i].z, a[i].w);
-    }
-}
-
-// A lane's two sums: of two columns of a token, or of a column of two tokens.
-template <bool OF_A_COLUMN, int TOKENS>
+// `last`: it is the block's last one of the phase.
+template <int TOKENS>
 __device__ __forceinline__ void hand_over(
-    Workspace<TOKENS>& block, Consumer& own, int phase, const Unit& unit, bool last, float sum, float next_sum) {
+    Workspace<TOKENS>& block, Consumer& own, int phase, const Unit& unit, bool last, float2 sum) {
     const int slot = own.unit % SUMS;
     Sums<TOKENS>& to = block.sums[slot];
     wait(block.taken[slot], (own.unit / SUMS & 1) ^ 1, block.memory.last_words, 5);
     __syncwarp();
-    if (OF_A_COLUMN) {
-        float* of_token = (float*)to.partial[own.warp][own.quad * 2] + own.group;
-        if (own.quad * 2 < TOKENS) *of_token = sum;
-        if (own.quad * 2 + 1 < TOKENS) of_token[8] = next_sum;
-    } else if (own.group < TOKENS) to.partial[own.warp][own.group][own.quad] = make_float2(sum, next_sum);
+    if (own.group < TOKENS) to.partial[own.warp][own.group][own.quad] = sum;
     if (own.warp == 0) {
         if (own.group < TOKENS) to.x[own.group][own.quad] = unit.x;
         if (own.group == 0) to.next_norm[own.quad] = unit.next_norm;
@@ -353,128 +304,82 @@ __device__ __forceinline__ void hand_over(
     if (own.lane == 0) arrive(&block.summed[slot]);
 }
 
-// All units of a phase that this block has drawn; the first one is known to be there.
+// All units of a phase that this block has; the first one is known to be there.
 template <int KIND, int TOKENS>
 __device__ __forceinline__ void multiply_units(
     Workspace<TOKENS>& block, Consumer& own, const u32* awaited, u32 count, const bf16* input, int layer) {
     using M = Matrix<KIND>;
     constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand * Units<KIND>::together, OWN = CHUNKS * HAND;
-    constexpr bool kept = OWN <= 32;                  // the input is, in registers, from unit to unit
+    constexpr bool kept = OWN <= 32;                  // in registers, from unit to unit
     constexpr int AHEAD = kept ? CHUNKS : 16 / HAND;  // chunks whose input is in registers
-    constexpr int MOST = OWN <= 16 ? HELD_BYTES / (int)sizeof(Loaded[OWN]) : 0;  // units in registers
-    constexpr bool PAIRED = MOST > 0;
-    constexpr int HELD = MOST > 2 ? 2 : MOST;
     const Memory& memory = block.memory;
     const int phase = KIND == HEAD ? LAST : 4 * layer + KIND;
     const float* next_norm = !M::residual ? nullptr
         : KIND == OUTPUT ? (const float*)((const char*)memory.inner_norm + layer * memory.layer)
         : layer + 1 < LAYERS ? (const float*)((const char*)memory.input_norm + (layer + 1) * memory.layer) : memory.final_norm;
-
-    own.first_unit = own.unit;
-    // While the phase before ends, registers hold the first units, and the ring has room for what comes later.
-    Unit held[HELD + 1] = {};
-    Loaded loaded[HELD + 1][OWN] = {};
-    int holding = 0;
-    auto take_unit = [&](Loaded* loaded) {
-#pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; ++chunk) take_place<KIND, HAND>(block, own, chunk, loaded + chunk * HAND);
-    };
-#pragma unroll
-    for (int i = 0; i < HELD; ++i)
-        if (own.next_phase == phase) {
-            held[i] = begin_unit(block, own);
-            take_unit(loaded[i]);
-            ++holding;
-        }
     enter(block, awaited, count, phase, FIRST_PHASE + layer * PHASES + (KIND == QKV || KIND == HEAD ? 0 : KIND + 1));
-
+    own.first_unit = own.unit;
     input += in_tiles(own.group, own.quad * 4, M::tiles);
     Pack a[AHEAD * HAND];
     if constexpr (kept)
 #pragma unroll
         for (int i = 0; i < OWN; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
-    Squares squares = {};
+    Squares squares;
     if (M::normed && own.warp < TOKENS) squares = load_squares(memory.squares + (i64)own.warp * HIDDEN_UNITS);
     bool scaled = !M::normed || own.warp >= TOKENS;
-    auto know_scale = [&] {  // in the shadow of the first unit
-        if (scaled) return;
-        const float scale = norm_scale(squares);
-        if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
-        scaled = true;
-    };
-    auto add_residual = [&](Unit& unit) {
-        if (!M::residual || own.warp != 0) return;
-        const int column = unit.number * 8 + own.quad * 2;
-        if (own.group < TOKENS) {
-            const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
-            unit.x = make_float2(__ldcg(at), __ldcg(at + 1));
-        }
-        if (column < HIDDEN) unit.next_norm = make_float2(next_norm[column], next_norm[column + 1]);
-    };
-    auto end_pair = [&](const Unit& first, const Unit& second, const float (&sum)[4]) {
-        know_scale();
-        hand_over<true>(block, own, phase, first, false, sum[0], sum[1]);
-        hand_over<true>(block, own, phase, second, own.next_phase != phase, sum[2], sum[3]);
-    };
-    auto end = [&](const Unit& unit, const float (&sum)[4]) {
-        know_scale();
-        hand_over<false>(block, own, phase, unit, own.next_phase != phase, sum[0], sum[1]);
-    };
-    // A unit that has been read: with the next one, if there is one.
-    auto multiply_first = [&](Unit& first, const Loaded* loaded) {
-        add_residual(first);
-        float sum[4] = {};
-        if (own.next_phase != phase) {
-            multiply_hand<OWN>(sum, loaded, a);
-            return end(first, sum);
-        }
-        Unit second = begin_unit(block, own);
-        add_residual(second);
-#pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-            Loaded of_second[HAND];
-            take_place<KIND, HAND>(block, own, chunk, of_second);
-            multiply_hands<HAND>(sum, loaded + chunk * HAND, of_second, a + chunk * HAND);
-        }
-        end_pair(first, second, sum);
-    };
-    if constexpr (HELD > 1)
-        if (holding > 1) {
-            add_residual(held[0]), add_residual(held[1]);
-            float sum[4] = {};
-            multiply_hands<OWN>(sum, loaded[0], loaded[1], a);
-            end_pair(held[0], held[1], sum);
-        }
-    if (HELD && holding == 1) multiply_first(held[0], loaded[0]);
-    while (own.next_phase == phase) {
+    do {
         if constexpr (!kept)
 #pragma unroll
             for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
-        Unit unit = begin_unit(block, own);
-        if constexpr (PAIRED) {
-            Loaded of_first[OWN];
-            take_unit(of_first);
-            multiply_first(unit, of_first);
-            continue;
+        wait(block.full[own.stage], own.parity, memory.last_words, 3);
+        Unit unit = {block.headers[own.stage].unit};
+        if (QUANTIZED && own.warp == 0) unit.row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
+        if (M::residual && own.warp == 0) {
+            const int column = unit.number * 8 + own.quad * 2;
+            if (own.group < TOKENS) {
+                const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
+                unit.x = make_float2(__ldcg(at), __ldcg(at + 1));
+            }
+            if (column < HIDDEN) unit.next_norm = make_float2(next_norm[column], next_norm[column + 1]);
         }
-        add_residual(unit);
         float sum[4] = {};
         for (int first = 0; first < CHUNKS; first += AHEAD)
 #pragma unroll
             for (int ahead = 0; ahead < AHEAD; ++ahead) {
                 const int chunk = first + ahead;
                 if (!kept && chunk >= CHUNKS) break;
-                Loaded of_place[HAND];
-                take_place<KIND, HAND>(block, own, chunk, of_place);
-                multiply_hand<HAND>(sum, of_place, a + ahead * HAND);
+                if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
+                __syncwarp();
+                const Weight* tile = (const Weight*)block.ring[own.stage].bytes + in_tile(own.group, own.quad);
+                decltype(load_shared(tile)) loaded[HAND];
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + M::place(own.warp, i) * TILE);
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) {
+                    const Pack& with = a[ahead * HAND + i];
+                    const Pack b = widened(loaded[i]);
+                    multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
+                    multiply(sum, with.z, 0, with.w, 0, b.z, b.w);
+                }
                 if constexpr (!kept)
 #pragma unroll
                     for (int i = 0; i < HAND; ++i)
                         if (chunk + AHEAD < CHUNKS)
                             a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
+                if (chunk == CHUNKS - 1) own.next_phase = block.headers[own.stage].next_phase;
+                // A place that is given away is written at once, even before what was asked of it has come. Here it has: it
+                // is multiplied.
+                __syncwarp();
+                if (own.lane == 0) arrive(&block.empty[own.stage]);
+                if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
             }
-        end(unit, sum);
-    }
+        if (!scaled) {  // in the shadow of the first unit
+            const float scale = norm_scale(squares);
+            if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
+            scaled = true;
+        }
+        hand_over(block, own, phase, unit, own.next_phase != phase, make_float2(sum[0], sum[1]));
+    } while (own.next_phase == phase);
 }
 
 // The residual stream begins: each token in one block.
@@ -501,41 +406,32 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     wait(block.begun, 0, memory.last_words, 6);
     own.next_phase = block.first_phase;
     const int all = block.shares(), sharing = min(all, (int)gridDim.x);
-    const int team = threadIdx.x / ATTENDING, thread = threadIdx.x % ATTENDING;
     for (int layer = 0; layer < LAYERS; ++layer) {
         const int phase = 4 * layer;
         const bf16* cache = memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE;
-        int index = blockIdx.x + team * gridDim.x;  // of the next share
-        if (index < all && thread == 0) prefetch(cache, share_of(block.rows, block.positions, index));
         if (own.next_phase == phase + QKV)
             multiply_units<QKV>(
                 block, own, counter(memory, layer ? phase - 1 : EMBEDDED), layer ? Units<DOWN>::count : TOKENS, memory.input, layer);
         if (blockIdx.x < all) {
             const Attention attention = {memory.qkv, cache, memory.attended, memory.partials, memory.arrivals};
-            Share share = {}, next;
-            if (index < all) share = share_of(block.rows, block.positions, index);
+            // The next share is on its way to L2 while one is attended to.
+            auto attend = [&](const Share& share, Stream& stream, int next) {
+                if (next < all && threadIdx.x == 0) prefetch(cache, share_of(block.rows, block.positions, next));
+                attend_share(block.attending(), attention, share, stream, threadIdx.x, [] { meet(); });
+            };
             // What earlier steps have left is asked for before all of this one's is there.
-            Stream stream = stream_of(cache, share, 1, thread);
+            const Share first = share_of(block.rows, block.positions, blockIdx.x);
+            Stream stream = stream_of(cache, first, 1, threadIdx.x);
             stream.ask();
             enter(block, counter(memory, phase + QKV), Units<QKV>::count, phase + QKV, FIRST_PHASE + layer * PHASES + 1);
             stream.ask_for_newest(1);
-            auto barrier = [&] { meet_at<ATTENDING>(2 + team); };
-            // The next share is on its way while the states of one are merged.
-            auto ask = [&] {
-                stream = stream_of(cache, next, 0, thread);
+            attend(first, stream, blockIdx.x + gridDim.x);
+            for (int index = blockIdx.x + gridDim.x; index < all; index += gridDim.x) {
+                const Share share = share_of(block.rows, block.positions, index);
+                Stream stream = stream_of(cache, share, 0, threadIdx.x);
                 stream.ask();
-            };
-            constexpr bool room = Stream::AHEAD <= 16;  // in registers, while states are merged
-            for (bool more = index < all; more; share = next) {
-                index += TEAMS * gridDim.x;
-                more = index < all;
-                if (more) next = share_of(block.rows, block.positions, index);
-                attend_share(block.attending(team), attention, share, stream, thread, barrier, [&] {
-                    if (more && thread == 0) prefetch(cache, next);
-                    if (more && room) ask();
-                });
-                if (more) barrier();  // what is shared is read
-                if (more && !room) ask();
+                meet();  // what is shared is read
+                attend(share, stream, index + gridDim.x);
             }
             meet();  // what was attended to is written
             if (threadIdx.x == 0) add_release(counter(memory, NO_PHASE + layer), 1);
@@ -549,7 +445,7 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     }
     if (own.next_phase == LAST)
         multiply_units<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
-    for (int i = 0; i < FINISHERS; ++i) hand_over<false>(block, own, NO_PHASE, {}, false, 0, 0);
+    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, {}, false, {0, 0});
 }
 
 // --- finishers --------------------------------------------------------------------------------------------------------
@@ -640,10 +536,10 @@ template <int TOKENS> __device__ __forceinline__ void decode(const Memory* memor
     __syncthreads();
     const int warp = threadIdx.x / 32;
     if (warp < WARPS) {
-        more_registers<216>();
+        more_registers<224>();
         consume(block);
     } else {
-        fewer_registers<72>();
+        fewer_registers<56>();
         if (warp > WARPS) finish_units(block);
         else if (threadIdx.x % 32 == 0) produce(block);
     }

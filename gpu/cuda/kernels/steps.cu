@@ -81,5 +81,5 @@ extern "C" __global__ void __launch_bounds__(ATTENDING, RESIDENT) attention_step
     if (!there) return;
     stream.ask_for_newest(unwritten);
     attend_share(
-        shared, {qkv, cache, attended, partials, arrivals}, share, stream, threadIdx.x, [] { __syncthreads(); }, [] {});
+        shared, {qkv, cache, attended, partials, arrivals}, share, stream, threadIdx.x, [] { __syncthreads(); });
 }

@@ -407,7 +407,7 @@ inline void add_release(uint32_t* at, uint32_t count) { *at += count; }
 inline unsigned long long device_clock() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-template <int COUNT> void meet_at(int id) { emulation::wait(emulation::block().barriers[id], COUNT); }
+template <int ID, int COUNT> void meet_at() { emulation::wait(emulation::block().barriers[ID], COUNT); }
 inline void stop_the_device() {
     std::fprintf(stderr, "a wait does not end\n");
     std::abort();

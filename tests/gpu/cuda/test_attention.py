@@ -12,7 +12,7 @@ from gpu import ModelConfig
 from gpu.cuda.arena import Arena, Array
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.device import Device
-from gpu.cuda.shape import Shape
+from gpu.cuda.shape import SPLIT, Shape
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.tiles import tiled_shape, untiled
 from gpu.cuda.watchdog import Watchdog
@@ -132,11 +132,9 @@ def test_a_whole_prompt_is_that_of_float64(bare: Device) -> None:
         assert np.linalg.norm(widened(found[position]) - exact) < 4e-3 * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("split", [256, 512])
-def test_the_states_of_many_splits_are_merged_alike(bare: Device, split: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu.cuda.shape.SPLIT", split)
-    lengths = 8 * split, 9 * split + 1, 24 * split, 25 * split + 65  # the states of 8 are on their way at once
-    attending = Attending(bare, 2, 1, 16, lengths, capacity=26 * split)
+def test_the_states_of_many_splits_are_merged_alike(bare: Device) -> None:
+    lengths = 8 * SPLIT, 9 * SPLIT + 1, 24 * SPLIT, 25 * SPLIT + 65  # the states of 8 are on their way at once
+    attending = Attending(bare, 2, 1, 16, lengths, capacity=26 * SPLIT)
     rows, ends = list(range(len(lengths))), [length - 1 for length in lengths]
     together = attending.attend(rows, ends, prompt=False)
     assert np.array_equal(attending.attend(rows, ends, prompt=True), together)

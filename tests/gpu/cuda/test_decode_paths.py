@@ -13,6 +13,7 @@ from emulated_device import CAN_EMULATE, EmulatedDevice
 from gpu import CudaEngine, DeviceError, ModelConfig, OptionError, load_engine, unavailable_engines
 from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Module
+from gpu.cuda.shape import SPLIT
 
 pytestmark = pytest.mark.slow
 SHAPES: dict[str, dict[str, Any]] = {
@@ -76,16 +77,48 @@ def test_both_ways_give_the_same_bits(name: str, quantize: str | None, where: st
         assert all(np.isfinite(a).all() for a in found[0])
 
 
-@DEVICES
-@pytest.mark.parametrize(("split", "head_dim"), [(512, 64), (256, 64), (256, 128)])
-def test_both_ways_attend_alike_across_splits(
-    where: str, split: int, head_dim: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gpu.cuda.shape.SPLIT", split)
-    model, lengths = config(num_hidden_layers=1, head_dim=head_dim), (split - 2, split, 5)
+@pytest.mark.skipif(not CAN_EMULATE, reason="no g++ here, or no x86-64")
+def test_both_ways_give_the_same_bits_where_blocks_draw_all_their_units() -> None:
+    class Drawing(Blocks):  # as where there are more blocks than units
+        def build(self, modules: Sequence[Module], *, compiling: Callable[[], None]) -> None:
+            modules = [changed(module, "constexpr int GIVEN = 7;", "constexpr int GIVEN = 0;") for module in modules]
+            assert any("GIVEN = 0" in module.source for module in modules)
+            super().build(modules, compiling=compiling)
+
+    model = config(num_hidden_layers=1)
+    apart = steps(CudaEngine(model, None, rows=1, capacity=16, decode="per-op", device=Blocks()), 1)
+    whole = steps(CudaEngine(model, None, rows=1, capacity=16, decode="persistent", device=Drawing()), 1)
+    assert all(np.array_equal(a, b) for a, b in zip(apart, whole, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_both_ways_give_the_same_bits_of_matrices_that_keep_the_ring_full(quantize: str | None) -> None:
+    device("cuda")
+    large = {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "vocab_size": 4096,
+    }  # fmt: skip
     found = []
     for path in ("per-op", "persistent"):
-        engine = CudaEngine(model, None, rows=3, capacity=split + 8, decode=path, device=device(where))
+        with CudaEngine(config(**large), None, rows=8, capacity=128, decode=path, quantize=quantize) as engine:
+            rows = engine.kv_cache.acquire(8)
+            for row in rows:
+                engine.write_prompt(row, [row + 1, 2, 3])
+            engine.prefill(rows)
+            for _ in range(100):
+                engine.sample(rows)
+                engine.decode(rows)
+            found.append([engine.read_logits(row) for row in rows])
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@DEVICES
+def test_both_ways_attend_alike_across_splits(where: str) -> None:
+    model, lengths = config(num_hidden_layers=1), (SPLIT - 2, SPLIT, 5)
+    found = []
+    for path in ("per-op", "persistent"):
+        engine = CudaEngine(model, None, rows=3, capacity=SPLIT + 8, decode=path, device=device(where))
         found.append(steps(engine, 3, lengths))
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
