@@ -184,7 +184,7 @@ class Generator:
         for piece in fresh_pieces(run.context, streams):
             if whole:
                 yield piece
-        for step in run:
+        for step in run if on_step else run.each(check_stop):
             if on_step:
                 on_step(step)
             if step.phase == check_stop.name:

@@ -41,11 +41,12 @@ class Program(Generic[Context]):
 
     rows: tuple[Row[Context], ...]
     phases: tuple[Phase[Context, Any], ...]
+    names: tuple[str, ...]  # of the phases, which would be asked for at every step
     atoms: tuple[tuple[Guard[Context], ...], ...]
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
-        return next(index for index, phase in enumerate(self.phases) if phase.name == name)
+        return self.names.index(name)
 
 
 def compile_program(machine: LibraryMachine) -> Program[Any]:
@@ -72,7 +73,7 @@ def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any
             arcs += [Arc(source, index[str(leaving[n].dest)], leaving[n].number, bits) for n in enabled(table, values)]
         select, table_of_arcs = choose(machine, phase, atoms[-1], tuple(arcs))
         rows.append(Row(phase.run, phase.apply, select, table_of_arcs, phase.final))
-    return Program(tuple(rows), phases, tuple(atoms))
+    return Program(tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms))
 
 
 def _compiled_choice(

@@ -22,6 +22,10 @@ ANY = tuple(status for status in Status if status is not Status.RUNNING)
 Breakpoint = Phase[Any, Any] | Guard[Any] | Callable[["Run[Any]"], bool]
 
 
+def _always() -> bool:
+    return True
+
+
 class Run(Lifecycle[Context]):
     """One execution of a machine.
 
@@ -112,18 +116,41 @@ class Run(Lifecycle[Context]):
 
     def __iter__(self) -> Iterator[Step]:
         """Step by step, until the run ends or somebody pauses it."""
+        return self._iterate(_always)
+
+    def each(self, phase: Phase[Any, Any]) -> Iterator[Step]:
+        """Give each step of one phase, until the run ends or somebody pauses it; steps of others are taken on the way.
+
+        The run rests after each step that is given, as it does in a loop over all of them, and nowhere else: so this
+        costs less.
+
+        Raises
+        ------
+        ValueError
+            If the machine has no such phase.
+        """
+        if phase not in self._program.phases:
+            names = ", ".join(self._program.names)
+            raise ValueError(f"machine {self.machine.name!r} has no phase {name_of(phase)!r}: expected one of {names}")
+        number = self._program.phases.index(phase)
+        return self._iterate(lambda: self.timeline.arcs[-1].source == number)
+
+    def _iterate(self, stop: Callable[[], bool]) -> Iterator[Step]:
         if self._status is Status.PAUSED:
             self._inbox.pause = False
         while not self._status.ended and not self._inbox.pause:
-            if step := self._move("iterate", AT_REST, lambda: self._step(pausable=True)):
+            step = self._move("iterate", AT_REST, lambda: self._step(pausable=True, stop=stop))
+            if step and stop():
                 yield step
+            elif not self._status.ended:  # somebody paused it on the way
+                break
         if self._status is Status.PAUSED:
             self._move("iterate", AT_REST, self._tell)
 
-    def _step(self, *, pausable: bool) -> Step | None:
+    def _step(self, *, pausable: bool, stop: Callable[[], bool] = _always) -> Step | None:
         before = self.step_count
-        self._drive(stop=_always, rests=not pausable)
-        return self.timeline.step(before) if self.step_count > before else None
+        self._drive(stop=stop, rests=not pausable)
+        return self.timeline.step(self.step_count - 1) if self.step_count > before else None
 
     def take(self, outcome: Any, *, elapsed_ns: int = 0, digest: Any = None) -> Step:
         """Take one step with a given outcome instead of running the phase: only `apply` and the guards are called."""
@@ -362,10 +389,6 @@ class _Undone:
             self._run._torn = True
             self._undo()
             self._run._mend()
-
-
-def _always() -> bool:
-    return True
 
 
 def _as_condition(breakpoint: Breakpoint) -> Callable[[Run[Any]], bool]:

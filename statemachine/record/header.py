@@ -65,7 +65,7 @@ def machine_record(machine: Machine[Any]) -> MachineRecord:
 
 def step_records(timeline: Timeline[Any], first: int, last: int) -> list[StepRecord]:
     """Steps `first` up to `last` as a journal holds them."""
-    names, digests = [phase.name for phase in timeline.program.phases], timeline.digests
+    names, digests = timeline.program.names, timeline.digests
     columns = zip(range(first, last), *timeline.columns(first, last), strict=True)
     if not digests:
         return [StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, t=t) for n, a, o, t in columns]

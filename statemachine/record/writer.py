@@ -38,7 +38,7 @@ class JournalWriter:
     What happened since the last time is handed to the system by one write, whose last line carries the checksum of
     everything before it: a process that is killed loses at most what it had not yet written, and what is damaged later
     is found. A run that is driven tells at least every 50 ms, and whenever it rests; a loop over a run rests at each
-    step.
+    step, a loop over the steps of a phase at each of those.
 
     Parameters
     ----------

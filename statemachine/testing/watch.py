@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
 
 from statemachine.definition.guard import Guard
@@ -73,7 +74,7 @@ class Watch(Generic[Context]):
                 program.phases, program.rows, other.rows, program.atoms, strict=True
             )
         )
-        return Program(rows, program.phases, program.atoms)
+        return replace(program, rows=rows)
 
     def check_buffers(self, context: Context, who: str) -> None:
         """See that every buffer is where it was when this context was first seen."""

@@ -279,6 +279,10 @@ __device__ __forceinline__ Pack load_input(const bf16* input, const Consumer& ow
     return load_tokens(input + Matrix<KIND>::place(own.warp, i) * TILE);
 }
 
+// A word that is known when all of it has been read.
+__device__ __forceinline__ u32 witness(const Pack& numbers) { return numbers.x ^ numbers.z; }
+__device__ __forceinline__ u32 witness(const Octet& codes) { return codes.x; }
+
 struct Unit {  // while it is multiplied: what a finisher is given of it besides the sums
     int number;
     float2 row_scale, x, next_norm;
@@ -327,6 +331,7 @@ __device__ __forceinline__ void multiply_units(
     Squares squares;
     if (M::normed && own.warp < TOKENS) squares = load_squares(memory.squares + (i64)own.warp * HIDDEN_UNITS);
     bool scaled = !M::normed || own.warp >= TOKENS;
+    const u32 nothing = gridDim.y - 1;
     do {
         if constexpr (!kept)
 #pragma unroll
@@ -367,10 +372,13 @@ __device__ __forceinline__ void multiply_units(
                         if (chunk + AHEAD < CHUNKS)
                             a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
                 if (chunk == CHUNKS - 1) own.next_phase = block.headers[own.stage].next_phase;
-                // A place that is given away is written at once, even before what was asked of it has come. Here it has: it
-                // is multiplied.
+                // A copy into a place that is given away may overtake reads that are on their way, which no barrier waits
+                // for: so who gives it away depends on what was read, as far as the compiler knows.
+                u32 read = chunk ? 0 : __float_as_uint(unit.row_scale.x);
+#pragma unroll
+                for (int i = 0; i < HAND; ++i) read ^= witness(loaded[i]);
                 __syncwarp();
-                if (own.lane == 0) arrive(&block.empty[own.stage]);
+                if (own.lane == (int)(read & nothing)) arrive(&block.empty[own.stage]);
                 if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
             }
         if (!scaled) {  // in the shadow of the first unit

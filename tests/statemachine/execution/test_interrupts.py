@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from interrupting import Interrupter
-from statemachine_recorded import Walk, machine
+from statemachine_recorded import Walk, draw, machine
 
 from statemachine import IllegalMove, Resources, Run, Status
 
@@ -62,6 +62,12 @@ def iterate(run: Run[Walk]) -> None:
     next(ITERATORS[-1])
 
 
+def each(run: Run[Walk]) -> None:
+    ITERATORS.append(run.each(draw))
+    next(ITERATORS[-1])
+    next(ITERATORS[-1])
+
+
 MOVES: dict[str, tuple[Callable[[], Run[Walk]], Callable[[Run[Walk]], object]]] = {
     "goto": (halfway, lambda run: run.goto(1)),
     "goto forward": (rewound, lambda run: run.goto(5)),
@@ -72,6 +78,7 @@ MOVES: dict[str, tuple[Callable[[], Run[Walk]], Callable[[Run[Walk]], object]]] 
     "step from the past": (rewound, lambda run: run.step()),
     "until": (halfway, lambda run: run.until(lambda run: run.step_count == 7)),
     "iterate": (halfway, iterate),
+    "each": (halfway, each),
     "take": (halfway, lambda run: run.take(WHOLE.timeline.outcomes[5])),
     "rest": (fresh, lambda run: run.rest()),
     "pause": (halfway, lambda run: run.pause()),

@@ -91,6 +91,43 @@ def test_stepping_and_iterating_are_the_same_run() -> None:
     assert iterated.context == stepped.context == whole.context
 
 
+def test_each_step_of_a_phase_is_given_and_the_run_rests_there() -> None:
+    whole, run = Run(machine, Tally(limit=4)), Run(machine, Tally(limit=4))
+    whole.start()
+    given = []
+    for step in run.each(rest):
+        assert run.status in (Status.PAUSED, Status.DONE)
+        assert step.number == run.step_count - 1
+        given.append(step)
+    assert given == [step for step in whole.steps() if step.phase == "rest"]
+    assert list(run.steps()) == list(whole.steps())
+    assert run.context == whole.context
+    with pytest.raises(ValueError, match="machine 'tally' has no phase 'other': expected one of add, rest, done"):
+        run.each(Phase[Tally, None]("other"))
+
+
+def test_a_pause_ends_a_loop_over_the_steps_of_a_phase_also_between_them() -> None:
+    class Pausing(Add):
+        def run(self, context: Tally) -> int:
+            if context.count == 3:
+                run.pause()
+            return super().run(context)
+
+    first = Pausing("add")
+    run = Run(
+        Machine(
+            "pausing",
+            start=first,
+            transitions=[Transition(first, rest), Transition(rest, first, ~full), Transition(rest, done, full)],
+        ),
+        Tally(limit=6),
+    )
+    assert [step.number for step in run.each(rest)] == [1, 3, 5]
+    assert (run.status, run.step_count, run.phase) == (Status.PAUSED, 7, rest)
+    assert [step.number for step in run.each(rest)] == [7, 9, 11]
+    assert run.status is Status.DONE
+
+
 def test_until_a_phase_a_guard_or_a_condition() -> None:
     run = Run(machine, Tally(limit=5))
     assert run.until(rest) is Status.PAUSED

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from killed_walk import WAYS, killed
-from statemachine_recorded import Draw, Walk, fresh, machine, record, walk
+from statemachine_recorded import Draw, Walk, draw, fresh, machine, record, walk
 
 from statemachine import Journal, JournalError, JournalWriter, Run, Status, verify
 from statemachine.execution import lifecycle, loop
@@ -106,6 +106,14 @@ def test_each_step_is_in_the_file_when_the_run_rests(tmp_path: Path, move: Calla
     for number in range(1, 6):
         move(run)
         assert sum(isinstance(step, StepRecord) for step in Journal.open(path).records()) == number
+
+
+def test_all_steps_are_in_the_file_when_a_loop_over_the_steps_of_a_phase_rests(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    run = Run(machine, Walk(limit=50), journal=JournalWriter(path))
+    for step, _ in zip(run.each(draw), range(5), strict=False):
+        records = [record for record in Journal.open(path).records() if isinstance(record, StepRecord)]
+        assert [record.n for record in records] == list(range(step.number + 1))
 
 
 def test_a_goto_and_a_fork_tell_what_a_loop_left_untold(tmp_path: Path) -> None:
