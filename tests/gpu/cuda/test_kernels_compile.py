@@ -1,8 +1,10 @@
 """Every kernel compiles for every generation of devices and many shapes, and keeps all it needs in registers."""
 
+import importlib.metadata
 import os
 import re
 import runpy
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,56 @@ def test_the_kernel_of_a_whole_step_compiles_without_spills_also_with_clocks(
     _, words = compiler.compile_module(module, "sm_90a", "--ptxas-options=-v")
     assert re.findall(r"Compiling entry function '(\w+)'", words) == [f"{'clocked' if clocked else 'decode'}_{tokens}"]
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "quantize"), [("100M", 1, None), ("Llama-3.1-8B", 8, None), ("100M", 8, "int8")]
+)
+def test_a_place_of_the_ring_is_given_away_when_all_reads_of_it_have_come(
+    name: str, tokens: int, quantize: str | None, tmp_path: Path
+) -> None:
+    of = shape(name, quantize=quantize)
+    assert reads_on_their_way(persistent_source(), of, tokens, tmp_path) == []
+    careless = persistent_source().replace("own.lane == (int)(read & nothing)", "own.lane == 0")
+    assert careless != persistent_source()
+    if not quantize:
+        assert reads_on_their_way(careless, of, tokens, tmp_path) != []
+
+
+def reads_on_their_way(source: str, of: Shape, tokens: int, folder: Path) -> list[str]:
+    """Give the reads of shared memory that the machine code has waited for by nothing when it gives a signal."""
+    code, _ = compiler.compile_module(Module(source, persistent.defines(of, tokens)), "sm_90a")
+    (folder / "kernel.cubin").write_bytes(code)
+    listing = subprocess.run(
+        [disassembler(), "-c", folder / "kernel.cubin"], check=True, capture_output=True, text=True
+    ).stdout
+    found: list[str] = []
+    reads: dict[int, str] = {}  # by the register that they begin at
+    signals = 0
+    for line in listing.splitlines():
+        words = line.partition(";")[0]
+        if line.startswith(".L_"):  # the way here may be another: what it has read is not known
+            continue
+        if read := re.search(r"\bLDS\.64 R(\d+), ", words):
+            reads[int(read[1])] = words.strip()
+        else:
+            used = {int(register) for register in re.findall(r"\bR(\d+)", words)}
+            reads = {first: read for first, read in reads.items() if not used & {first, first + 1}}
+        if re.search(r"@!?P\d SYNCS\.ARRIVE\.TRANS64\.A1T0", words):
+            signals += 1
+            found += reads.values()
+        if re.search(r"\b(EXIT|RET|BRA|USETMAXREG)\b", words) and not words.strip().startswith("@"):
+            reads = {}
+    assert signals > 10
+    return found
+
+
+def disassembler() -> Path:
+    try:
+        files = importlib.metadata.files("nvidia-cuda-nvdisasm") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("nvidia-cuda-nvdisasm is not installed")
+    return next(Path(str(file.locate())) for file in files if file.name == "nvdisasm")
 
 
 def test_what_was_compiled_is_found_again_unless_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
