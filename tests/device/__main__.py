@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 ACCURACY = "tests/gpu/cuda/test_accuracy.py"
 SANITIZER = ("compute-sanitizer", "--report-api-errors", "no", "--error-exitcode", "1")  # cuda.core probes the driver
-TOOLS = ("memcheck", "racecheck", "initcheck")
+TOOLS = {"memcheck": (), "racecheck": ("--older",), "initcheck": ()}  # how every_kernel.py is called
 SHAPES = ("--shapes", "100M", "1B", "8B")
 PARTS = ("tests", "soak", "accuracy", "sanitizer", "bench")
 
@@ -59,8 +59,9 @@ def jobs(parts: Sequence[str], *, quick: bool) -> list[Job]:
         "soak": [Job("soak", [python, str(HERE / "soak.py"), "--steps", steps[0], "--large-steps", steps[1]], 180)],
         "accuracy": [Job("accuracy", [*tests, ACCURACY], 120)],
         "sanitizer": [
-            Job(tool, [*SANITIZER, "--tool", tool, *script], 120, needs=SANITIZER[0])
-            for tool in (TOOLS[:1] if quick else TOOLS)
+            Job(tool, [*SANITIZER, "--tool", tool, *script, *options], 120, needs=SANITIZER[0])
+            for tool, options in TOOLS.items()
+            if tool == "memcheck" or not quick
         ],
         "bench": [Job("bench", [python, "benchmarks/gpu_decode.py", *bench], 240)],
     }
