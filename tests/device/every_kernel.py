@@ -3,8 +3,8 @@
     compute-sanitizer --tool memcheck --report-api-errors no python tests/device/every_kernel.py
     compute-sanitizer --tool racecheck --report-api-errors no python tests/device/every_kernel.py --older
 
-Fails if a kernel that was compiled has not run, or a logit is no number. With --older only those run that devices before
-compute capability 9.0 have as well: racecheck knows barriers of all threads, but no signals that a copy gives.
+Fails if a kernel that was compiled has not run, or a logit is no number. With --older only those run that devices
+before compute capability 9.0 have as well: racecheck knows barriers of all threads, but no signals that a copy gives.
 """
 
 import argparse
