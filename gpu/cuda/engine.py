@@ -13,7 +13,7 @@ from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
 from gpu.cuda import persistent
-from gpu.cuda.arena import Arena, size_of
+from gpu.cuda.arena import Arena, Plan, size_of
 from gpu.cuda.bfloat16 import rounded, widened
 from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Event, Lines
@@ -114,8 +114,12 @@ class CudaEngine(RowKeeper):
         device, shape, rows = self._device, self._shape, self.kv_cache.rows
         weights, free = size_of(shape.weights()), device.memory_free()
 
+        def state(rows: int, capacity: int) -> Plan:
+            planned = replace(shape, rows=rows, capacity=capacity)
+            return {**planned.state(), **persistent.state(planned)}
+
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            plan = replace(shape, rows=rows, capacity=capacity).state()
+            plan = state(rows, capacity)
             cache = size_of({"kv_cache": plan["kv_cache"]})
             return {"KV cache": cache, "buffers": size_of(plan) - cache}
 
@@ -127,7 +131,7 @@ class CudaEngine(RowKeeper):
         except MemoryError as error:
             raise CheckpointError(f"the device refused the {size(weights)} that the weights take: {error}") from error
         try:
-            self._arena = Arena(device, {**shape.state(), **persistent.state(shape)})
+            self._arena = Arena(device, state(rows, self.kv_cache.capacity))
         except MemoryError as error:
             raise too_large(rows, self.kv_cache.capacity, needs, weights=weights, device=free) from error
         self._staging = Staging(device, self._watchdog)
