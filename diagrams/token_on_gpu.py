@@ -43,11 +43,10 @@ path { stroke: #334e68; fill: none; marker-end: url(#arrow) }
 
 def constant(name: str) -> int:
     """Read a number of the persistent kernel where it stands."""
-    source = (files("gpu.cuda") / "kernels" / "persistent.cu").read_text() + (
-        files("gpu.cuda") / "kernels" / "products.cu"
-    ).read_text()
+    kernels = files("gpu.cuda") / "kernels"
+    source = (kernels / "ring.cu").read_text() + (kernels / "products.cu").read_text()
     found = re.search(rf"constexpr int {name} = (\d+)\b", source)
-    assert found is not None, f"persistent.cu has no number {name}"
+    assert found is not None, f"neither ring.cu nor products.cu has a number {name}"
     return int(found[1])
 
 

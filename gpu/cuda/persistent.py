@@ -32,7 +32,7 @@ def state(shape: Shape) -> Plan:
     """Plan the memory that it needs besides that of the other kernels."""
     layers = shape.model.layers
     return {
-        "counters": Array(((5 * layers + 4) * _COUNTER,), "uint32"),  # see persistent.cu
+        "counters": Array(((5 * layers + 4) * _COUNTER,), "uint32"),  # see ring.cu
         "clocks": Array((5 * layers + 3,), "uint64"),
         "memory": Array((32,), "int64"),
     }
@@ -56,7 +56,7 @@ def modules(shape: Shape) -> list[Module]:
 
 @dataclass(slots=True, frozen=True)
 class Persistent:
-    """Launches it on memory that was bound once; see `struct Memory` of persistent.cu."""
+    """Launches it on memory that was bound once; see `struct Memory` of ring.cu."""
 
     device: Device
     shape: Shape

@@ -53,7 +53,7 @@ def sources(*, wide: bool) -> list[str]:
 
 def persistent_source() -> str:
     """Give the kernel of a whole step as one text."""
-    return _joined(*_SHARED, "persistent.cu")
+    return _joined(*_SHARED, "ring.cu", "producer.cu", "consumers.cu", "finishers.cu", "persistent.cu")
 
 
 def measuring_source() -> str:
