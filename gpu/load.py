@@ -69,6 +69,11 @@ def engine_device(name: str) -> dict[str, str]:
     return _DEVICES[name]() if name in _DEVICES else {}
 
 
+def default_capacity(model: ModelConfig) -> int:
+    """Give the tokens that a row holds unless somebody says otherwise."""
+    return min(model.max_positions, _DEFAULT_CAPACITY)
+
+
 def load_engine(
     path_or_hub_id: str | Path,
     engine: str = "auto",
@@ -131,7 +136,7 @@ def load_engine(
             raise ValueError(f"{number} is {value}, expected at least 1")
     folder = resolve_checkpoint(path_or_hub_id)
     model = ModelConfig.from_folder(folder)
-    capacity = min(model.max_positions, _DEFAULT_CAPACITY) if capacity is None else capacity
+    capacity = default_capacity(model) if capacity is None else capacity
     if capacity > model.max_positions:
         raise CapacityError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
     if model.sliding_window is not None and model.sliding_window < capacity:

@@ -1,4 +1,4 @@
-"""The model as one graph of standard operators: read `_Decoder.graph` from top to bottom for the forward pass."""
+"""The model as one graph of standard operators: read `Decoder.graph` from top to bottom for the forward pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,18 +32,20 @@ def model_of(model: ModelConfig, identity: Identity) -> ModelProto:
     Outputs: `logits` [batch, vocab] float32, and the caches once more as `present.kv_cache.L.keys` and `.values`, which
     may be the same memory: only the positions from write_index on are written.
     """
+    return whole(Decoder(model, identity).graph(), identity)
+
+
+def whole(graph: GraphProto, identity: Identity) -> ModelProto:
+    """Say of a graph what operators it is made of, and what it is."""
     made = helper.make_model(
-        _Decoder(model, identity).graph(),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="phasewalk",
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="phasewalk"
     )
     helper.set_model_props(made, identity.metadata())
     return made
 
 
-class _Decoder:
-    """Writes the nodes; each is named as what it gives."""
+class Decoder:
+    """Writes the nodes of a graph, each named as what it gives."""
 
     def __init__(self, model: ModelConfig, identity: Identity) -> None:
         self._model, self._identity = model, identity
@@ -56,15 +58,15 @@ class _Decoder:
         model = self._model
         self._integers("zero", [0])
         self._integers("two", [2])
-        positions = self._query_positions()
-        mask = self._mask(positions)
-        turn = self._turn(positions)
+        self._positions()
+        self._mask()
+        self._turn()
 
         x = self._node("Gather", "model.embed_tokens.weight", "input_ids", name="embedded")
         for layer in range(model.layers):
             at = f"model.layers.{layer}."
             normed = self._norm(x, at + "input_layernorm")
-            attended = self._attention(layer, normed, turn, mask)
+            attended = self._attention(layer, normed)
             x = self._node("Add", x, attended, name=at + "x")
             normed = self._norm(x, at + "post_attention_layernorm")
             x = self._node("Add", x, self._swiglu(at + "mlp.", normed), name=at + "y")
@@ -83,8 +85,8 @@ class _Decoder:
 
     # --- what holds for all layers --------------------------------------------------------------------------------
 
-    def _query_positions(self) -> str:
-        """[batch, sequence] int64: where each token that is fed stands."""
+    def _positions(self) -> None:
+        """`query_positions`, [batch, sequence] int64: where each token that is fed stands."""
         self._scalar("first", 0)
         self._scalar("step", 1)
         self._integers("ones", [1])
@@ -92,50 +94,55 @@ class _Decoder:
         length = self._node("Squeeze", length, name="sequence")
         offsets = self._node("Range", "first", length, "step", name="offsets")
         start = self._node("Unsqueeze", "write_index", "ones", name="start")
-        return self._node("Add", start, offsets, name="query_positions")
+        self._node("Add", start, offsets, name="query_positions")
 
-    def _mask(self, positions: str) -> str:
-        """[batch, 1, sequence, attended] bool: a token sees what stands at its position and before it."""
+    def _mask(self) -> None:
+        """`mask`, [batch, 1, sequence, attended] bool: a token sees what stands at its position and before it."""
         self._integers("mask_axes", [1, 3])
-        rows = self._node("Unsqueeze", positions, "mask_axes", name="mask_rows")
+        rows = self._node("Unsqueeze", "query_positions", "mask_axes", name="mask_rows")
         self._node("Shape", "positions", name="attended")
-        return self._node("LessOrEqual", "positions", rows, name="mask")
+        self._node("LessOrEqual", "positions", rows, name="mask")
 
-    def _turn(self, positions: str) -> tuple[str, str]:
-        """[batch, sequence, head_dim / 2] float32: cosine and sine of each token's angles."""
+    def _turn(self) -> None:
+        """`cosine` and `sine`, [batch, sequence, head_dim / 2] float32: of the angles that each token turns by."""
         model = self._model
         self._constant("frequencies", model.rope.inverse_frequencies(model.head_dim))
         self._constant("rope_scale", np.float32(model.rope.attention_factor))
-        floats = self._float32(positions, "float_positions")
+        floats = self._float32("query_positions", "float_positions")
         column = self._node("Unsqueeze", floats, "two", name="position_column")
         angles = self._node("Mul", column, "frequencies", name="angles")
-        cosine, sine = self._node("Cos", angles, name="plain_cosine"), self._node("Sin", angles, name="plain_sine")
-        return (
-            self._node("Mul", cosine, "rope_scale", name="cosine"),
-            self._node("Mul", sine, "rope_scale", name="sine"),
-        )
+        for function, name in (("Cos", "cosine"), ("Sin", "sine")):
+            plain = self._node(function, angles, name=f"plain_{name}")
+            self._node("Mul", plain, "rope_scale", name=name)
 
     # --- a layer ----------------------------------------------------------------------------------------------------
 
-    def _attention(self, layer: int, normed: str, turn: tuple[str, str], mask: str) -> str:
+    def _attention(self, layer: int, normed: str) -> str:
         """Grouped-query attention of the tokens over what the cache holds, theirs included."""
         model, at = self._model, f"model.layers.{layer}.self_attn."
-        q = self._heads(normed, at + "q", model.heads, norm=model.qk_norm, turn=turn)
-        k = self._heads(normed, at + "k", model.kv_heads, norm=model.qk_norm, turn=turn)
+        q = self._heads(normed, at + "q", model.heads, norm=model.qk_norm, turn=True)
+        k = self._heads(normed, at + "k", model.kv_heads, norm=model.qk_norm, turn=True)
         v = self._heads(normed, at + "v", model.kv_heads)
-        keys, values = (
-            self._seen(self._node("TensorScatter", cache, new, "write_index", name=f"present.{cache}", axis=2))
-            for cache, new in zip(cache_names(layer), (k, v), strict=True)
-        )
-        heads = self._node("Attention", q, keys, values, mask, name=at + "heads", softmax_precision=TensorProto.FLOAT)
-        tokens = self._node("Transpose", heads, name=at + "tokens", perm=[0, 2, 1, 3])
+        tokens = self._node("Transpose", self._attend(layer, q, k, v), name=at + "tokens", perm=[0, 2, 1, 3])
         self._shape("joined_heads", [0, 0, model.heads * model.head_dim])
         joined = self._node("Reshape", tokens, "joined_heads", name=at + "joined")
         return self._linear(joined, at + "o_proj", bias=model.output_bias)
 
-    def _heads(
-        self, normed: str, at: str, heads: int, *, norm: bool = False, turn: tuple[str, str] | None = None
-    ) -> str:
+    def _attend(self, layer: int, q: str, k: str, v: str) -> str:
+        """[batch, heads, sequence, head_dim]: keys and values are written to the cache, and it is looked at."""
+        keys, values = (
+            self._seen(
+                self._node("TensorScatter", cache, new, "write_index", name=f"present.{cache}", axis=2), "attended"
+            )
+            for cache, new in zip(cache_names(layer), (k, v), strict=True)
+        )
+        return self._look(q, keys, values, "mask", name=f"model.layers.{layer}.self_attn.attended")
+
+    def _look(self, *inputs: str, name: str) -> str:
+        """Attention of queries to keys and values, with its softmax in float32 whatever the dtype."""
+        return self._node("Attention", *inputs, name=name, softmax_precision=TensorProto.FLOAT)
+
+    def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
         """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""
         projected = self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias)
         self._shape(f"split_{heads}", [0, 0, heads, self._model.head_dim])
@@ -143,15 +150,15 @@ class _Decoder:
         if norm:
             x = self._norm(x, f"{at}_norm")
         x = self._node("Transpose", x, name=f"{at}.heads", perm=[0, 2, 1, 3])
-        if turn is None:
+        if not turn:
             return x
         # In float32 whatever the dtype: a rounded cosine would shorten keys and queries.
-        turned = self._node("RotaryEmbedding", self._float32(x, f"{at}.wide"), *turn, name=f"{at}.turned")
+        turned = self._node("RotaryEmbedding", self._float32(x, f"{at}.wide"), "cosine", "sine", name=f"{at}.turned")
         return self._narrow(turned, f"{at}.rotated")
 
-    def _seen(self, cache: str) -> str:
+    def _seen(self, cache: str, length: str) -> str:
         """The positions of the cache that are looked at; what lies behind may hold anything, even NaN."""
-        return self._node("Slice", cache, "zero", "attended", "two", name=f"seen.{cache.removeprefix('present.')}")
+        return self._node("Slice", cache, "zero", length, "two", name=f"seen.{cache.removeprefix('present.')}")
 
     def _swiglu(self, at: str, normed: str) -> str:
         bias = self._model.mlp_bias
@@ -216,18 +223,15 @@ class _Decoder:
         ]
 
     def _caches(self, prefix: str) -> list[ValueInfoProto]:
-        model, capacity = self._model, self._identity.capacity
-        shape: list[str | int | None] = [
-            "batch",
-            model.kv_heads,
-            "capacity" if capacity is None else capacity,
-            model.head_dim,
-        ]
         return [
-            helper.make_tensor_value_info(prefix + name, self._type, shape)
-            for layer in range(model.layers)
+            helper.make_tensor_value_info(prefix + name, self._type, self._cache_shape("batch"))
+            for layer in range(self._model.layers)
             for name in cache_names(layer)
         ]
+
+    def _cache_shape(self, batch: int | str) -> list[int | str | None]:
+        model, capacity = self._model, self._identity.capacity
+        return [batch, model.kv_heads, "capacity" if capacity is None else capacity, model.head_dim]
 
     def _weight(self, place: Place) -> TensorProto:
         tensor = TensorProto(name=place.name, data_type=self._type, dims=place.shape)
