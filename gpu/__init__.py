@@ -13,6 +13,7 @@ from gpu.errors import (
     CapacityError,
     CheckpointError,
     DeviceError,
+    ExportError,
     ForkedError,
     LogitsError,
     NoFreeRows,
@@ -31,6 +32,7 @@ from gpu.self_check import self_check
 
 if TYPE_CHECKING:
     from gpu.cuda.engine import CudaEngine as CudaEngine
+    from gpu.onnx.engine import OnnxEngine as OnnxEngine
 
 __all__ = [
     "BufferInfo",
@@ -43,6 +45,7 @@ __all__ = [
     "DeviceError",
     "DeviceProfile",
     "Engine",
+    "ExportError",
     "ForkedError",
     "HostEngine",
     "KeyNumber",
@@ -51,6 +54,7 @@ __all__ = [
     "ModelConfig",
     "NoFreeRows",
     "NumpyEngine",
+    "OnnxEngine",
     "OptionError",
     "Pass",
     "Progress",
@@ -77,12 +81,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the engine of a device when it is asked for: who has none need not wait for it."""
-    if name != "CudaEngine":
-        raise AttributeError(f"module 'gpu' has no attribute {name!r}")
-    from gpu.cuda.engine import CudaEngine
+    """Import an engine that needs more than this package when it is asked for: who has no need need not wait for it."""
+    if name == "CudaEngine":
+        from gpu.cuda.engine import CudaEngine
 
-    return CudaEngine
+        return CudaEngine
+    if name == "OnnxEngine":
+        from gpu.onnx.engine import OnnxEngine
+
+        return OnnxEngine
+    raise AttributeError(f"module 'gpu' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be found, is damaged, or holds something that no engine here supports."""
 
 
+class ExportError(ValueError):
+    """An export cannot be made as asked, is damaged, or is not the one that is needed."""
+
+
 class CapacityError(ValueError):
     """Tokens or a capacity were asked for that do not fit."""
 

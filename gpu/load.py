@@ -12,6 +12,7 @@ from gpu.cuda.available import missing as cuda_missing
 from gpu.engine import Engine
 from gpu.errors import CapacityError, CheckpointError, OptionError
 from gpu.numpy.engine import NumpyEngine
+from gpu.onnx.available import missing as onnx_missing
 from gpu.self_check import self_check as check_engine
 
 _DEFAULT_CAPACITY = 4096
@@ -23,14 +24,24 @@ def _cuda(*arguments: Any, **options: Any) -> Engine:
     return CudaEngine(*arguments, **options)
 
 
+def _onnx(*arguments: Any, **options: Any) -> Engine:
+    from gpu.onnx.engine import OnnxEngine  # it need not be installed
+
+    return OnnxEngine(*arguments, **options)
+
+
 # In the order of preference: "auto" takes the first.
-_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "numpy": NumpyEngine}
-_MISSING: dict[str, Callable[[], str | None]] = {"cuda": cuda_missing}  # of those that do not run everywhere
+_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "numpy": NumpyEngine, "onnx": _onnx}
+_MISSING: dict[str, Callable[[], str | None]] = {
+    "cuda": cuda_missing,
+    "onnx": onnx_missing,
+}  # of those that do not run everywhere
 _DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda}
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
-    "cuda": ("decode", "quantize", "timeout")
+    "cuda": ("decode", "quantize", "timeout"),
+    "onnx": ("export",),
 }
-_WEIGHTS = {"cuda": "bfloat16", "numpy": "float32"}  # as they are unless quantised
+_WEIGHTS = {"cuda": "bfloat16", "numpy": "float32", "onnx": "float32"}  # as they are unless quantised
 
 
 def engines() -> tuple[str, ...]:
@@ -56,6 +67,11 @@ def refused_engine(name: str) -> str | None:
 def engine_device(name: str) -> dict[str, str]:
     """Tell a person of the device that an engine runs on: nothing of one that needs none, or cannot run here."""
     return _DEVICES[name]() if name in _DEVICES else {}
+
+
+def default_capacity(model: ModelConfig) -> int:
+    """Give the tokens that a row holds unless somebody says otherwise."""
+    return min(model.max_positions, _DEFAULT_CAPACITY)
 
 
 def load_engine(
@@ -89,8 +105,8 @@ def load_engine(
         Called with (what is done, bytes done, bytes in all): as weights are read, and with 0 of 0 bytes before
         anything else that takes long, as compiling kernels does.
     **options
-        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`); None leaves the choice
-        to it.
+        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; onnx: `export`, see
+        `OnnxEngine`); None leaves the choice to it.
 
     Raises
     ------
@@ -106,6 +122,8 @@ def load_engine(
         If the engine has no such option, or not with this value.
     DeviceError
         If the device of an engine fails.
+    ExportError
+        If the graph that an engine runs cannot be made or kept, or is damaged.
     """
     if (refused := refused_engine(engine)) is not None:
         raise ValueError(refused)
@@ -118,7 +136,7 @@ def load_engine(
             raise ValueError(f"{number} is {value}, expected at least 1")
     folder = resolve_checkpoint(path_or_hub_id)
     model = ModelConfig.from_folder(folder)
-    capacity = min(model.max_positions, _DEFAULT_CAPACITY) if capacity is None else capacity
+    capacity = default_capacity(model) if capacity is None else capacity
     if capacity > model.max_positions:
         raise CapacityError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
     if model.sliding_window is not None and model.sliding_window < capacity:

@@ -109,6 +109,11 @@ class Checkpoint:
         return cls({name: found[name] for name in expected}, progress)
 
     @property
+    def folder(self) -> Path:
+        """The folder that the tensors lie in."""
+        return next(iter(self.entries.values())).path.parent
+
+    @property
     def numbers(self) -> int:
         """How many numbers all tensors hold together."""
         return sum(math.prod(entry.shape) for entry in self.entries.values())

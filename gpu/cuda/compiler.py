@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from cuda.bindings import nvrtc
 
 from gpu.cuda.device import Module
 from gpu.errors import DeviceError
+from gpu.user_cache import user_cache
 
 _DIGEST = 32  # bytes of the checksum before the code
 
@@ -88,16 +88,7 @@ def _options(module: Module, architecture: str) -> list[str]:
 
 def _path(module: Module, architecture: str) -> Path:
     key = "\0".join([module.source, *_options(module, architecture), compiler_version()])
-    return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
-
-
-def cache_folder() -> Path:
-    """Give the folder of compiled kernels."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "phasewalk" / "kernels"
+    return user_cache("kernels") / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
 
 
 def _cached(path: Path) -> bytes | None:

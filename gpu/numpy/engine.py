@@ -1,6 +1,5 @@
 """The NumPy engine: float32 on the CPU, the default where there is no GPU and the reference for every other engine."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from gpu.numpy.layers import Attention, rms_norm, rotate, swiglu
 from gpu.numpy.linear import Linear
 from gpu.numpy.weights import Weights
 from gpu.numpy.workspace import Workspace
+from gpu.processor import processor
 
 _CHUNK = 256  # tokens of a prompt that go through the layers together
 _WORTH_THREADS = 1e9  # floating-point operations: a smaller product is done before threads have paid for their start
@@ -220,7 +220,6 @@ class NumpyEngine(HostEngine):
 
     def environment(self) -> dict[str, Any]:
         """Tell what can change a bit, see `Engine.environment`: the BLAS and the processor do, in prefill."""
-        config: Any = np.show_config(mode="dicts")
         return {
             "engine": self.name,
             "dtype": "float32",
@@ -230,8 +229,7 @@ class NumpyEngine(HostEngine):
             "decode_threads": self._blas.threads if self._threads > 1 else 1,
             **self._blas.environment(),
             "numpy": np.__version__,
-            "processor": platform.machine(),
-            "simd": sorted(config["SIMD Extensions"].get("found", [])),
+            **processor(),
         }
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import typer
 from phases.cli.check import check
 from phases.cli.diagram import diagram
 from phases.cli.doctor import doctor
+from phases.cli.export import export
 from phases.cli.perplexity import perplexity
 from phases.cli.profile import profile
 from phases.cli.replay import replay
@@ -38,6 +39,7 @@ app.command()(trace)
 app.command()(report)
 app.command()(profile)
 app.command()(perplexity)
+app.command()(export)
 app.command()(check)
 app.command()(diagram)
 app.command()(doctor)

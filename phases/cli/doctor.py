@@ -12,7 +12,11 @@ from phases.cli.screen import shown, stdout
 
 OURS = ("statemachine", "phases", "gpu")
 LIBRARIES = ("numpy", "safetensors", "tokenizers", "huggingface-hub", "transitions", "structlog")
-OPTIONAL = {"transformers": "phasewalk[transformers]"}  # for tokenizers that tokenizer.json does not describe whole
+OPTIONAL = {
+    "transformers": "phasewalk[transformers]",  # for tokenizers that tokenizer.json does not describe whole
+    "onnx": "phasewalk[onnx]",
+    "onnxruntime": "phasewalk[onnx]",
+}
 GOOD, MISSING, BAD = "[green]ok[/]", "[yellow]--[/]", "[red]!![/]"
 
 

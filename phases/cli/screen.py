@@ -43,7 +43,7 @@ def shown(text: str) -> str:
 
 
 @contextmanager
-def loading_bar(what: str) -> Iterator["Progress | None"]:
+def loading_bar(what: str, *, doing: str = "loading") -> Iterator["Progress | None"]:
     """A progress bar on stderr while a large checkpoint loads; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -68,13 +68,13 @@ def loading_bar(what: str) -> Iterator["Progress | None"]:
     with Progress(*columns, console=stderr(), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def progress(doing: str, done: int, total: int) -> None:
-            if doing not in tasks:
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
                 for before in tasks.values():
                     bar.update(before, visible=False)
                 seen = not 0 < total < LARGE_CHECKPOINT
-                tasks[doing] = bar.add_task(f"loading {shown(what)}: {doing}", total=total or None, visible=seen)
-            bar.update(tasks[doing], completed=done)
+                tasks[step] = bar.add_task(f"{doing} {shown(what)}: {step}", total=total or None, visible=seen)
+            bar.update(tasks[step], completed=done)
 
         yield progress
 
@@ -122,14 +122,23 @@ def warn(message: str) -> None:
 
 def complain(error: Exception) -> None:
     """Print an error that a user can mend in one line; any other is raised again."""
-    from gpu import CapacityError, CheckpointError, DeviceError, LogitsError, NoFreeRows, OptionError, SelfCheckError
+    from gpu import (
+        CapacityError,
+        CheckpointError,
+        DeviceError,
+        ExportError,
+        LogitsError,
+        NoFreeRows,
+        OptionError,
+        SelfCheckError,
+    )
     from phases.cli.target import UserCodeError
     from phases.errors import RequestError
     from statemachine import GraphvizMissing, PhaseError, StateMachineError
 
     mendable = (
-        RequestError, CheckpointError, CapacityError, DeviceError, LogitsError, NoFreeRows, OptionError, SelfCheckError,
-        GraphvizMissing, StateMachineError, OSError, MemoryError, UserCodeError,
+        RequestError, CheckpointError, CapacityError, DeviceError, ExportError, LogitsError, NoFreeRows, OptionError,
+        SelfCheckError, GraphvizMissing, StateMachineError, OSError, MemoryError, UserCodeError,
     )  # fmt: skip
     found: BaseException = error
     if isinstance(error, PhaseError):

@@ -1,0 +1,51 @@
+"""Exports that the engine made before, in the user's cache folder: one a checkpoint, made when it is first loaded."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.fingerprint import model_fingerprint
+from gpu.checkpoint.index import Checkpoint
+from gpu.errors import ExportError
+from gpu.onnx.export import check_export, export
+from gpu.onnx.identity import FORMAT
+from gpu.printable import printable
+from gpu.user_cache import user_cache
+from gpu.whole_folder import remove_folder
+
+DTYPE = "float32"  # the one that ONNX Runtime computes in on a CPU
+
+
+def cached_export(checkpoint: Checkpoint, model: ModelConfig) -> Path:
+    """Give the folder of the checkpoint's export, which is made first if it is not there, or not whole.
+
+    It fits any capacity and any number of rows. Of processes that make it at once, the first one to end has made it.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be made, or not kept.
+    CheckpointError
+        If the checkpoint cannot be read.
+    """
+    model_print = model_fingerprint(checkpoint.folder)
+    folder = user_cache("exports") / f"{model_print}-{DTYPE}-{FORMAT}"
+    try:
+        if folder.is_dir():
+            with suppress(ExportError):
+                check_export(folder, model, model_print)
+                return folder
+            remove_folder(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            export(checkpoint, model, folder, dtype=DTYPE)
+        except (ExportError, OSError):
+            if not folder.is_dir():  # else another process was first
+                raise
+    except OSError as error:
+        raise ExportError(
+            f"the export of the model cannot be kept in {printable(folder.parent)} "
+            f"({printable(error.strerror or error)}): make room there, or set XDG_CACHE_HOME to a folder that can be "
+            f"written to"
+        ) from None
+    return folder

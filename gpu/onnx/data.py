@@ -1,0 +1,83 @@
+"""The data of an export: where each of the checkpoint's tensors lies in the one file, and how it comes there."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.index import Checkpoint, expected_tensors
+from gpu.errors import ExportError
+
+DATA_FILE = "weights.bin"
+_PAGE = 4096  # bytes; what lies at a page's start can be mapped
+ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
+
+
+class Place(NamedTuple):
+    """A tensor by its name in the checkpoint; a matrix of a linear layer lies as [in, out], as MatMul reads it."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int  # bytes from the start of the file
+    size: int  # bytes
+
+
+def places(model: ModelConfig, dtype: str) -> tuple[Place, ...]:
+    """Give the place of every tensor, in the order in which they are used and written."""
+    return tuple(_places(model, item_type(dtype).itemsize))
+
+
+def item_type(dtype: str) -> np.dtype[Any]:
+    """Give NumPy's dtype for the numbers in the file; bfloat16 is that of ml_dtypes, which comes with onnx."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(ELEMENT_TYPES[dtype]))
+
+
+def data_size(model: ModelConfig, dtype: str) -> int:
+    """Count the bytes of the file."""
+    last = places(model, dtype)[-1]
+    return last.offset + last.size
+
+
+def write_data(path: Path, checkpoint: Checkpoint, model: ModelConfig, dtype: str) -> None:
+    """Write all tensors, one after the other; no more than one of them is in memory, and it is on the disk at the end.
+
+    Raises
+    ------
+    ExportError
+        If a number is too large for the dtype.
+    OSError
+        If the disk is full, or cannot be written to.
+    """
+    with path.open("xb") as file:
+        for place in places(model, dtype):
+            values = _stored(place.name, checkpoint.read(place.name), dtype)
+            file.seek(place.offset)
+            file.write(values.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _places(model: ModelConfig, item_bytes: int) -> Iterator[Place]:
+    end = 0
+    for name, shape in expected_tensors(model).items():
+        offset, size = -(-end // _PAGE) * _PAGE, math.prod(shape) * item_bytes
+        yield Place(name, shape[::-1] if _is_linear(name) else shape, offset, size)
+        end = offset + size
+
+
+def _is_linear(name: str) -> bool:
+    return name.endswith("_proj.weight")
+
+
+def _stored(name: str, values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):
+        rounded = np.ascontiguousarray((values.T if _is_linear(name) else values).astype(item_type(dtype)))
+    if dtype == "float16" and np.isinf(rounded).sum() > np.isinf(values).sum():
+        raise ExportError(f"{name} holds numbers above 65504, the largest of float16: export in bfloat16 or float32")
+    return rounded

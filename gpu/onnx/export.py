@@ -1,0 +1,132 @@
+"""Exports: a folder with the graph and its data, made whole or not at all, and believed only when it was checked."""
+
+import os
+import shutil
+from pathlib import Path
+
+import onnx
+
+from gpu.checkpoint.config import ModelConfig
+from gpu.checkpoint.fingerprint import fingerprint, model_fingerprint
+from gpu.checkpoint.index import Checkpoint
+from gpu.errors import ExportError
+from gpu.memory import size
+from gpu.onnx.data import DATA_FILE, data_size, write_data
+from gpu.onnx.graph import model_of
+from gpu.onnx.identity import Identity
+from gpu.printable import printable
+from gpu.whole_folder import whole_folder
+
+GRAPH_FILE = "model.onnx"
+_LARGEST_GRAPH = 256 * 2**20  # bytes
+
+
+def export(
+    checkpoint: Checkpoint,
+    model: ModelConfig,
+    target: Path,
+    *,
+    dtype: str = "float32",
+    capacity: int | None = None,
+    max_batch: int | None = None,
+) -> Identity:
+    """Write a checkpoint as one ONNX graph, `model.onnx`, with its data beside it, in a new folder.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The weights; one tensor at a time is in memory.
+    model : ModelConfig
+        The shape of the model.
+    target : Path
+        The folder to make; the one that it lies in must exist.
+    dtype : str
+        Of weights, activations and cache: float32, bfloat16 or float16. Logits are float32.
+    capacity : int, optional
+        Positions of a row. Without one the graph takes caches of any capacity, which not every compiler can.
+    max_batch : int, optional
+        Rows that will run together, for whoever compiles the graph; its batch is any number.
+
+    Returns
+    -------
+    Identity
+        What the export says of itself.
+
+    Raises
+    ------
+    ExportError
+        If something stands at `target` already, the disk has too little room, the dtype cannot hold a number, or the
+        numbers make no sense.
+    CheckpointError
+        If the checkpoint cannot be read.
+    OSError
+        If the folder cannot be written to.
+    """
+    identity = Identity(model_fingerprint(checkpoint.folder), dtype, capacity, max_batch)
+    if capacity is not None and capacity > model.max_positions:
+        raise ExportError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
+    if os.path.lexists(target):
+        raise ExportError(f"{printable(target)} exists already: choose another name or remove it")
+    needed, free = data_size(model, dtype), shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise ExportError(
+            f"the export takes {size(needed)}, and {size(free)} are free where {printable(target)} is to lie: make "
+            f"room or choose another place"
+        )
+    with whole_folder(target) as folder:
+        write_data(folder / DATA_FILE, checkpoint, model, dtype)
+        identity = identity.with_weights(fingerprint([folder / DATA_FILE]))
+        with (folder / GRAPH_FILE).open("xb") as file:
+            file.write(model_of(model, identity).SerializeToString(deterministic=True))
+            file.flush()
+            os.fsync(file.fileno())
+        onnx.checker.check_model(str(folder / GRAPH_FILE))
+    return identity
+
+
+def check_export(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) -> Identity:
+    """Read what an export says of itself, and see that its graph and its data are those that it must have then.
+
+    Raises
+    ------
+    ExportError
+        If it is no export, is one of another model or version, or its graph or data were changed or cut short.
+    """
+    try:
+        return _checked(folder, model, checkpoint_fingerprint)
+    except ExportError as error:
+        raise ExportError(f"{printable(folder)} cannot be used: {error}; export the checkpoint again") from None
+    except OSError as error:
+        raise ExportError(f"{printable(folder)} cannot be read: {printable(error.strerror or error)}") from None
+
+
+def _checked(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) -> Identity:
+    for name in (GRAPH_FILE, DATA_FILE):
+        if not (folder / name).is_file():
+            raise ExportError(f"it holds no {name}")
+    found = _read_graph(folder / GRAPH_FILE)
+    identity = Identity.of({entry.key: entry.value for entry in found.metadata_props})
+    if identity.fingerprint != checkpoint_fingerprint:
+        raise ExportError(
+            f"it is of another model: it names the fingerprint {printable(identity.fingerprint)}, the checkpoint has "
+            f"{checkpoint_fingerprint}"
+        )
+    if found != model_of(model, identity):
+        raise ExportError(f"{GRAPH_FILE} is not the graph that was exported: it was changed")
+    expected, data = data_size(model, identity.dtype), folder / DATA_FILE
+    if (length := data.stat().st_size) != expected:
+        raise ExportError(f"{DATA_FILE} has {length} bytes, expected {expected}")
+    if fingerprint([data]) != identity.weights:
+        raise ExportError(f"{DATA_FILE} does not hold what was exported: it was changed")
+    return identity
+
+
+def _read_graph(path: Path) -> onnx.ModelProto:
+    if (length := path.stat().st_size) > _LARGEST_GRAPH:
+        raise ExportError(f"{path.name} has {length} bytes, expected at most {_LARGEST_GRAPH}")
+    graph = onnx.ModelProto()
+    try:
+        graph.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's own kind
+        raise ExportError(f"{path.name} is no ONNX file: {printable(error)}") from None
+    return graph

@@ -1,0 +1,236 @@
+"""The model as one graph of standard operators: read `Decoder.graph` from top to bottom for the forward pass."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from gpu.checkpoint.config import ModelConfig
+from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, Place, places
+from gpu.onnx.identity import Identity
+
+OPSET = 24  # the first with TensorScatter
+_IR_VERSION = 11
+
+
+def cache_names(layer: int) -> tuple[str, str]:
+    """Give the names of a layer's keys and values as the graph takes them; it gives them as `present.` and the name."""
+    return f"kv_cache.{layer}.keys", f"kv_cache.{layer}.values"
+
+
+def model_of(model: ModelConfig, identity: Identity) -> ModelProto:
+    """Make the whole of an export but its data: equal arguments give an equal graph.
+
+    Inputs: `input_ids` [batch, sequence] int32, the tokens to feed; `input_lengths` [batch] int32, how many of them
+    are a row's, the last of which has the logits; `write_index` [batch] int64, the position of the first one;
+    `positions` [attended] int64, 0, 1, ... up to the positions of the cache that are looked at, at least
+    write_index + sequence; and for each layer `kv_cache.L.keys` and `.values` [batch, kv_heads, capacity, head_dim].
+
+    Outputs: `logits` [batch, vocab] float32, and the caches once more as `present.kv_cache.L.keys` and `.values`, which
+    may be the same memory: only the positions from write_index on are written.
+    """
+    return whole(Decoder(model, identity).graph(), identity)
+
+
+def whole(graph: GraphProto, identity: Identity) -> ModelProto:
+    """Say of a graph what operators it is made of, and what it is."""
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="phasewalk"
+    )
+    helper.set_model_props(made, identity.metadata())
+    return made
+
+
+class Decoder:
+    """Writes the nodes of a graph, each named as what it gives."""
+
+    def __init__(self, model: ModelConfig, identity: Identity) -> None:
+        self._model, self._identity = model, identity
+        self._type = ELEMENT_TYPES[identity.dtype]
+        self._nodes: list[NodeProto] = []
+        self._constants: list[TensorProto] = []
+        self._places = places(model, identity.dtype)
+
+    def graph(self) -> GraphProto:
+        model = self._model
+        self._integers("zero", [0])
+        self._integers("two", [2])
+        self._positions()
+        self._mask()
+        self._turn()
+
+        x = self._node("Gather", "model.embed_tokens.weight", "input_ids", name="embedded")
+        for layer in range(model.layers):
+            at = f"model.layers.{layer}."
+            normed = self._norm(x, at + "input_layernorm")
+            attended = self._attention(layer, normed)
+            x = self._node("Add", x, attended, name=at + "x")
+            normed = self._norm(x, at + "post_attention_layernorm")
+            x = self._node("Add", x, self._swiglu(at + "mlp.", normed), name=at + "y")
+        last = self._norm(self._last_token(x), "model.norm")
+        head = "model.embed_tokens.weight" if model.tied_embeddings else "lm_head.weight"
+        self._float32(self._node("Gemm", last, head, name="projected", transB=1), "logits")
+
+        return helper.make_graph(
+            self._nodes,
+            "phasewalk",
+            [*self._inputs(), *self._caches("")],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.vocab]),
+             *self._caches("present.")],
+            [*self._constants, *(self._weight(place) for place in self._places)],
+        )  # fmt: skip
+
+    # --- what holds for all layers --------------------------------------------------------------------------------
+
+    def _positions(self) -> None:
+        """`query_positions`, [batch, sequence] int64: where each token that is fed stands."""
+        self._scalar("first", 0)
+        self._scalar("step", 1)
+        self._integers("ones", [1])
+        length = self._node("Shape", "input_ids", name="sequence_shape", start=1, end=2)
+        length = self._node("Squeeze", length, name="sequence")
+        offsets = self._node("Range", "first", length, "step", name="offsets")
+        start = self._node("Unsqueeze", "write_index", "ones", name="start")
+        self._node("Add", start, offsets, name="query_positions")
+
+    def _mask(self) -> None:
+        """`mask`, [batch, 1, sequence, attended] bool: a token sees what stands at its position and before it."""
+        self._integers("mask_axes", [1, 3])
+        rows = self._node("Unsqueeze", "query_positions", "mask_axes", name="mask_rows")
+        self._node("Shape", "positions", name="attended")
+        self._node("LessOrEqual", "positions", rows, name="mask")
+
+    def _turn(self) -> None:
+        """`cosine` and `sine`, [batch, sequence, head_dim / 2] float32: of the angles that each token turns by."""
+        model = self._model
+        self._constant("frequencies", model.rope.inverse_frequencies(model.head_dim))
+        self._constant("rope_scale", np.float32(model.rope.attention_factor))
+        floats = self._float32("query_positions", "float_positions")
+        column = self._node("Unsqueeze", floats, "two", name="position_column")
+        angles = self._node("Mul", column, "frequencies", name="angles")
+        for function, name in (("Cos", "cosine"), ("Sin", "sine")):
+            plain = self._node(function, angles, name=f"plain_{name}")
+            self._node("Mul", plain, "rope_scale", name=name)
+
+    # --- a layer ----------------------------------------------------------------------------------------------------
+
+    def _attention(self, layer: int, normed: str) -> str:
+        """Grouped-query attention of the tokens over what the cache holds, theirs included."""
+        model, at = self._model, f"model.layers.{layer}.self_attn."
+        q = self._heads(normed, at + "q", model.heads, norm=model.qk_norm, turn=True)
+        k = self._heads(normed, at + "k", model.kv_heads, norm=model.qk_norm, turn=True)
+        v = self._heads(normed, at + "v", model.kv_heads)
+        tokens = self._node("Transpose", self._attend(layer, q, k, v), name=at + "tokens", perm=[0, 2, 1, 3])
+        self._shape("joined_heads", [0, 0, model.heads * model.head_dim])
+        joined = self._node("Reshape", tokens, "joined_heads", name=at + "joined")
+        return self._linear(joined, at + "o_proj", bias=model.output_bias)
+
+    def _attend(self, layer: int, q: str, k: str, v: str) -> str:
+        """[batch, heads, sequence, head_dim]: keys and values are written to the cache, and it is looked at."""
+        keys, values = (
+            self._seen(
+                self._node("TensorScatter", cache, new, "write_index", name=f"present.{cache}", axis=2), "attended"
+            )
+            for cache, new in zip(cache_names(layer), (k, v), strict=True)
+        )
+        return self._node("Attention", q, keys, values, "mask", name=f"model.layers.{layer}.self_attn.attended")
+
+    def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
+        """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""
+        projected = self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias)
+        self._shape(f"split_{heads}", [0, 0, heads, self._model.head_dim])
+        x = self._node("Reshape", projected, f"split_{heads}", name=f"{at}.split")
+        if norm:
+            x = self._norm(x, f"{at}_norm")
+        x = self._node("Transpose", x, name=f"{at}.heads", perm=[0, 2, 1, 3])
+        if not turn:
+            return x
+        # In float32 whatever the dtype: a rounded cosine would shorten keys and queries.
+        turned = self._node("RotaryEmbedding", self._float32(x, f"{at}.wide"), "cosine", "sine", name=f"{at}.turned")
+        return self._narrow(turned, f"{at}.rotated")
+
+    def _seen(self, cache: str, length: str) -> str:
+        """The positions of the cache that are looked at; what lies behind may hold anything, even NaN."""
+        return self._node("Slice", cache, "zero", length, "two", name=f"seen.{cache.removeprefix('present.')}")
+
+    def _swiglu(self, at: str, normed: str) -> str:
+        bias = self._model.mlp_bias
+        gate, up = self._linear(normed, at + "gate_proj", bias=bias), self._linear(normed, at + "up_proj", bias=bias)
+        silu = self._node("Mul", gate, self._node("Sigmoid", gate, name=at + "sigmoid"), name=at + "silu")
+        return self._linear(self._node("Mul", silu, up, name=at + "gated"), at + "down_proj", bias=bias)
+
+    def _last_token(self, x: str) -> str:
+        """[batch, hidden]: of the row's tokens the last."""
+        self._scalar("one_back", 1)
+        self._integers("last_axes", [1, 2])
+        self._shape("last_shape", [1, 1, self._model.hidden])
+        self._integers("last_axis", [1])
+        lengths = self._node("Cast", "input_lengths", name="lengths", to=TensorProto.INT64)
+        index = self._node("Sub", lengths, "one_back", name="last_index")
+        column = self._node("Unsqueeze", index, "last_axes", name="last_column")
+        spread = self._node("Expand", column, "last_shape", name="last_spread")
+        last = self._node("GatherElements", x, spread, name="last_elements", axis=1)
+        return self._node("Squeeze", last, "last_axis", name="last")
+
+    # --- operators --------------------------------------------------------------------------------------------------
+
+    def _norm(self, x: str, at: str) -> str:
+        epsilon = self._model.rms_norm_eps
+        return self._node("RMSNormalization", x, f"{at}.weight", name=f"{at}.normed", axis=-1, epsilon=epsilon)
+
+    def _linear(self, x: str, at: str, *, bias: bool) -> str:
+        product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
+        return self._node("Add", product, f"{at}.bias", name=f"{at}.biased") if bias else product
+
+    def _float32(self, x: str, name: str) -> str:
+        return self._node("Cast", x, name=name, to=TensorProto.FLOAT)
+
+    def _narrow(self, x: str, name: str) -> str:
+        return self._node("Cast", x, name=name, to=self._type)
+
+    def _node(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
+        self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
+
+    # --- constants, inputs, weights -----------------------------------------------------------------------------------
+
+    def _scalar(self, name: str, value: int) -> None:
+        self._constant(name, np.int64(value))
+
+    def _integers(self, name: str, values: Sequence[int]) -> None:
+        self._constant(name, np.asarray(values, np.int64))
+
+    def _shape(self, name: str, values: Sequence[int]) -> None:
+        if all(constant.name != name for constant in self._constants):
+            self._integers(name, values)
+
+    def _constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> None:
+        self._constants.append(numpy_helper.from_array(np.asarray(value), name))
+
+    def _inputs(self) -> list[ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["batch", "sequence"]),
+            helper.make_tensor_value_info("input_lengths", TensorProto.INT32, ["batch"]),
+            helper.make_tensor_value_info("write_index", TensorProto.INT64, ["batch"]),
+            helper.make_tensor_value_info("positions", TensorProto.INT64, ["attended"]),
+        ]
+
+    def _caches(self, prefix: str) -> list[ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(prefix + name, self._type, self._cache_shape("batch"))
+            for layer in range(self._model.layers)
+            for name in cache_names(layer)
+        ]
+
+    def _cache_shape(self, batch: int | str) -> list[int | str | None]:
+        model, capacity = self._model, self._identity.capacity
+        return [batch, model.kv_heads, "capacity" if capacity is None else capacity, model.head_dim]
+
+    def _weight(self, place: Place) -> TensorProto:
+        tensor = TensorProto(name=place.name, data_type=self._type, dims=place.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", DATA_FILE), ("offset", place.offset), ("length", place.size)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor

@@ -1,0 +1,82 @@
+"""The graph of a decode step of several rows, each with a cache of its own: weights are read once for all of them."""
+
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from gpu.checkpoint.config import ModelConfig
+from gpu.onnx.graph import Decoder, cache_names, whole
+from gpu.onnx.identity import Identity
+
+
+def together_of(model: ModelConfig, identity: Identity, rows: int) -> ModelProto:
+    """Make a graph that feeds one token to each of `rows` rows; its weights are those of the export.
+
+    It differs from the exported graph in that caches and lengths are inputs of their own for each row r, so that
+    rows need not lie side by side, nor be equally long: `positions.r`, `kv_cache.L.keys.r` and `.values.r`, and the
+    outputs `present.` of these. `input_ids` is [rows, 1], and there are no `input_lengths`.
+    """
+    return whole(_Together(model, identity, rows).graph(), identity)
+
+
+class _Together(Decoder):
+    """Products are of all rows, attention is of each row alone, in the shapes that it has without company."""
+
+    def __init__(self, model: ModelConfig, identity: Identity, rows: int) -> None:
+        super().__init__(model, identity)
+        self._rows = rows
+
+    def _mask(self) -> None:
+        """None is needed: a row's one token sees all that is looked at."""
+        for row in range(self._rows):
+            self._node("Shape", f"positions.{row}", name=f"attended.{row}")
+        self._apart("write_index")
+
+    def _attend(self, layer: int, q: str, k: str, v: str) -> str:
+        for name in (q, k, v):
+            self._apart(name)
+        heads = []
+        for row in range(self._rows):
+            seen = [
+                self._seen(
+                    self._node(
+                        "TensorScatter", f"{cache}.{row}", f"{new}.{row}", f"write_index.{row}",
+                        name=f"present.{cache}.{row}", axis=2,
+                    ),
+                    f"attended.{row}",
+                )
+                for cache, new in zip(cache_names(layer), (k, v), strict=True)
+            ]  # fmt: skip
+            heads.append(
+                self._node("Attention", f"{q}.{row}", *seen, name=f"model.layers.{layer}.self_attn.attended.{row}")
+            )
+        return self._node("Concat", *heads, name=f"model.layers.{layer}.self_attn.attended", axis=0)
+
+    def _last_token(self, x: str) -> str:
+        self._integers("last_axis", [1])
+        return self._node("Squeeze", x, "last_axis", name="last")
+
+    def _apart(self, name: str) -> None:
+        """Give each row's part of something a name: its own, and the row's number."""
+        self._nodes.append(
+            helper.make_node(
+                "Split", [name], [f"{name}.{row}" for row in range(self._rows)], name=f"{name}.apart",
+                axis=0, num_outputs=self._rows,
+            )
+        )  # fmt: skip
+
+    def _inputs(self) -> list[ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT32, [self._rows, 1]),
+            helper.make_tensor_value_info("write_index", TensorProto.INT64, [self._rows]),
+            *(
+                helper.make_tensor_value_info(f"positions.{row}", TensorProto.INT64, [f"attended.{row}"])
+                for row in range(self._rows)
+            ),
+        ]
+
+    def _caches(self, prefix: str) -> list[ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(f"{prefix}{name}.{row}", self._type, self._cache_shape(1))
+            for layer in range(self._model.layers)
+            for name in cache_names(layer)
+            for row in range(self._rows)
+        ]

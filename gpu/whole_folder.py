@@ -1,0 +1,78 @@
+"""Makes a folder whole or not at all, and leaves nothing else behind, not even after a kill."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+_PART = re.compile(r"\..*\.(\d{1,9})-([0-9a-f]{32})\.part", re.DOTALL)  # of which process, and which of its folders
+
+_making: set[str] = set()  # the folders that threads of this process are at
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill; it is renamed to `path` at the end, or taken away if that is not reached.
+
+    Whoever fills it sees its files on the disk.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made, or something that is no empty folder has come to stand at `path` meanwhile.
+    """
+    sweep(path.parent)
+    mark = uuid4().hex
+    part = _part(path, mark)
+    _making.add(mark)
+    try:
+        part.mkdir()
+        yield part
+        _sync(part)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        _making.discard(mark)
+    _sync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Take a folder away: nobody finds half of it."""
+    part = _part(path, uuid4().hex)
+    path.rename(part)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what processes left here when they were killed while they filled it."""
+    for entry in folder.iterdir():
+        if (part := _PART.fullmatch(entry.name)) and part[2] not in _making and entry.is_dir():
+            process = int(part[1])
+            if process == os.getpid() or not _alive(process):
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _part(path: Path, mark: str) -> Path:
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{mark}.part")
+
+
+def _sync(folder: Path) -> None:
+    with suppress(OSError):  # not every system lets a folder be synced
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,100 @@
+"""Past and present cache are one memory: by their addresses, by what is touched, and by what a step costs."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import write_checkpoint
+
+from gpu import OnnxEngine, load_engine
+from gpu.onnx import runtime
+
+pytestmark = pytest.mark.slow
+
+RUN = """
+import sys
+from gpu import load_engine
+with load_engine(sys.argv[1], "onnx", max_batch=4, capacity=64) as engine:
+    rows = engine.kv_cache.acquire(3)
+    for row in rows:
+        engine.write_prompt(row, [1, 2, 3])
+    engine.prefill(rows)
+    for some in (rows, rows[1:], rows[:1], rows):
+        engine.decode(some)
+    assert engine.facts() == {"batches": "up to 4 rows together"}, engine.facts()
+"""
+COPIES = """
+import sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+feed = {"input_ids": np.ones((1, 1), np.int32), "input_lengths": np.ones(1, np.int32)}
+feed |= {"write_index": np.zeros(1, np.int64), "positions": np.zeros(1, np.int64)}
+feed |= {entry.name: np.zeros((1, 2, 8, 8), np.float32) for entry in session.get_inputs()[4:]}
+session.run(None, feed)
+"""
+
+
+def said(code: str, argument: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code, str(argument)], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_onnx_runtime_never_says_that_it_copies(checkpoint: Path, a_cache_of_the_tests: Path) -> None:
+    assert said(RUN, checkpoint) == ""
+    # It would have said so: memory that is not bound is copied.
+    [exported] = [path for path in (a_cache_of_the_tests / "exports").iterdir() if path.is_dir()][:1]
+    assert "copying past_cache to present_cache" in said(COPIES, exported / "model.onnx")
+
+
+def test_both_are_bound_at_the_address_of_the_buffer(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[tuple[str, int]] = []
+
+    def watched(act: runtime.Bind, name: str, array: np.ndarray) -> None:
+        bound.append((name, array.ctypes.data))
+        plain(act, name, array)
+
+    plain = runtime.bind
+    monkeypatch.setattr(runtime, "bind", watched)
+    with load_engine(checkpoint, "onnx", max_batch=3, capacity=32) as engine:  # type: ignore[attr-defined]
+        assert isinstance(engine, OnnxEngine)
+        rows = engine.kv_cache.acquire(3)
+        once = sorted(entry for entry in bound if "kv_cache" in entry[0])
+        cache = engine.buffers.kv_cache
+        expected = [
+            (f"{present}kv_cache.{layer}.{kind}", cache[layer, index, row].ctypes.data)
+            for present in ("", "present.")
+            for layer in range(2)
+            for index, kind in enumerate(("keys", "values"))
+            for row in range(3)
+        ]
+        assert once == sorted(expected)
+        for row in rows:
+            engine.write_prompt(row, [1, 2])
+        bound.clear()
+        engine.prefill(rows)
+        for _ in range(4):
+            engine.decode(rows[:1])
+        assert [name for name, _ in bound if "kv_cache" in name] == []  # bound once
+
+
+def test_a_step_costs_the_same_at_any_capacity(tmp_path: Path) -> None:
+    """A copy of the larger cache would take a hundred times longer than the step."""
+    folder = write_checkpoint(tmp_path, max_position_embeddings=100_000, head_dim=64)
+    engines = [load_engine(folder, "onnx", max_batch=2, capacity=capacity) for capacity in (512, 100_000)]
+    best = [float("inf")] * 2
+    for engine in engines:
+        for row in engine.kv_cache.acquire(2):
+            engine.write_prompt(row, range(60))
+            engine.prefill([row])
+    for _ in range(60):
+        for index, engine in enumerate(engines):
+            began = time.perf_counter()
+            engine.decode([0])
+            engine.decode([0, 1])
+            best[index] = min(best[index], time.perf_counter() - began)
+    for engine in engines:
+        engine.close()
+    assert best[1] < 3 * best[0], best
