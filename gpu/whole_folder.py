@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-_PART = re.compile(r"\..*\.(\d{1,9})-([0-9a-f]{32})\.part", re.DOTALL)  # of which process, and which of its folders
+PARTS = re.compile(r"\..*\.(\d{1,9})-([0-9a-f]{32})\.part", re.DOTALL)  # of which process, and which of its folders
 
 _making: set[str] = set()  # the folders that threads of this process are at
 
@@ -49,7 +49,7 @@ def remove_folder(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Take away what processes left here when they were killed while they filled it."""
     for entry in folder.iterdir():
-        if (part := _PART.fullmatch(entry.name)) and part[2] not in _making and entry.is_dir():
+        if (part := PARTS.fullmatch(entry.name)) and part[2] not in _making and entry.is_dir():
             process = int(part[1])
             if process == os.getpid() or not _alive(process):
                 shutil.rmtree(entry, ignore_errors=True)
