@@ -94,8 +94,11 @@ class TextStream:
     """Gives text as tokens come, never half a character.
 
     Decoders show bytes that are no whole character as U+FFFD, so what follows the last other character is held back
-    until it is whole. A window of recent tokens is decoded each time, so the cost of a token does not grow.
+    until it is whole. A window of recent tokens is decoded each time, so the cost of a token does not grow; it moves on
+    now and then only, as that takes a second look at what is in it.
     """
+
+    _WINDOW = 8  # whole tokens after which it moves on
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -117,8 +120,10 @@ class TextStream:
         piece = whole[self._given :]
         self._given = max(self._given, len(whole))
         if whole == text and piece:
-            self._window, self._read = self._read, len(self._ids)
-            self._given = len(self._tokenizer.decode(self._ids[self._window :]))
+            before, self._read = self._read, len(self._ids)
+            if self._read - self._window > self._WINDOW:
+                self._window = before
+                self._given = len(self._tokenizer.decode(self._ids[before:]))
         return piece
 
     def finish(self) -> str:

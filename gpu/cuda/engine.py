@@ -279,12 +279,12 @@ class CudaEngine(RowKeeper):
             if late := [row for row in rows if self._arrived[row] is None]:
                 with self._launching():
                     self._fetch(late)
-            events = {id(event): event for row in rows if (event := self._arrived[row]) is not None}
-        for event in events.values():
+            events = {event for row in rows if (event := self._arrived[row]) is not None}
+        for event in events:
             self._watchdog.wait(event, "sampled", rows)
         with self._lock:
             self._check_open()  # it may have been closed meanwhile
-            drawn = self._drawn[list(rows)].tolist()
+            drawn = [self._drawn[row].tolist() for row in rows]
         for _, fault in drawn:
             if fault:
                 raise self._without_distribution(fault)
