@@ -1,5 +1,6 @@
 """The model as one graph of standard operators: read `Decoder.graph` from top to bottom for the forward pass."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from gpu.onnx.identity import Identity
 
 OPSET = 24  # the first with TensorScatter
 _IR_VERSION = 11
+_SEAL = "phasewalk.graph"  # in the metadata: a digest of all the rest
 _TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
 
 
@@ -41,7 +43,23 @@ def whole(graph: GraphProto, identity: Identity) -> ModelProto:
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="phasewalk"
     )
     helper.set_model_props(made, identity.metadata())
+    made.metadata_props.add(key=_SEAL, value=_digest(made))
     return made
+
+
+def unchanged(model: ModelProto) -> bool:
+    """Whether a graph, and what is said of it, are as `whole` made them; no proof against whoever makes a new seal."""
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    seals = [entry.value for entry in bare.metadata_props if entry.key == _SEAL]
+    kept = [entry for entry in bare.metadata_props if entry.key != _SEAL]
+    del bare.metadata_props[:]
+    bare.metadata_props.extend(kept)
+    return seals == [_digest(bare)]
+
+
+def _digest(model: ModelProto) -> str:
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 class Decoder:
