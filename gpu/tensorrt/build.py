@@ -1,8 +1,8 @@
 """Builds plans: read `build` from top to bottom."""
 
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gpu.tensorrt.plan import PlanIdentity, check_absent, write_plan
 from gpu.tensorrt.timings import Timings
 
 CHUNK = 256  # tokens of a prompt that go through the graph together, as in the other engines
+_HEED = 0.1  # seconds until Ctrl-C is heeded, where it interrupts no wait
 _MOST_ROWS = 4096
 _MOST_POSITIONS = 2**24
 
@@ -78,7 +79,9 @@ def build(
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     set_devices(config, classes)
-    add_profiles(builder, config, network, identity)
+    for profile in profiles(builder, network, identity):
+        if config.add_optimization_profile(profile) < 0:
+            raise PlanError(f"{FLAVOUR} {VERSION} takes no such profile: {log.summary()}")
     timings = Timings(classes[0]) if KEEPS_TIMINGS else None
     if timings is not None:
         timings.give(config)
@@ -92,23 +95,20 @@ def build(
     return identity
 
 
-def add_profiles(builder: Any, config: Any, network: Any, plan: PlanIdentity) -> None:
-    """Say for which shapes the engine is to be good: those of prefill first, then those of decode."""
-    everything = plan.capacity  # positions that are looked at: fewer are possible
+def profiles(builder: Any, network: Any, plan: PlanIdentity) -> Iterator[Any]:
+    """Say for which shapes the engine is to be good: those of prefill, and then those of decode."""
     for chunk, usual_rows in ((plan.chunk, 1), (1, plan.max_batch)):
-        rows = (1, usual_rows, plan.max_batch)
         profile = builder.create_optimization_profile()
         for name, tensor in inputs(network).items():
-            shapes: list[tuple[int, ...]]
+            shapes: list[tuple[int, ...]]  # the smallest, the usual, the largest
             if name == "input_ids":
                 shapes = [(1, 1), (usual_rows, chunk), (plan.max_batch, chunk)]
             elif name == "positions":
-                shapes = [(1,), (everything,), (everything,)]
+                shapes = [(1,), (plan.capacity,), (plan.capacity,)]
             else:
-                shapes = [(count, *tuple(tensor.shape)[1:]) for count in rows]
+                shapes = [(rows, *tuple(tensor.shape)[1:]) for rows in (1, usual_rows, plan.max_batch)]
             profile.set_shape(name, *shapes)
-        if config.add_optimization_profile(profile) < 0:
-            raise PlanError(f"{FLAVOUR} {VERSION} takes no profile of {plan.max_batch} rows and {chunk} tokens")
+        yield profile
 
 
 def _identity(exported: Identity, classes: tuple[str, ...]) -> PlanIdentity:
@@ -155,6 +155,8 @@ def _built(builder: Any, network: Any, config: Any, monitor: Monitor, log: Error
     with ThreadPoolExecutor(1, thread_name_prefix="tensorrt") as pool:
         building = pool.submit(builder.build_serialized_network, network, config)
         try:
+            while not wait([building], _HEED).done:
+                pass
             engine = building.result()
         except BaseException:
             monitor.end()
