@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu.errors import PlanError
-from gpu.memory import size
+from gpu.memory import machine_memory, size
 from gpu.onnx.data import stored_size
 from gpu.onnx.export import read_export
 from gpu.onnx.identity import Identity
@@ -19,6 +19,7 @@ from gpu.tensorrt.plan import PlanIdentity, check_absent, write_plan
 from gpu.tensorrt.timings import Timings
 
 CHUNK = 256  # tokens of a prompt that go through the graph together, as in the other engines
+_COPIES = 3  # of the weights that are in memory at least, as measured
 _HEED = 0.1  # seconds until Ctrl-C is heeded, where it interrupts no wait
 _MOST_ROWS = 4096
 _MOST_POSITIONS = 2**24
@@ -134,7 +135,12 @@ def _fixed(name: str, value: int | None, most: int) -> int:
 
 
 def _check_room(needed: int, target: Path) -> None:
-    """The plan holds the weights, and some kernels beside them."""
+    """The plan holds the weights, and some kernels beside them; while it is built, some copies are in memory."""
+    if (memory := machine_memory()) < _COPIES * needed:
+        raise PlanError(
+            f"to build the plan takes about {size(_COPIES * needed)} of memory, this machine has {size(memory)}: build "
+            f"on a larger one"
+        )
     free = shutil.disk_usage(target.parent).free
     if needed > free:
         raise PlanError(

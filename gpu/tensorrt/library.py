@@ -18,18 +18,17 @@ _NO_TARGETS = ("NONE", "CURRENT")
 _ALONE = "sm75"  # Turing; a plan that is for it too is, for all others, no better than one for it
 
 
-def _imported() -> Any:
+def _imported() -> tuple[str, Any]:
     name = flavour()
     if name is None:
         raise PlanError(f"TensorRT is not installed: {INSTALL}")
     try:
-        return import_module(name)
+        return name, import_module(name)
     except Exception as error:  # of many kinds: whatever the loader of its libraries raises
         raise PlanError(f"{name} is installed, and cannot be loaded: {printable(error)}") from None
 
 
-trt = _imported()
-FLAVOUR: str = trt.__name__
+FLAVOUR, trt = _imported()
 VERSION: str = trt.__version__
 _NAMES_DEVICES = hasattr(trt, "ComputeCapability")  # else it builds for the GPU that is there
 KEEPS_TIMINGS = not _NAMES_DEVICES  # TensorRT for RTX measures where a plan runs, not where it is built

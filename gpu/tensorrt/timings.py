@@ -23,11 +23,15 @@ class Timings:
 
     def give(self, config: Any) -> None:
         """Let a build use what is known; TensorRT takes what does not fit it, or is damaged, for empty."""
-        self._cache = config.create_timing_cache(self._read())
-        config.set_timing_cache(self._cache, False)
+        for known in (self._read(), b""):
+            self._cache = config.create_timing_cache(known)
+            if self._cache is not None and config.set_timing_cache(self._cache, False):
+                return
 
     def keep(self) -> None:
         """Put what is known after a build in place of what was known before."""
+        if self._cache is None:
+            return
         with suppress(OSError), memoryview(self._cache.serialize()) as known:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(self._path) as file:

@@ -332,6 +332,15 @@ def test_too_little_disk_is_told_before_anything_is_built(exported: Any, monkeyp
     assert left_beside(export) == []
 
 
+def test_too_little_memory_is_told_before_anything_is_built(exported: Any, monkeypatch: Any) -> None:
+    from gpu.tensorrt import build as module
+
+    export = exported()
+    monkeypatch.setattr(module, "machine_memory", lambda: 1000)
+    with pytest.raises(PlanError, match=r"takes about .* KiB of memory, this machine has 1000 bytes"):
+        module.build(export, export.with_name("model.plan"))
+
+
 def test_a_disk_that_fills_up_leaves_nothing(exported: Any, one_class: list[str]) -> None:
     import resource
 
