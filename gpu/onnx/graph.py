@@ -43,23 +43,34 @@ def whole(graph: GraphProto, identity: Identity) -> ModelProto:
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="phasewalk"
     )
     helper.set_model_props(made, identity.metadata())
-    made.metadata_props.add(key=_SEAL, value=_digest(made))
+    seal(made)
     return made
 
 
+def seal(model: ModelProto) -> None:
+    """Write a digest of a graph, and of what is said of it, beside that."""
+    digest = _digest(model)
+    _unseal(model)
+    model.metadata_props.add(key=_SEAL, value=digest)
+
+
 def unchanged(model: ModelProto) -> bool:
-    """Whether a graph, and what is said of it, are as `whole` made them; no proof against whoever makes a new seal."""
-    bare = ModelProto()
-    bare.CopyFrom(model)
-    seals = [entry.value for entry in bare.metadata_props if entry.key == _SEAL]
-    kept = [entry for entry in bare.metadata_props if entry.key != _SEAL]
-    del bare.metadata_props[:]
-    bare.metadata_props.extend(kept)
-    return seals == [_digest(bare)]
+    """Whether a graph is as it was when it was sealed; no proof against whoever seals it again."""
+    return [entry.value for entry in model.metadata_props if entry.key == _SEAL] == [_digest(model)]
 
 
 def _digest(model: ModelProto) -> str:
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    _unseal(bare)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _unseal(model: ModelProto) -> None:
+    kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != _SEAL]
+    del model.metadata_props[:]
+    for key, value in kept:
+        model.metadata_props.add(key=key, value=value)
 
 
 class Decoder:

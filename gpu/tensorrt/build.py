@@ -69,7 +69,7 @@ def build(
     check_absent(target)
     classes = check_devices(devices)
     exported, graph = read_export(export)
-    identity = _identity(exported, classes)
+    identity = plan_identity(exported, classes)
     _check_room(stored_size(graph), target)
     log = Errors()
     builder = _builder(log)
@@ -96,23 +96,8 @@ def build(
     return identity
 
 
-def profiles(builder: Any, network: Any, plan: PlanIdentity) -> Iterator[Any]:
-    """Say for which shapes the engine is to be good: those of prefill, and then those of decode."""
-    for chunk, usual_rows in ((plan.chunk, 1), (1, plan.max_batch)):
-        profile = builder.create_optimization_profile()
-        for name, tensor in inputs(network).items():
-            shapes: list[tuple[int, ...]]  # the smallest, the usual, the largest
-            if name == "input_ids":
-                shapes = [(1, 1), (usual_rows, chunk), (plan.max_batch, chunk)]
-            elif name == "positions":
-                shapes = [(1,), (plan.capacity,), (plan.capacity,)]
-            else:
-                shapes = [(rows, *tuple(tensor.shape)[1:]) for rows in (1, usual_rows, plan.max_batch)]
-            profile.set_shape(name, *shapes)
-        yield profile
-
-
-def _identity(exported: Identity, classes: tuple[str, ...]) -> PlanIdentity:
+def plan_identity(exported: Identity, classes: tuple[str, ...]) -> PlanIdentity:
+    """Give what the plan of an export says of itself; PlanError if the export is not for one capacity and batch."""
     capacity = _fixed("capacity", exported.capacity, _MOST_POSITIONS)
     return PlanIdentity(
         fingerprint=exported.fingerprint,
@@ -124,6 +109,24 @@ def _identity(exported: Identity, classes: tuple[str, ...]) -> PlanIdentity:
         max_batch=_fixed("max-batch", exported.max_batch, _MOST_ROWS),
         chunk=min(CHUNK, capacity),
     )
+
+
+def profiles(builder: Any, network: Any, plan: PlanIdentity) -> Iterator[Any]:
+    """Say for which shapes the engine is to be good: those of prefill, and then those of decode."""
+    for chunk, usual_rows in ((plan.chunk, 1), (1, plan.max_batch)):
+        profile = builder.create_optimization_profile()
+        for name, tensor in inputs(network).items():
+            shapes: list[tuple[int, ...]]  # the smallest, the usual, the largest
+            if name == "input_ids":
+                shapes = [(1, 1), (usual_rows, chunk), (plan.max_batch, chunk)]
+            elif name == "positions":
+                shapes = [(1,), (plan.capacity,), (plan.capacity,)]
+            elif name not in ("input_lengths", "write_index") and not name.startswith("kv_cache."):
+                raise PlanError(f"the graph has an input {printable(name)}, which this version does not bind")
+            else:
+                shapes = [(rows, *tuple(tensor.shape)[1:]) for rows in (1, usual_rows, plan.max_batch)]
+            profile.set_shape(name, *shapes)
+        yield profile
 
 
 def _fixed(name: str, value: int | None, most: int) -> int:

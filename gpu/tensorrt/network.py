@@ -24,9 +24,25 @@ def parse(network: Any, graph: ModelProto, identity: Identity, folder: Path, log
         If the parser refuses a node, or made something else of a cache than one that is written in place.
     """
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(_as_it_parses(graph).SerializeToString(), str(folder / GRAPH_FILE)):
+    if not parser.parse(as_it_parses(graph).SerializeToString(), str(folder / GRAPH_FILE)):
         raise PlanError(f"{FLAVOUR} {VERSION} does not read {printable(folder / GRAPH_FILE)}: {_refusals(parser)}")
     _check_caches(network, identity)
+
+
+def as_it_parses(graph: ModelProto) -> ModelProto:
+    """Give a copy whose attention TensorRT takes.
+
+    It refuses to be told the precision of the softmax. It has no kernel for a prefill in float32, nor for heads of some
+    sizes, and then fails, unless it may make attention of smaller operations.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(graph)
+    for node in copy.graph.node:
+        if node.op_type == "Attention":
+            kept: list[AttributeProto] = [one for one in node.attribute if one.name != "softmax_precision"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("TRT_decomposable", 1)])
+    return copy
 
 
 def layers(network: Any) -> Iterator[Any]:
@@ -44,22 +60,6 @@ def outputs(network: Any) -> dict[str, Any]:
     """Give the outputs by their names."""
     found = (network.get_output(index) for index in range(network.num_outputs))
     return {tensor.name: tensor for tensor in found}
-
-
-def _as_it_parses(graph: ModelProto) -> ModelProto:
-    """Give a copy whose attention TensorRT takes.
-
-    It refuses to be told the precision of the softmax, which is float32 in its kernels. It has none in float32 and for
-    some sizes of heads, and then fails, unless it may make attention of smaller operations.
-    """
-    copy = ModelProto()
-    copy.CopyFrom(graph)
-    for node in copy.graph.node:
-        if node.op_type == "Attention":
-            kept: list[AttributeProto] = [one for one in node.attribute if one.name != "softmax_precision"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, helper.make_attribute("TRT_decomposable", 1)])
-    return copy
 
 
 def _refusals(parser: Any) -> str:

@@ -89,7 +89,7 @@ def read_identity(path: Path) -> PlanIdentity:
     OSError
         If it cannot be read.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return _told(path, file).identity
 
 
@@ -103,7 +103,7 @@ def read_engine(path: Path, here: Here, checkpoint_fingerprint: str) -> tuple[Pl
     OSError
         If it cannot be read.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         page = _told(path, file)
         if (reason := _refused(page.identity, here, checkpoint_fingerprint)) is not None:
             raise PlanError(f"{printable(path)} cannot be run here: {reason}; build it again, with phasewalk build")
@@ -111,6 +111,12 @@ def read_engine(path: Path, here: Here, checkpoint_fingerprint: str) -> tuple[Pl
     if hashlib.sha256(engine).hexdigest() != page.engine_sha256:
         raise PlanError(f"{printable(path)} is damaged: its engine is not what was built; build it again")
     return page.identity, engine
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():  # to open a FIFO may never end
+        raise PlanError(f"{printable(path)} is no regular file")
+    return path.open("rb")
 
 
 def _refused(identity: PlanIdentity, here: Here, checkpoint_fingerprint: str) -> str | None:

@@ -38,8 +38,9 @@ def build(
     The full TensorRT (pip install 'phasewalk\\[tensorrt]') builds for the GPU of the
     machine that it runs on, and takes no other class.
 
-    Dtype, capacity and rows are those of the export. bfloat16 and float16 have fused
-    attention for the usual sizes of heads; float32 has none.
+    Dtype, capacity and rows are those of the export. In bfloat16 and float16
+    attention is one kernel, for the usual sizes of heads; in float32 it is several
+    in a prefill.
 
     The plan says of which model it is, which TensorRT built it, and for which
     devices; elsewhere it is refused, with the reason. Ctrl-C ends the build, and

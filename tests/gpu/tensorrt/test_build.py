@@ -12,7 +12,7 @@ import pytest
 from checkpoints import FAMILIES
 
 from gpu import ExportError, PlanError, model_fingerprint
-from gpu.onnx.graph import _SEAL, _digest
+from gpu.onnx.graph import seal
 from gpu.onnx.identity import DTYPES
 from gpu.tensorrt.plan import PAGE, Here, read_engine, read_identity
 
@@ -40,17 +40,12 @@ def left_beside(export: Path) -> list[str]:
     return sorted(path.name for path in export.parent.iterdir() if path.name not in ("checkpoint", "export"))
 
 
-def change_graph(export: Path, change: Callable[[onnx.GraphProto], None], *, seal: bool = False) -> None:
-    """Edit a graph by hand; with `seal`, as somebody does who does not want it to be seen."""
+def change_graph(export: Path, change: Callable[[onnx.GraphProto], None], *, sealed: bool = False) -> None:
+    """Edit a graph by hand; with `sealed`, as somebody does who does not want it to be seen."""
     model = onnx.load(export / "model.onnx", load_external_data=False)
     change(model.graph)
-    if seal:
-        entries = [entry for entry in model.metadata_props if entry.key != _SEAL]
-        bare = onnx.ModelProto()
-        bare.CopyFrom(model)
-        del bare.metadata_props[:]
-        bare.metadata_props.extend(entries)
-        next(entry for entry in model.metadata_props if entry.key == _SEAL).value = _digest(bare)
+    if sealed:
+        seal(model)
     (export / "model.onnx").write_bytes(model.SerializeToString())
 
 
@@ -126,6 +121,20 @@ def test_usual_sizes_of_heads_build(exported: Any, one_class: list[str], dtype: 
 
     export = exported(dtype=dtype, config={"head_dim": head_dim})
     build(export, export.with_name("model.plan"), devices=one_class)
+
+
+@pytest.mark.parametrize(("dtype", "fused"), [("float16", True), ("bfloat16", True), ("float32", False)])
+def test_attention_is_one_kernel_but_for_prefill_in_float32(
+    exported: Any, several_classes: list[str], dtype: str, fused: bool
+) -> None:
+    """The kernels' names stand in the engine, as TensorRT for RTX 1.7 writes it; no documentation promises that."""
+    from gpu.tensorrt.build import build
+
+    export = exported(dtype=dtype, config={"head_dim": 64})
+    build(export, export.with_name("model.plan"), devices=several_classes)
+    plan = export.with_name("model.plan").read_bytes()
+    found = {kernel for kernel in (b"gemm_mha_v", b"gemv_mha_v") if kernel in plan}  # of prefill, and of decode
+    assert found == ({b"gemm_mha_v", b"gemv_mha_v"} if fused else {b"gemv_mha_v"})
 
 
 def test_progress_is_told_and_every_phase_ends(exported: Any, one_class: list[str]) -> None:
@@ -233,6 +242,21 @@ def test_what_is_said_of_a_graph_cannot_be_edited_either(exported: Any) -> None:
         build(export, export.with_name("model.plan"))
 
 
+def test_an_input_that_this_version_knows_nothing_of_is_refused(exported: Any, one_class: list[str]) -> None:
+    from gpu.tensorrt.build import build
+
+    export = exported()
+
+    def more(graph: onnx.GraphProto) -> None:
+        graph.input.append(onnx.helper.make_tensor_value_info("lora", onnx.TensorProto.FLOAT, ["rank", 8]))
+        graph.output.append(onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["rank", 8]))
+        graph.node.append(onnx.helper.make_node("Neg", ["lora"], ["out"], name="negated"))
+
+    change_graph(export, more, sealed=True)
+    with pytest.raises(PlanError, match="the graph has an input lora, which this version does not bind"):
+        build(export, export.with_name("model.plan"), devices=one_class)
+
+
 def test_the_parser_names_the_node_that_it_refuses(exported: Any, one_class: list[str]) -> None:
     from gpu.tensorrt.build import build
 
@@ -241,7 +265,7 @@ def test_the_parser_names_the_node_that_it_refuses(exported: Any, one_class: lis
     def unknown(graph: onnx.GraphProto) -> None:
         next(node for node in graph.node if node.op_type == "Sigmoid").op_type = "NoSuchOperator"
 
-    change_graph(export, unknown, seal=True)
+    change_graph(export, unknown, sealed=True)
     with pytest.raises(PlanError, match=r"does not read .*model\.layers\.0\.mlp\.sigmoid \(NoSuchOperator\): "):
         build(export, export.with_name("model.plan"), devices=one_class)
     assert left_beside(export) == []
@@ -256,7 +280,7 @@ def test_a_cache_that_is_no_update_in_place_is_refused(exported: Any, one_class:
         keys, values = [node for node in graph.node if node.op_type == "TensorScatter"][:2]
         keys.input[0], values.input[0] = values.input[0], keys.input[0]
 
-    change_graph(export, swap, seal=True)
+    change_graph(export, swap, sealed=True)
     with pytest.raises(PlanError, match="does not update the KV cache of this graph where it lies"):
         build(export, export.with_name("model.plan"), devices=one_class)
 
@@ -273,7 +297,7 @@ def test_a_graph_names_no_other_file(exported: Any, place: dict[str, str]) -> No
         for entry in tensor.external_data:
             entry.value = place.get(entry.key, entry.value)
 
-    change_graph(export, elsewhere, seal=True)
+    change_graph(export, elsewhere, sealed=True)
     with pytest.raises(ExportError, match=r"does not lie in weights\.bin"):
         build(export, export.with_name("model.plan"))
 

@@ -95,12 +95,12 @@ def test_the_softmax_is_told_nothing_and_attention_may_be_taken_apart(exported: 
     import onnx
 
     from gpu.onnx.export import read_export
-    from gpu.tensorrt.network import _as_it_parses
+    from gpu.tensorrt.network import as_it_parses
 
     _, graph = read_export(exported())
     attributes = [
         {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        for node in _as_it_parses(graph).graph.node
+        for node in as_it_parses(graph).graph.node
         if node.op_type == "Attention"
     ]
     assert attributes == [{"TRT_decomposable": 1}] * LAYERS
@@ -120,11 +120,11 @@ def test_tied_embeddings_and_biases_parse(exported: Any) -> None:
 
 def test_one_profile_is_for_prefill_and_one_for_decode(exported: Any) -> None:
     from gpu.onnx.export import read_export
-    from gpu.tensorrt.build import _identity, profiles
+    from gpu.tensorrt.build import plan_identity, profiles
 
     export = exported()
     parsed = Parsed(export)
-    plan = _identity(read_export(export)[0], ("sm89",))
+    plan = plan_identity(read_export(export)[0], ("sm89",))
     assert (plan.chunk, plan.max_batch, plan.capacity) == (CAPACITY, ROWS, CAPACITY)
     prefill, decode = profiles(parsed.builder, parsed.network, plan)
 

@@ -1,6 +1,7 @@
 """The file of a plan: what it says, and how a damaged or foreign one is refused before TensorRT sees any of it."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -130,6 +131,15 @@ def test_other_files_are_no_plans(tmp_path: Path) -> None:
         path.write_bytes(text)
         with pytest.raises(PlanError, match=r"model\.plan is no plan that phasewalk build made"):
             read_identity(path)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(PlanError, match="is no regular file"):
+            read_identity(path)
+    with pytest.raises(FileNotFoundError):
+        read_identity(tmp_path / "nothing")
 
 
 def test_what_stands_there_is_kept(plan: Path) -> None:
