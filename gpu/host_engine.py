@@ -114,5 +114,17 @@ class HostEngine(RowKeeper):
         self._check_row(row)
         return self.buffers.values(row)
 
+    def _prompts(self, rows: Sequence[int]) -> list[npt.NDArray[np.int32]]:
+        """Give the tokens that prefill is to feed each of these rows, if all of them can be fed."""
+        self._check_rows(rows)
+        prompts = []
+        for row in rows:
+            count = int(self.buffers.input_lengths[row])
+            if not count:
+                raise ValueError(f"row {row} has no prompt to feed: write one first")
+            self.kv_cache.check_room(row, count)
+            prompts.append(self.buffers.input_ids[row, :count])
+        return prompts
+
     def _logits(self, kept: bool) -> Float32Array:
         return self.buffers.kept_logits if kept else self.buffers.logits

@@ -139,16 +139,10 @@ class NumpyEngine(HostEngine):
         """Feed the prompts, row by row and chunk by chunk, see `Engine.prefill`."""
         self._home.check()
         with self._lock, np.errstate(over="ignore"):
-            buffers, cache = self.buffers, self.kv_cache
-            weights = self._opened()
-            self._check_rows(rows)
-            counts = [int(buffers.input_lengths[row]) for row in rows]
-            for row, count in zip(rows, counts, strict=True):
-                if not count:
-                    raise ValueError(f"row {row} has no prompt to feed: write one first")
-                cache.check_room(row, count)
-            for row, count in zip(rows, counts, strict=True):
-                ids, start = buffers.input_ids[row, :count], cache.length(row)
+            cache, weights = self.kv_cache, self._opened()
+            prompts = self._prompts(rows)
+            for row, ids in zip(rows, prompts, strict=True):
+                count, start = len(ids), cache.length(row)
                 for first in range(0, count, len(self._chunk.x)):
                     chunk = ids[first : first + len(self._chunk.x)]
                     space = self._chunk.first(len(chunk))
@@ -159,8 +153,8 @@ class NumpyEngine(HostEngine):
                 step.x[0] = space.x[-1]
                 with self._decode_threads():
                     self._project([row], step, weights)
-            for row, count in zip(rows, counts, strict=True):
-                cache.commit(row, count)
+            for row, ids in zip(rows, prompts, strict=True):
+                cache.commit(row, len(ids))
 
     def _prefill_threads(self, tokens: int) -> AbstractContextManager[Any]:
         """Let the BLAS have its threads, or only one, for the products of a chunk of so many tokens."""

@@ -17,7 +17,7 @@ from gpu.printable import printable
 
 DATA_FILE = "weights.bin"
 _PAGE = 4096  # bytes; what lies at a page's start can be mapped
-_ITEM_TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
+ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
 
 
 class Place(NamedTuple):
@@ -36,7 +36,7 @@ def places(model: ModelConfig, dtype: str) -> tuple[Place, ...]:
 
 def item_type(dtype: str) -> np.dtype[Any]:
     """Give NumPy's dtype for the numbers in the file; bfloat16 is that of ml_dtypes, which comes with onnx."""
-    return np.dtype(helper.tensor_dtype_to_np_dtype(_ITEM_TYPES[dtype]))
+    return np.dtype(helper.tensor_dtype_to_np_dtype(ELEMENT_TYPES[dtype]))
 
 
 def data_size(model: ModelConfig, dtype: str) -> int:

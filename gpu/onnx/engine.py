@@ -112,19 +112,14 @@ class OnnxEngine(HostEngine):
         """Feed the prompts, row by row and chunk by chunk, see `Engine.prefill`."""
         self._home.check()
         with self._lock:
-            session, buffers, cache = self._opened(), self.buffers, self.kv_cache
-            self._check_rows(rows)
-            counts = [int(buffers.input_lengths[row]) for row in rows]
-            for row, count in zip(rows, counts, strict=True):
-                if not count:
-                    raise ValueError(f"row {row} has no prompt to feed: write one first")
-                cache.check_room(row, count)
-            for row, count in zip(rows, counts, strict=True):
-                ids, start = buffers.input_ids[row, :count], cache.length(row)
-                for first in range(0, count, self._chunk):
+            session, cache = self._opened(), self.kv_cache
+            prompts = self._prompts(rows)
+            for row, ids in zip(rows, prompts, strict=True):
+                start = cache.length(row)
+                for first in range(0, len(ids), self._chunk):
                     self._feed(session, row, start + first, ids[first : first + self._chunk])
-            for row, count in zip(rows, counts, strict=True):
-                cache.commit(row, count)
+            for row, ids in zip(rows, prompts, strict=True):
+                cache.commit(row, len(ids))
 
     def decode(self, rows: Sequence[int]) -> None:
         """Feed one token a row, see `Engine.decode`."""
@@ -140,7 +135,7 @@ class OnnxEngine(HostEngine):
                 cache.commit(row, 1)
 
     def bytes_per_token(self, rows: Sequence[int]) -> int:
-        """Count the bytes that one decode step of these rows reads; every row reads the weights, but once counts."""
+        """Count the bytes that one decode step of these rows reads, if they read the weights together."""
         used = sum(self.kv_cache.length(row) for row in rows)
         return self._weight_bytes + used * self.kv_cache.bytes_per_position
 

@@ -108,12 +108,7 @@ def check_export(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) 
         If it is no export, is one of another model or version, or its graph or data were changed or cut short.
     """
     with _told(folder):
-        identity, graph = _read(folder)
-        if identity.fingerprint != checkpoint_fingerprint:
-            raise ExportError(
-                f"it is of another model: it names the fingerprint {printable(identity.fingerprint)}, the checkpoint "
-                f"has {checkpoint_fingerprint}"
-            )
+        identity, graph = _read(folder, checkpoint_fingerprint)
         if graph != model_of(model, identity):
             raise ExportError(_CHANGED)
         return identity
@@ -129,12 +124,17 @@ def _told(folder: Path) -> Iterator[None]:
         raise ExportError(f"{printable(folder)} cannot be read: {printable(error.strerror or error)}") from None
 
 
-def _read(folder: Path) -> tuple[Identity, onnx.ModelProto]:
+def _read(folder: Path, checkpoint_fingerprint: str | None = None) -> tuple[Identity, onnx.ModelProto]:
     for name in (GRAPH_FILE, DATA_FILE):
         if not (folder / name).is_file():
             raise ExportError(f"it holds no {name}")
     graph = _read_graph(folder / GRAPH_FILE)
     identity = Identity.of({entry.key: entry.value for entry in graph.metadata_props})
+    if checkpoint_fingerprint is not None and identity.fingerprint != checkpoint_fingerprint:
+        raise ExportError(
+            f"it is of another model: it names the fingerprint {printable(identity.fingerprint)}, the checkpoint has "
+            f"{checkpoint_fingerprint}"
+        )
     if not unchanged(graph):
         raise ExportError(_CHANGED)
     expected, data = stored_size(graph), folder / DATA_FILE

@@ -9,13 +9,12 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from gpu.checkpoint.config import ModelConfig
-from gpu.onnx.data import DATA_FILE, Place, places
+from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, Place, places
 from gpu.onnx.identity import Identity
 
 OPSET = 24  # the first with TensorScatter
 _IR_VERSION = 11
 _SEAL = "phasewalk.graph"  # in the metadata: a digest of all the rest
-_TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
 
 
 def cache_names(layer: int) -> tuple[str, str]:
@@ -78,7 +77,7 @@ class Decoder:
 
     def __init__(self, model: ModelConfig, identity: Identity) -> None:
         self._model, self._identity = model, identity
-        self._type = _TYPES[identity.dtype]
+        self._type = ELEMENT_TYPES[identity.dtype]
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
         self._places = places(model, identity.dtype)
@@ -165,11 +164,7 @@ class Decoder:
             )
             for cache, new in zip(cache_names(layer), (k, v), strict=True)
         )
-        return self._look(q, keys, values, "mask", name=f"model.layers.{layer}.self_attn.attended")
-
-    def _look(self, *inputs: str, name: str) -> str:
-        """Attention of queries to keys and values, with its softmax in float32 whatever the dtype."""
-        return self._node("Attention", *inputs, name=name, softmax_precision=TensorProto.FLOAT)
+        return self._node("Attention", q, keys, values, "mask", name=f"model.layers.{layer}.self_attn.attended")
 
     def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
         """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""

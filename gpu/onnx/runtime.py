@@ -12,6 +12,8 @@ from gpu.errors import ExportError
 from gpu.printable import printable
 
 VERSION: str = onnxruntime.__version__
+# It makes one Gemm of a product and its bias, which rounds a row by how many rows there are; a MatMul does not.
+_DISABLED = ["MatMulAddFusion"]
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -65,7 +67,9 @@ def open_session(graph: Path | bytes, *, data: Path, threads: int) -> Session:
     options.add_session_config_entry(_DATA_FOLDER, str(data))
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
-        session: Session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session: Session = onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
+        )
     except Exception as error:  # of kinds that ONNX Runtime keeps to itself
         raise ExportError(
             f"ONNX Runtime {VERSION} cannot load the graph in {printable(data)}: {printable(error, 400)}"

@@ -45,7 +45,9 @@ class _Together(Decoder):
                 )
                 for cache, new in zip(cache_names(layer), (k, v), strict=True)
             ]  # fmt: skip
-            heads.append(self._look(f"{q}.{row}", *seen, name=f"model.layers.{layer}.self_attn.attended.{row}"))
+            heads.append(
+                self._node("Attention", f"{q}.{row}", *seen, name=f"model.layers.{layer}.self_attn.attended.{row}")
+            )
         return self._node("Concat", *heads, name=f"model.layers.{layer}.self_attn.attended", axis=0)
 
     def _last_token(self, x: str) -> str:

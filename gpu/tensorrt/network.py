@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onnx import AttributeProto, ModelProto, helper
+from onnx import ModelProto, helper
 
 from gpu.errors import PlanError
 from gpu.onnx.export import GRAPH_FILE
@@ -30,18 +30,15 @@ def parse(network: Any, graph: ModelProto, identity: Identity, folder: Path, log
 
 
 def as_it_parses(graph: ModelProto) -> ModelProto:
-    """Give a copy whose attention TensorRT takes.
+    """Give a copy in which TensorRT may make attention of smaller operations.
 
-    It refuses to be told the precision of the softmax. It has no kernel for a prefill in float32, nor for heads of some
-    sizes, and then fails, unless it may make attention of smaller operations.
+    It does so where it has no kernel for it, which is a prefill in float32 and heads of some sizes; else it would fail.
     """
     copy = ModelProto()
     copy.CopyFrom(graph)
     for node in copy.graph.node:
         if node.op_type == "Attention":
-            kept: list[AttributeProto] = [one for one in node.attribute if one.name != "softmax_precision"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, helper.make_attribute("TRT_decomposable", 1)])
+            node.attribute.append(helper.make_attribute("TRT_decomposable", 1))
     return copy
 
 

@@ -32,19 +32,19 @@ def build(
 
     phasewalk build model-onnx -o model.plan --device sm89,sm120
 
-    TensorRT for RTX (pip install 'phasewalk\\[tensorrt-rtx]') builds on any machine,
-    with or without a GPU, for GeForce and RTX cards: sm75 is Turing, sm80 and sm86
-    Ampere, sm89 Ada, sm120 and sm121 Blackwell. A plan for sm75 is for it alone.
-    The full TensorRT (pip install 'phasewalk\\[tensorrt]') builds for the GPU of the
-    machine that it runs on, and takes no other class.
+    TensorRT for RTX (pip install 'phasewalk\\[tensorrt-rtx]') builds on any
+    machine, with or without a GPU, for GeForce and RTX cards: sm75 is Turing,
+    sm80 and sm86 are Ampere, sm89 is Ada, sm120 and sm121 are Blackwell. A plan
+    for sm75 is for it alone. The full TensorRT (pip install
+    'phasewalk\\[tensorrt]') builds for the GPU of its machine, and no other.
 
     Dtype, capacity and rows are those of the export. In bfloat16 and float16
-    attention is one kernel, for the usual sizes of heads; in float32 it is several
-    in a prefill.
+    attention is one kernel, for the usual sizes of heads; a prefill in float32
+    has several.
 
     The plan says of which model it is, which TensorRT built it, and for which
-    devices; elsewhere it is refused, with the reason. Ctrl-C ends the build, and
-    leaves nothing behind.
+    devices; elsewhere it is refused, with the reason. Ctrl-C ends the build,
+    and leaves nothing behind.
     """
     from gpu.tensorrt.available import missing
 

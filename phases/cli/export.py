@@ -45,17 +45,19 @@ def export(
 
     phasewalk export path/to/checkpoint -o model-onnx
 
-    phasewalk export path/to/checkpoint -o model-onnx --dtype bfloat16 --capacity 8192
+    phasewalk export path/to/checkpoint -o halves --dtype bfloat16 --capacity 8192
 
-    DIR then holds model.onnx, the graph, and weights.bin, its data. The graph is
-    made of standard operators (opset 24): it takes tokens and the KV cache, writes
-    keys and values into the cache where it lies, and gives the logits of each row's
-    last token. Its inputs and outputs are described in docs/engines.md.
+    DIR then holds model.onnx, the graph, and weights.bin, its data. The graph
+    is made of standard operators (opset 24). It takes tokens and the KV cache,
+    writes keys and values into the cache where it lies, and gives the logits
+    of each row's last token: input_ids, input_lengths, write_index, positions,
+    kv_cache.0.keys, kv_cache.0.values, ... in; logits, present.kv_cache.0.keys,
+    present.kv_cache.0.values, ... out.
 
-    The engine onnx makes its own export when it first loads a model, so running
-    one needs no export: phasewalk run --engine onnx --model path/to/checkpoint
+    To run a model takes no export, as the engine onnx makes its own when it
+    first loads one: phasewalk run "Hello" --engine onnx
 
-    Weights are read, rounded and written one tensor after the other. The folder is
+    Tensors are read, rounded and written one after the other. The folder is
     there whole at the end, or not at all.
     """
     from gpu import Checkpoint, ModelConfig, resolve_checkpoint

@@ -10,7 +10,7 @@ import pytest
 from asynchronous_engine import AsynchronousEngine
 from emulated_device import CAN_EMULATE, emulated
 
-from gpu import Engine, ForkedError, HostEngine, load_engine
+from gpu import Engine, ForkedError, HostEngine, engines, load_engine
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
@@ -35,16 +35,18 @@ def in_child(act: Callable[[], str]) -> str:
     return said
 
 
+ONNX = pytest.param("onnx", marks=pytest.mark.skipif("onnx" not in engines(), reason="onnxruntime is not installed"))
 CUDA = pytest.param("cuda, emulated", marks=pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64"))
 
 
-@pytest.fixture(params=["numpy", "asynchronous", CUDA])
+@pytest.fixture(params=["numpy", "asynchronous", ONNX, CUDA])
 def forked(request: pytest.FixtureRequest, checkpoint: Path) -> Engine:
     if request.param == "cuda, emulated":
         return emulated(checkpoint, max_batch=6, capacity=48)
-    loaded = load_engine(checkpoint, "numpy", max_batch=6, capacity=48)
+    name = "numpy" if request.param == "asynchronous" else request.param
+    loaded = load_engine(checkpoint, name, max_batch=6, capacity=48)
     assert isinstance(loaded, HostEngine)
-    return loaded if request.param == "numpy" else AsynchronousEngine(loaded)
+    return loaded if request.param == name else AsynchronousEngine(loaded)
 
 
 def refusals(engine: Engine, row: int) -> str:

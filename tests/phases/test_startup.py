@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 HEAVY = (
     "transformers", "torch", "huggingface_hub", "safetensors", "textual", "rich", "structlog", "asyncio", "graphviz",
-    "httpx", "requests", "unittest",
+    "httpx", "requests", "unittest", "onnx", "onnxruntime",
 )  # fmt: skip
 
 RUN = """
@@ -41,7 +41,7 @@ def test_who_asks_for_the_engine_of_the_cpu_does_not_start_cuda() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("module", ["transformers", "huggingface_hub", "torch"])
+@pytest.mark.parametrize("module", ["transformers", "huggingface_hub", "torch", "onnx", "onnxruntime"])
 def test_the_bundled_model_runs_where_it_is_not_installed(module: str) -> None:
     code = f"import sys\nsys.modules[{module!r}] = None\n" + RUN.format(heavy=(), options=())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The exported file: standard, checked by ONNX itself, of every dtype, and right in batches whose prompts are padded."""
+"""The exported file is standard, checked by ONNX itself, of every dtype, and right where prompts are padded."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from checkpoints import FAMILIES, write_checkpoint
+from checkpoints import FAMILIES, random_tensors, write_checkpoint, write_safetensors
 from onnx.reference import ReferenceEvaluator
 
 from gpu import Checkpoint, ExportError, ModelConfig, load_engine, model_fingerprint
@@ -16,6 +16,7 @@ from gpu.onnx.identity import DTYPES, Identity
 
 pytestmark = pytest.mark.slow
 
+EVALUATOR = tuple(map(int, onnx.__version__.split(".")[:2]))
 CAPACITY = 16
 PROMPTS = [[1, 2, 3, 4, 5], [6, 7]]
 Feed = dict[str, np.ndarray]
@@ -48,6 +49,7 @@ def reference(folder: Path) -> np.ndarray:
         return np.stack([engine.read_logits(row) for row in rows])
 
 
+@pytest.mark.skipif(EVALUATOR < (1, 23), reason="the evaluator of this onnx does not know all operators in bfloat16")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-5), ("float16", 0.01), ("bfloat16", 0.1)])
 def test_every_dtype_computes_the_model_in_the_evaluator_of_onnx(
@@ -55,14 +57,22 @@ def test_every_dtype_computes_the_model_in_the_evaluator_of_onnx(
 ) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", family)
     graph = exported(folder, tmp_path / "export", dtype=dtype, capacity=CAPACITY, max_batch=2) / "model.onnx"
-    feed = padded(ModelConfig.from_folder(folder), dtype)
-    [logits, *caches] = ReferenceEvaluator(str(graph)).run(None, feed)
+    [logits, *caches] = ReferenceEvaluator(str(graph)).run(None, padded(ModelConfig.from_folder(folder), dtype))
     assert logits.dtype == np.float32
     assert {cache.dtype for cache in caches} == {item_type(dtype)}
     np.testing.assert_allclose(logits, reference(folder), atol=near)
-    if dtype != "bfloat16":  # for which ONNX Runtime has no product on a CPU
-        session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-        np.testing.assert_allclose(session.run(["logits"], feed)[0], reference(folder), atol=near)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-5), ("float16", 0.01)])  # it has no product in bfloat16
+def test_prompts_that_are_padded_to_one_length_are_right_in_onnx_runtime(
+    tmp_path: Path, family: str, dtype: str, near: float
+) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", family)
+    graph = exported(folder, tmp_path / "export", dtype=dtype, capacity=CAPACITY, max_batch=2) / "model.onnx"
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    [logits] = session.run(["logits"], padded(ModelConfig.from_folder(folder), dtype))
+    np.testing.assert_allclose(logits, reference(folder), atol=near)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -122,8 +132,6 @@ def test_nonsense_is_refused_and_nothing_is_left(tmp_path: Path, options: dict[s
 
 
 def test_numbers_that_float16_cannot_hold_are_refused_by_name(tmp_path: Path) -> None:
-    from checkpoints import random_tensors, write_safetensors
-
     folder = write_checkpoint(tmp_path / "checkpoint")
     tensors = random_tensors(ModelConfig.from_folder(folder))
     tensors["model.norm.weight"][3] = 70_000
