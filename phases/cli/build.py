@@ -35,7 +35,7 @@ def build(
     TensorRT for RTX (pip install 'phasewalk\\[tensorrt-rtx]') builds on any
     machine, with or without a GPU, for GeForce and RTX cards: sm75 is Turing,
     sm80 and sm86 are Ampere, sm89 is Ada, sm120 and sm121 are Blackwell. A plan
-    for sm75 is for it alone. The full TensorRT (pip install
+    for sm75 is for it alone, and in float16. The full TensorRT (pip install
     'phasewalk\\[tensorrt]') builds for the GPU of its machine, and no other.
 
     Dtype, capacity and rows are those of the export. In bfloat16 and float16

@@ -90,6 +90,18 @@ def test_without_a_class_it_is_for_all_that_share_a_plan(exported: Any, several_
     assert "sm75" not in made.devices
 
 
+@pytest.mark.parametrize(("dtype", "reason"), [("bfloat16", "b16"), ("float32", "FP32 GEMM is not supported")])
+def test_what_a_class_cannot_do_is_told_in_tensorrts_words(
+    exported: Any, several_classes: list[str], dtype: str, reason: str
+) -> None:
+    from gpu.tensorrt.build import build
+
+    export = exported(dtype=dtype)
+    with pytest.raises(PlanError, match=rf"cannot build it: .*{reason}"):
+        build(export, export.with_name("model.plan"), devices=["sm75"])
+    assert left_beside(export) == []
+
+
 def test_turing_builds_alone(exported: Any, several_classes: list[str]) -> None:
     from gpu.tensorrt.build import build
 
