@@ -18,6 +18,7 @@ from gpu.errors import (
     LogitsError,
     NoFreeRows,
     OptionError,
+    PlanError,
     SelfCheckError,
 )
 from gpu.host_engine import HostEngine
@@ -57,6 +58,7 @@ __all__ = [
     "OnnxEngine",
     "OptionError",
     "Pass",
+    "PlanError",
     "Progress",
     "RopeConfig",
     "RowKeeper",

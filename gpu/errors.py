@@ -9,6 +9,10 @@ class ExportError(ValueError):
     """An export cannot be made as asked, is damaged, or is not the one that is needed."""
 
 
+class PlanError(ValueError):
+    """A plan cannot be built as asked, is damaged, or is not for this machine."""
+
+
 class CapacityError(ValueError):
     """Tokens or a capacity were asked for that do not fit."""
 

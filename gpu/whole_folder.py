@@ -1,4 +1,4 @@
-"""Makes a folder whole or not at all, and leaves nothing else behind, not even after a kill."""
+"""Makes a folder or a file whole or not at all, and leaves nothing else behind, not even after a kill."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 PARTS = re.compile(r"\..*\.(\d{1,9})-([0-9a-f]{32})\.part", re.DOTALL)  # of which process, and which of its folders
@@ -39,6 +40,31 @@ def whole_folder(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write; it is renamed to `path` at the end, in place of what stands there, or taken away.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    sweep(path.parent)
+    mark = uuid4().hex
+    part = _part(path, mark)
+    _making.add(mark)
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+        _making.discard(mark)
+    _sync(path.parent)
+
+
 def remove_folder(path: Path) -> None:
     """Take a folder away: nobody finds half of it."""
     part = _part(path, uuid4().hex)
@@ -49,10 +75,14 @@ def remove_folder(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Take away what processes left here when they were killed while they filled it."""
     for entry in folder.iterdir():
-        if (part := PARTS.fullmatch(entry.name)) and part[2] not in _making and entry.is_dir():
+        if (part := PARTS.fullmatch(entry.name)) and part[2] not in _making:
             process = int(part[1])
             if process == os.getpid() or not _alive(process):
-                shutil.rmtree(entry, ignore_errors=True)
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        entry.unlink()
 
 
 def _part(path: Path, mark: str) -> Path:

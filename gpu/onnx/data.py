@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint, expected_tensors
 from gpu.errors import ExportError
+from gpu.printable import printable
 
 DATA_FILE = "weights.bin"
 _PAGE = 4096  # bytes; what lies at a page's start can be mapped
@@ -44,6 +45,25 @@ def data_size(model: ModelConfig, dtype: str) -> int:
     return last.offset + last.size
 
 
+def stored_size(model: ModelProto) -> int:
+    """Count the bytes of the file that a graph names, and see that it names no other.
+
+    Raises
+    ------
+    ExportError
+        If it does, or gives a place that makes no sense.
+    """
+    end = 0
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            named = {entry.key: entry.value for entry in tensor.external_data}
+            offset, length = named.get("offset", ""), named.get("length", "")
+            if named.get("location") != DATA_FILE or not (_is_count(offset) and _is_count(length)):
+                raise ExportError(f"{printable(tensor.name)} does not lie in {DATA_FILE}, where it must")
+            end = max(end, int(offset) + int(length))
+    return end
+
+
 def write_data(path: Path, checkpoint: Checkpoint, model: ModelConfig, dtype: str) -> None:
     """Write all tensors, one after the other; no more than one of them is in memory, and it is on the disk at the end.
 
@@ -69,6 +89,10 @@ def _places(model: ModelConfig, item_bytes: int) -> Iterator[Place]:
         offset, size = -(-end // _PAGE) * _PAGE, math.prod(shape) * item_bytes
         yield Place(name, shape[::-1] if _is_linear(name) else shape, offset, size)
         end = offset + size
+
+
+def _is_count(text: str) -> bool:
+    return len(text) < 20 and text.isascii() and text.isdecimal()
 
 
 def _is_linear(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -11,14 +13,15 @@ from gpu.checkpoint.fingerprint import fingerprint, model_fingerprint
 from gpu.checkpoint.index import Checkpoint
 from gpu.errors import ExportError
 from gpu.memory import size
-from gpu.onnx.data import DATA_FILE, data_size, write_data
-from gpu.onnx.graph import model_of
+from gpu.onnx.data import DATA_FILE, data_size, stored_size, write_data
+from gpu.onnx.graph import model_of, unchanged
 from gpu.onnx.identity import Identity
 from gpu.printable import printable
 from gpu.whole_folder import whole_folder
 
 GRAPH_FILE = "model.onnx"
 _LARGEST_GRAPH = 256 * 2**20  # bytes
+_CHANGED = f"{GRAPH_FILE} is not the graph that was exported: it was changed"
 
 
 def export(
@@ -84,6 +87,18 @@ def export(
     return identity
 
 
+def read_export(folder: Path) -> tuple[Identity, onnx.ModelProto]:
+    """Read an export without its checkpoint: what it says of itself, and its graph, whose data are those beside it.
+
+    Raises
+    ------
+    ExportError
+        If it is no export, is one of another version, or its graph or data were changed or cut short.
+    """
+    with _told(folder):
+        return _read(folder)
+
+
 def check_export(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) -> Identity:
     """Read what an export says of itself, and see that its graph and its data are those that it must have then.
 
@@ -92,33 +107,42 @@ def check_export(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) 
     ExportError
         If it is no export, is one of another model or version, or its graph or data were changed or cut short.
     """
+    with _told(folder):
+        identity, graph = _read(folder, checkpoint_fingerprint)
+        if graph != model_of(model, identity):
+            raise ExportError(_CHANGED)
+        return identity
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
     try:
-        return _checked(folder, model, checkpoint_fingerprint)
+        yield
     except ExportError as error:
         raise ExportError(f"{printable(folder)} cannot be used: {error}; export the checkpoint again") from None
     except OSError as error:
         raise ExportError(f"{printable(folder)} cannot be read: {printable(error.strerror or error)}") from None
 
 
-def _checked(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) -> Identity:
+def _read(folder: Path, checkpoint_fingerprint: str | None = None) -> tuple[Identity, onnx.ModelProto]:
     for name in (GRAPH_FILE, DATA_FILE):
         if not (folder / name).is_file():
             raise ExportError(f"it holds no {name}")
-    found = _read_graph(folder / GRAPH_FILE)
-    identity = Identity.of({entry.key: entry.value for entry in found.metadata_props})
-    if identity.fingerprint != checkpoint_fingerprint:
+    graph = _read_graph(folder / GRAPH_FILE)
+    identity = Identity.of({entry.key: entry.value for entry in graph.metadata_props})
+    if checkpoint_fingerprint is not None and identity.fingerprint != checkpoint_fingerprint:
         raise ExportError(
             f"it is of another model: it names the fingerprint {printable(identity.fingerprint)}, the checkpoint has "
             f"{checkpoint_fingerprint}"
         )
-    if found != model_of(model, identity):
-        raise ExportError(f"{GRAPH_FILE} is not the graph that was exported: it was changed")
-    expected, data = data_size(model, identity.dtype), folder / DATA_FILE
+    if not unchanged(graph):
+        raise ExportError(_CHANGED)
+    expected, data = stored_size(graph), folder / DATA_FILE
     if (length := data.stat().st_size) != expected:
         raise ExportError(f"{DATA_FILE} has {length} bytes, expected {expected}")
     if fingerprint([data]) != identity.weights:
         raise ExportError(f"{DATA_FILE} does not hold what was exported: it was changed")
-    return identity
+    return identity, graph
 
 
 def _read_graph(path: Path) -> onnx.ModelProto:

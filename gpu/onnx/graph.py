@@ -1,5 +1,6 @@
 """The model as one graph of standard operators: read `Decoder.graph` from top to bottom for the forward pass."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from gpu.onnx.identity import Identity
 
 OPSET = 24  # the first with TensorScatter
 _IR_VERSION = 11
+_SEAL = "phasewalk.graph"  # in the metadata: a digest of all the rest
 
 
 def cache_names(layer: int) -> tuple[str, str]:
@@ -40,7 +42,34 @@ def whole(graph: GraphProto, identity: Identity) -> ModelProto:
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="phasewalk"
     )
     helper.set_model_props(made, identity.metadata())
+    seal(made)
     return made
+
+
+def seal(model: ModelProto) -> None:
+    """Write a digest of a graph, and of what is said of it, beside that."""
+    digest = _digest(model)
+    _unseal(model)
+    model.metadata_props.add(key=_SEAL, value=digest)
+
+
+def unchanged(model: ModelProto) -> bool:
+    """Whether a graph is as it was when it was sealed; no proof against whoever seals it again."""
+    return [entry.value for entry in model.metadata_props if entry.key == _SEAL] == [_digest(model)]
+
+
+def _digest(model: ModelProto) -> str:
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    _unseal(bare)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _unseal(model: ModelProto) -> None:
+    kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != _SEAL]
+    del model.metadata_props[:]
+    for key, value in kept:
+        model.metadata_props.add(key=key, value=value)
 
 
 class Decoder:

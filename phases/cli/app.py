@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from phases.cli.build import build
 from phases.cli.cache import cache
 from phases.cli.check import check
 from phases.cli.diagram import diagram
@@ -41,6 +42,7 @@ app.command()(report)
 app.command()(profile)
 app.command()(perplexity)
 app.command()(export)
+app.command()(build)
 app.command()(cache)
 app.command()(check)
 app.command()(diagram)

@@ -108,6 +108,28 @@ def token_bar(doing: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def build_bar(doing: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Progress bars on stderr for phases that lie in one another; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(f"{shown(doing)}: {shown(phase)}", total=total)
+            bar.update(tasks[phase], completed=done)
+            if done >= total:
+                bar.remove_task(tasks.pop(phase))
+
+        yield progress
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object, in characters that stdout can hold and no terminal obeys."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
@@ -130,6 +152,7 @@ def complain(error: Exception) -> None:
         LogitsError,
         NoFreeRows,
         OptionError,
+        PlanError,
         SelfCheckError,
     )
     from phases.cli.target import UserCodeError
@@ -138,7 +161,7 @@ def complain(error: Exception) -> None:
 
     mendable = (
         RequestError, CheckpointError, CapacityError, DeviceError, ExportError, LogitsError, NoFreeRows, OptionError,
-        SelfCheckError, GraphvizMissing, StateMachineError, OSError, MemoryError, UserCodeError,
+        PlanError, SelfCheckError, GraphvizMissing, StateMachineError, OSError, MemoryError, UserCodeError,
     )  # fmt: skip
     found: BaseException = error
     if isinstance(error, PhaseError):

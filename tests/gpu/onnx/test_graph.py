@@ -96,6 +96,7 @@ def test_the_file_is_standard_and_says_what_it_is(tmp_path: Path, dtype: str) ->
     assert [dim.dim_param or dim.dim_value for dim in shape.dim] == ["batch", 2, 48, 8]
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     assert metadata.pop("phasewalk.weights")
+    assert metadata.pop("phasewalk.graph")
     assert metadata == {
         "phasewalk.format": "1", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
         "phasewalk.capacity": "48", "phasewalk.max_batch": "4",
