@@ -34,6 +34,7 @@ def doctor() -> None:
     for state, what, here in (
         *_machine(),
         *_engines({name: engine_device(name) for name in engines()}, unavailable_engines()),
+        *_plans(),
         *_tools(),
         *_libraries(),
         *_import_names(),
@@ -91,6 +92,22 @@ def _tools() -> Iterator[tuple[str, str, str]]:
             "not found; SVG and PNG diagrams need it: apt install graphviz, brew install graphviz",
         )
     )
+
+
+def _plans() -> Iterator[tuple[str, str, str]]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from gpu.tensorrt.available import flavour, missing
+
+    if (reason := missing()) is not None:
+        yield MISSING, "TensorRT", reason
+        return
+    name = str(flavour())
+    try:
+        which = version(name.replace("_", "-"))
+    except PackageNotFoundError:  # installed in some other way
+        which = "of an unknown version"
+    yield GOOD, "TensorRT", f"{name} {which}: phasewalk build makes plans; no engine runs them yet"
 
 
 def _libraries() -> Iterator[tuple[str, str, str]]:

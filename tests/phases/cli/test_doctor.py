@@ -12,7 +12,7 @@ from phases.cli.doctor import OPTIONAL
 def test_doctor_tells_what_there_is(phasewalk: Command) -> None:
     answer = phasewalk("doctor")
     assert answer.code == 0
-    for what in ("engine numpy", "memory reads", "Graphviz", "import statemachine", "transformers"):
+    for what in ("engine numpy", "memory reads", "Graphviz", "import statemachine", "transformers", "TensorRT"):
         assert what in answer.out
 
 
