@@ -8,7 +8,9 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from gpu.checkpoint.config import ModelConfig
-from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, Place, places
+from gpu.checkpoint.index import expected_tensors
+from gpu.onnx.codes import CODES, DOMAIN, OPERATOR, SCALES
+from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, EMBEDDINGS, HEAD, Place, places
 from gpu.onnx.identity import Identity
 
 OPSET = 24  # the first with TensorScatter
@@ -36,9 +38,10 @@ def model_of(model: ModelConfig, identity: Identity) -> ModelProto:
 
 def whole(graph: GraphProto, identity: Identity) -> ModelProto:
     """Say of a graph what operators it is made of, and what it is."""
-    made = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="phasewalk"
-    )
+    operators = [helper.make_opsetid("", OPSET)]
+    if identity.quantize is not None:
+        operators.append(helper.make_opsetid(DOMAIN, 1))
+    made = helper.make_model(graph, opset_imports=operators, ir_version=_IR_VERSION, producer_name="phasewalk")
     helper.set_model_props(made, identity.metadata())
     return made
 
@@ -51,7 +54,7 @@ class Decoder:
         self._type = ELEMENT_TYPES[identity.dtype]
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
-        self._places = places(model, identity.dtype)
+        self._places = places(model, identity.dtype, identity.quantize)
 
     def graph(self) -> GraphProto:
         model = self._model
@@ -61,7 +64,7 @@ class Decoder:
         self._mask()
         self._turn()
 
-        x = self._node("Gather", "model.embed_tokens.weight", "input_ids", name="embedded")
+        x = self._node("Gather", EMBEDDINGS, "input_ids", name="embedded")
         for layer in range(model.layers):
             at = f"model.layers.{layer}."
             normed = self._norm(x, at + "input_layernorm")
@@ -70,8 +73,7 @@ class Decoder:
             normed = self._norm(x, at + "post_attention_layernorm")
             x = self._node("Add", x, self._swiglu(at + "mlp.", normed), name=at + "y")
         last = self._norm(self._last_token(x), "model.norm")
-        head = "model.embed_tokens.weight" if model.tied_embeddings else "lm_head.weight"
-        self._float32(self._node("Gemm", last, head, name="projected", transB=1), "logits")
+        self._float32(self._head(last), "logits")
 
         return helper.make_graph(
             self._nodes,
@@ -181,8 +183,23 @@ class Decoder:
         return self._node("RMSNormalization", x, f"{at}.weight", name=f"{at}.normed", axis=-1, epsilon=epsilon)
 
     def _linear(self, x: str, at: str, *, bias: bool) -> str:
-        product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
+        if self._identity.quantize is None:
+            product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
+        else:
+            product = self._quantised(x, f"{at}.weight", f"{at}.weight", name=f"{at}.product")
         return self._node("Add", product, f"{at}.bias", name=f"{at}.biased") if bias else product
+
+    def _head(self, last: str) -> str:
+        matrix = EMBEDDINGS if self._model.tied_embeddings else HEAD
+        if self._identity.quantize is None:
+            return self._node("Gemm", last, matrix, name="projected", transB=1)
+        return self._quantised(last, HEAD, matrix, name="projected")
+
+    def _quantised(self, x: str, codes: str, matrix: str, *, name: str) -> str:
+        """The product with a matrix of the checkpoint, of which there are codes."""
+        kind = CODES[self._identity.quantize or ""]
+        attributes = kind.attributes(*expected_tensors(self._model)[matrix])
+        return self._node(OPERATOR, x, codes, codes + SCALES, name=name, domain=DOMAIN, **attributes)
 
     def _float32(self, x: str, name: str) -> str:
         return self._node("Cast", x, name=name, to=TensorProto.FLOAT)
@@ -229,7 +246,7 @@ class Decoder:
         return [batch, model.kv_heads, "capacity" if capacity is None else capacity, model.head_dim]
 
     def _weight(self, place: Place) -> TensorProto:
-        tensor = TensorProto(name=place.name, data_type=self._type, dims=place.shape)
+        tensor = TensorProto(name=place.name, data_type=place.element_type, dims=place.shape)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", DATA_FILE), ("offset", place.offset), ("length", place.size)):
             tensor.external_data.add(key=key, value=str(value))
