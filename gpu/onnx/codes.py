@@ -14,10 +14,11 @@ _ACTIVATIONS_OF_8_BITS = 4  # its level of accuracy at which products are of who
 
 @dataclass(slots=True, frozen=True)
 class Codes:
-    """So many bits a code; so many codes along a row of the matrix share a scale."""
+    """How a matrix is quantised."""
 
-    bits: int
-    block: int
+    bits: int  # of a code
+    block: int  # codes along a row of the matrix that share a scale
+    in_company: bool  # the operator rounds a lone token otherwise than one of several, so a lone one is given company
 
     def shapes(self, rows: int, columns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Give the shapes of a matrix's codes, in bytes, and of its scales."""
@@ -45,5 +46,4 @@ class Codes:
         return codes, scales
 
 
-# Small blocks of 4 bits: with larger ones, the operator rounds a row otherwise if it is not alone.
-CODES = {"int8": Codes(8, 32), "int4": Codes(4, 16)}
+CODES = {"int8": Codes(8, block=64, in_company=False), "int4": Codes(4, block=32, in_company=True)}

@@ -54,17 +54,19 @@ class Decoder:
         self._type = ELEMENT_TYPES[identity.dtype]
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
+        self._gives_company = identity.quantize is not None and CODES[identity.quantize].in_company
         self._places = places(model, identity.dtype, identity.quantize)
 
     def graph(self) -> GraphProto:
         model = self._model
         self._integers("zero", [0])
         self._integers("two", [2])
+        self._company()
         self._positions()
         self._mask()
         self._turn()
 
-        x = self._node("Gather", EMBEDDINGS, "input_ids", name="embedded")
+        x = self._in_company(self._node("Gather", EMBEDDINGS, "input_ids", name="embedded"))
         for layer in range(model.layers):
             at = f"model.layers.{layer}."
             normed = self._norm(x, at + "input_layernorm")
@@ -116,6 +118,19 @@ class Decoder:
             plain = self._node(function, angles, name=f"plain_{name}")
             self._node("Mul", plain, "rope_scale", name=name)
 
+    def _company(self) -> None:
+        """`company`, an amount of padding: a lone token is fed with zeros behind it, several are fed as they are."""
+        if not self._gives_company:
+            return
+        self._integers("pair", [2])
+        self._integers("before", [0, 0, 0, 0])
+        self._integers("behind", [0])
+        self._integers("sequence_axis", [1])
+        self._node("Shape", "input_ids", name="rows", end=1)
+        tokens = self._node("Shape", "input_ids", name="tokens", start=1)
+        missing = self._node("Sub", self._node("Max", tokens, "pair", name="fed"), tokens, name="missing")
+        self._node("Concat", "before", missing, "behind", name="company", axis=0)
+
     # --- a layer ----------------------------------------------------------------------------------------------------
 
     def _attention(self, layer: int, normed: str) -> str:
@@ -127,7 +142,7 @@ class Decoder:
         tokens = self._node("Transpose", self._attend(layer, q, k, v), name=at + "tokens", perm=[0, 2, 1, 3])
         self._shape("joined_heads", [0, 0, model.heads * model.head_dim])
         joined = self._node("Reshape", tokens, "joined_heads", name=at + "joined")
-        return self._linear(joined, at + "o_proj", bias=model.output_bias)
+        return self._linear(self._in_company(joined), at + "o_proj", bias=model.output_bias)
 
     def _attend(self, layer: int, q: str, k: str, v: str) -> str:
         """[batch, heads, sequence, head_dim]: keys and values are written to the cache, and it is looked at."""
@@ -141,7 +156,7 @@ class Decoder:
 
     def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
         """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""
-        projected = self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias)
+        projected = self._without_company(self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias))
         self._shape(f"split_{heads}", [0, 0, heads, self._model.head_dim])
         x = self._node("Reshape", projected, f"split_{heads}", name=f"{at}.split")
         if norm:
@@ -176,6 +191,14 @@ class Decoder:
         last = self._node("GatherElements", x, spread, name="last_elements", axis=1)
         return self._node("Squeeze", last, "last_axis", name="last")
 
+    def _in_company(self, x: str) -> str:
+        return self._node("Pad", x, "company", name=f"{x}.in_company") if self._gives_company else x
+
+    def _without_company(self, x: str) -> str:
+        if not self._gives_company:
+            return x
+        return self._node("Slice", x, "zero", "tokens", "sequence_axis", name=f"{x}.without_company")
+
     # --- operators --------------------------------------------------------------------------------------------------
 
     def _norm(self, x: str, at: str) -> str:
@@ -193,7 +216,11 @@ class Decoder:
         matrix = EMBEDDINGS if self._model.tied_embeddings else HEAD
         if self._identity.quantize is None:
             return self._node("Gemm", last, matrix, name="projected", transB=1)
-        return self._quantised(last, HEAD, matrix, name="projected")
+        if not self._gives_company:
+            return self._quantised(last, HEAD, matrix, name="projected")
+        # Its token for every row, and as much again for company.
+        both = self._quantised(self._node("Concat", last, last, name="last_twice", axis=0), HEAD, matrix, name="twice")
+        return self._node("Slice", both, "zero", "rows", name="projected")
 
     def _quantised(self, x: str, codes: str, matrix: str, *, name: str) -> str:
         """The product with a matrix of the checkpoint, of which there are codes."""

@@ -31,6 +31,7 @@ def _asynchronous(folder: Path, **options: Any) -> Engine:
 ENGINES: dict[str, Load] = {
     **{name: partial(load_engine, engine=name) for name in engines()},
     "numpy, 2 threads": partial(load_engine, engine="numpy", threads=2),
+    **({"onnx, int8": partial(load_engine, engine="onnx", quantize="int8")} if "onnx" in engines() else {}),
     "asynchronous": _asynchronous,
     **({"cuda, emulated": emulated} if CAN_EMULATE else {}),
 }
