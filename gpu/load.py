@@ -1,6 +1,6 @@
 """Chooses an engine for a checkpoint, loads it and checks it."""
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Container, Set
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,6 @@ def _without(name: str, options: Set[str]) -> str:
     return f"the engine {name} has no option {', '.join(sorted(options))}{instead}: leave it out{advice}"
 
 
-def _quantizing(names: Iterable[str]) -> list[str]:
-    """Name engines with what each can quantise weights to."""
-    return [f"{name} ({', '.join(_QUANTIZED[name])})" for name in names]
+def _quantizing(names: Container[str]) -> list[str]:
+    """Give those of the engines that can quantise, with what each can quantise weights to."""
+    return [f"{name} ({', '.join(kinds)})" for name, kinds in _QUANTIZED.items() if name in names]

@@ -32,6 +32,8 @@ _NOT_YET = "none yet"
 class OnnxEngine(HostEngine):
     """Runs a model of the Llama family in float32, as the graph that `gpu.onnx.export` makes of it.
 
+    With `quantize`, products are of codes of 8 or 4 bits, and activations are rounded to 8 bits where they meet them.
+
     The graph takes the cache and gives it back in the same memory, and is told how many positions it looks at: a step
     costs what the row holds, not what it could hold. Prompts, and a row that decodes alone, go through it on the
     memory that was bound to the row. Rows that decode together go through a second graph of the same weights, in which
@@ -52,7 +54,7 @@ class OnnxEngine(HostEngine):
     threads : int, optional
         Threads of ONNX Runtime, 1 if not given.
     quantize : {"int8", "int4"}, optional
-        The matrices of products as codes of so many bits, and activations rounded to 8 bits where they meet them.
+        Weights as codes, see `gpu.onnx.codes`; quantised here if they were not before.
     export : str or Path, optional
         A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder.
 

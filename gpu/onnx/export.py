@@ -65,7 +65,7 @@ def export(
     OSError
         If the folder cannot be written to.
     """
-    identity = Identity(model_fingerprint(checkpoint.folder), dtype, capacity, max_batch, quantize)
+    identity = Identity(model_fingerprint(checkpoint.folder), dtype, capacity, max_batch, quantize=quantize)
     if capacity is not None and capacity > model.max_positions:
         raise ExportError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
     if os.path.lexists(target):

@@ -26,8 +26,8 @@ class Identity:
     dtype: str = "float32"  # of weights, activations and cache; logits are float32
     capacity: int | None = None  # positions of a row; None: whatever is bound
     max_batch: int | None = None  # rows that run together; None: any number
-    quantize: str | None = None  # how the matrices of products are quantised, if they are
     weights: str = ""  # the fingerprint of the data file, once it is written
+    quantize: str | None = None  # how the matrices of products are quantised, if they are
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -73,8 +73,8 @@ class Identity:
                 dtype=found["dtype"],
                 capacity=_number(found["capacity"]),
                 max_batch=_number(found["max_batch"]),
-                quantize=None if found["quantize"] == "none" else found["quantize"],
                 weights=found["weights"],
+                quantize=None if found["quantize"] == "none" else found["quantize"],
             )
         except (KeyError, ValueError) as error:
             raise ExportError(f"its metadata makes no sense: {printable(error)}") from None

@@ -67,6 +67,8 @@ def perplexity(
 
     phasewalk perplexity --engine cuda --quantize none --quantize int8 --quantize fp8
 
+    phasewalk perplexity --engine onnx --quantize none --quantize int8 --quantize int4
+
     phasewalk perplexity --model DIR --own-text 4000 --quantize none --quantize int8
 
     The model is fed the text token by token. Before each it says how likely every
