@@ -1,6 +1,6 @@
 """Chooses an engine for a checkpoint, loads it and checks it."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Container, Set
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ _MISSING: dict[str, Callable[[], str | None]] = {
 _DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda}
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
     "cuda": ("decode", "quantize", "timeout"),
-    "onnx": ("export",),
+    "onnx": ("export", "quantize"),
 }
+_QUANTIZED = {"cuda": ("int8", "fp8"), "onnx": ("int8", "int4")}  # what an engine can quantise weights to
 _WEIGHTS = {"cuda": "bfloat16", "numpy": "float32", "onnx": "float32"}  # as they are unless quantised
 
 
@@ -105,8 +106,8 @@ def load_engine(
         Called with (what is done, bytes done, bytes in all): as weights are read, and with 0 of 0 bytes before
         anything else that takes long, as compiling kernels does.
     **options
-        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; onnx: `export`, see
-        `OnnxEngine`); None leaves the choice to it.
+        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; onnx: `export`,
+        `quantize`, see `OnnxEngine`); None leaves the choice to it.
 
     Raises
     ------
@@ -131,6 +132,10 @@ def load_engine(
     options = {option: value for option, value in options.items() if value is not None}
     if unknown := options.keys() - _OPTIONS.get(name, ()):
         raise OptionError(_without(name, unknown))
+    if name in _QUANTIZED and "quantize" in options and options["quantize"] not in _QUANTIZED[name]:
+        raise OptionError(
+            f"the engine {name} has no {options['quantize']!r} weights: take {' or '.join(_quantizing(_QUANTIZED))}"
+        )
     for number, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{number} is {value}, expected at least 1")
@@ -155,5 +160,12 @@ def _without(name: str, options: Set[str]) -> str:
     """Say that an engine has no such options, what it does instead, and which engine has them."""
     having = [other for other, its in _OPTIONS.items() if options <= {*its}]
     instead = f", its weights are {_WEIGHTS[name]}" if "quantize" in options else ""
+    if "quantize" in options:
+        having = _quantizing(having)
     advice = f", or take the engine {' or '.join(having)}" if having else ""
     return f"the engine {name} has no option {', '.join(sorted(options))}{instead}: leave it out{advice}"
+
+
+def _quantizing(names: Container[str]) -> list[str]:
+    """Give those of the engines that can quantise, with what each can quantise weights to."""
+    return [f"{name} ({', '.join(kinds)})" for name, kinds in _QUANTIZED.items() if name in names]

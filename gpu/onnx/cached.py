@@ -1,4 +1,4 @@
-"""Exports that the engine made before, in the user's cache folder: one a checkpoint, made when it is first loaded."""
+"""Exports that the engine made before, in the user's cache folder: one for each checkpoint and kind of weights."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ from gpu.whole_folder import remove_folder
 DTYPE = "float32"  # the one that ONNX Runtime computes in on a CPU
 
 
-def cached_export(checkpoint: Checkpoint, model: ModelConfig) -> Path:
+def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | None = None) -> Path:
     """Give the folder of the checkpoint's export, which is made first if it is not there, or not whole.
 
     It fits any capacity and any number of rows. Of processes that make it at once, the first one to end has made it.
@@ -29,16 +29,16 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig) -> Path:
         If the checkpoint cannot be read.
     """
     model_print = model_fingerprint(checkpoint.folder)
-    folder = user_cache("exports") / f"{model_print}-{DTYPE}-{FORMAT}"
+    folder = user_cache("exports") / f"{model_print}-{quantize or DTYPE}-{FORMAT}"
     try:
         if folder.is_dir():
             with suppress(ExportError):
-                check_export(folder, model, model_print)
-                return folder
+                if check_export(folder, model, model_print).quantize == quantize:
+                    return folder
             remove_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            export(checkpoint, model, folder, dtype=DTYPE)
+            export(checkpoint, model, folder, dtype=DTYPE, quantize=quantize)
         except (ExportError, OSError):
             if not folder.is_dir():  # else another process was first
                 raise

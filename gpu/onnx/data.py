@@ -13,35 +13,42 @@ from onnx import ModelProto, TensorProto, helper
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint, expected_tensors
 from gpu.errors import ExportError
+from gpu.onnx.codes import CODES, SCALES
 from gpu.printable import printable
 
 DATA_FILE = "weights.bin"
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PAGE = 4096  # bytes; what lies at a page's start can be mapped
 ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
 
 
 class Place(NamedTuple):
-    """A tensor by its name in the checkpoint; a matrix of a linear layer lies as [in, out], as MatMul reads it."""
+    """A tensor by its name in the checkpoint; a matrix of a linear layer lies as [in, out], as MatMul reads it.
+
+    Quantised, it lies as its codes, and the scales behind them. The table of embeddings never does: where it is the
+    head's matrix too, that one's codes have the head's name.
+    """
 
     name: str
+    element_type: int  # of ONNX
     shape: tuple[int, ...]
     offset: int  # bytes from the start of the file
     size: int  # bytes
 
 
-def places(model: ModelConfig, dtype: str) -> tuple[Place, ...]:
+def places(model: ModelConfig, dtype: str, quantize: str | None = None) -> tuple[Place, ...]:
     """Give the place of every tensor, in the order in which they are used and written."""
-    return tuple(_places(model, item_type(dtype).itemsize))
+    return tuple(_places(model, dtype, quantize))
 
 
 def item_type(dtype: str) -> np.dtype[Any]:
     """Give NumPy's dtype for the numbers in the file; bfloat16 is that of ml_dtypes, which comes with onnx."""
-    return np.dtype(helper.tensor_dtype_to_np_dtype(ELEMENT_TYPES[dtype]))
+    return _numpy_type(ELEMENT_TYPES[dtype])
 
 
-def data_size(model: ModelConfig, dtype: str) -> int:
+def data_size(model: ModelConfig, dtype: str, quantize: str | None = None) -> int:
     """Count the bytes of the file."""
-    last = places(model, dtype)[-1]
+    last = places(model, dtype, quantize)[-1]
     return last.offset + last.size
 
 
@@ -64,7 +71,7 @@ def stored_size(model: ModelProto) -> int:
     return end
 
 
-def write_data(path: Path, checkpoint: Checkpoint, model: ModelConfig, dtype: str) -> None:
+def write_data(path: Path, checkpoint: Checkpoint, model: ModelConfig, dtype: str, quantize: str | None = None) -> None:
     """Write all tensors, one after the other; no more than one of them is in memory, and it is on the disk at the end.
 
     Raises
@@ -74,20 +81,21 @@ def write_data(path: Path, checkpoint: Checkpoint, model: ModelConfig, dtype: st
     OSError
         If the disk is full, or cannot be written to.
     """
+    following = iter(places(model, dtype, quantize))
     with path.open("xb") as file:
-        for place in places(model, dtype):
-            values = _stored(place.name, checkpoint.read(place.name), dtype)
-            file.seek(place.offset)
-            file.write(values.reshape(-1).view(np.uint8).data)
+        for name in expected_tensors(model):
+            for values in _stored(name, checkpoint.read(name), model, dtype, quantize):
+                file.seek(next(following).offset)
+                file.write(values.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _places(model: ModelConfig, item_bytes: int) -> Iterator[Place]:
+def _places(model: ModelConfig, dtype: str, quantize: str | None) -> Iterator[Place]:
     end = 0
-    for name, shape in expected_tensors(model).items():
-        offset, size = -(-end // _PAGE) * _PAGE, math.prod(shape) * item_bytes
-        yield Place(name, shape[::-1] if _is_linear(name) else shape, offset, size)
+    for name, element_type, shape in _tensors(model, ELEMENT_TYPES[dtype], quantize):
+        offset, size = -(-end // _PAGE) * _PAGE, math.prod(shape) * _numpy_type(element_type).itemsize
+        yield Place(name, element_type, shape, offset, size)
         end = offset + size
 
 
@@ -95,11 +103,46 @@ def _is_count(text: str) -> bool:
     return len(text) < 20 and text.isascii() and text.isdecimal()
 
 
+def _tensors(model: ModelConfig, plain: int, quantize: str | None) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Give name, type and shape of what is stored; `_stored` gives the numbers in the same order."""
+    for name, shape in expected_tensors(model).items():
+        quantised = _quantised_name(name, model, quantize)
+        if quantised != name:
+            yield name, plain, shape[::-1] if _is_linear(name) else shape
+        if quantised is not None and quantize is not None:
+            codes, scales = CODES[quantize].shapes(*shape)
+            yield quantised, TensorProto.UINT8, codes
+            yield quantised + SCALES, TensorProto.FLOAT, scales
+
+
+def _stored(
+    name: str, values: npt.NDArray[np.float32], model: ModelConfig, dtype: str, quantize: str | None
+) -> Iterator[npt.NDArray[Any]]:
+    quantised = _quantised_name(name, model, quantize)
+    if quantised != name:
+        yield _rounded(name, values, dtype)
+    if quantised is not None and quantize is not None:
+        yield from CODES[quantize].of(values)
+
+
+def _quantised_name(name: str, model: ModelConfig, quantize: str | None) -> str | None:
+    """Give the name of the codes that are made of a tensor, if any are."""
+    if quantize is None:
+        return None
+    if name == EMBEDDINGS:
+        return HEAD if model.tied_embeddings else None
+    return name if _is_linear(name) or name == HEAD else None
+
+
 def _is_linear(name: str) -> bool:
     return name.endswith("_proj.weight")
 
 
-def _stored(name: str, values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+def _numpy_type(element_type: int) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(element_type))
+
+
+def _rounded(name: str, values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
         rounded = np.ascontiguousarray((values.T if _is_linear(name) else values).astype(item_type(dtype)))
     if dtype == "float16" and np.isinf(rounded).sum() > np.isinf(values).sum():

@@ -14,6 +14,8 @@ from gpu.errors import ExportError, OptionError
 from gpu.host_engine import HostEngine
 from gpu.memory import check_capacity, check_weights, machine_memory, too_large
 from gpu.onnx.cached import DTYPE, cached_export
+from gpu.onnx.codes import CODES
+from gpu.onnx.data import EMBEDDINGS, places
 from gpu.onnx.export import GRAPH_FILE, check_export
 from gpu.onnx.graph import cache_names
 from gpu.onnx.identity import FORMAT, Identity
@@ -29,6 +31,8 @@ _NOT_YET = "none yet"
 
 class OnnxEngine(HostEngine):
     """Runs a model of the Llama family in float32, as the graph that `gpu.onnx.export` makes of it.
+
+    With `quantize`, products are of codes of 8 or 4 bits, and activations are rounded to 8 bits where they meet them.
 
     The graph takes the cache and gives it back in the same memory, and is told how many positions it looks at: a step
     costs what the row holds, not what it could hold. Prompts, and a row that decodes alone, go through it on the
@@ -49,6 +53,8 @@ class OnnxEngine(HostEngine):
         Tokens a row can hold.
     threads : int, optional
         Threads of ONNX Runtime, 1 if not given.
+    quantize : {"int8", "int4"}, optional
+        Weights as codes, see `gpu.onnx.codes`; quantised here if they were not before.
     export : str or Path, optional
         A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder.
 
@@ -57,7 +63,7 @@ class OnnxEngine(HostEngine):
     ExportError
         If the export cannot be made or kept, is damaged, or is one of another model.
     OptionError
-        If the export is made for another dtype, capacity or number of rows.
+        If there are no such codes, or the export is made for others, or for another dtype, capacity or number of rows.
     """
 
     name = "onnx"
@@ -70,8 +76,11 @@ class OnnxEngine(HostEngine):
         rows: int,
         capacity: int,
         threads: int | None = None,
+        quantize: str | None = None,
         export: str | Path | None = None,
     ) -> None:
+        if quantize not in (None, *CODES):
+            raise OptionError(f"quantize is {quantize!r}: expected {' or '.join(CODES)}")
         chunk = min(_CHUNK, capacity)
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
@@ -82,20 +91,22 @@ class OnnxEngine(HostEngine):
                 "working memory": 4 * (seen + chunk * (4 * model.hidden + 3 * model.intermediate)),
             }
 
-        weights = 4 * checkpoint.numbers
+        sizes = {place.name: place.size for place in places(model, DTYPE, quantize)}
+        weights = sum(sizes.values())
         check_weights(weights)
         check_capacity(rows, capacity, needs, weights=weights)
         if export is None:
-            folder = cached_export(checkpoint, model)
+            folder = cached_export(checkpoint, model, quantize)
         else:
             folder = Path(export)
-            _check_fits(check_export(folder, model, model_fingerprint(checkpoint.folder)), rows, capacity)
+            _check_fits(check_export(folder, model, model_fingerprint(checkpoint.folder)), rows, capacity, quantize)
         try:
             super().__init__(model, rows=rows, capacity=capacity)
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
-        self._threads, self._chunk = threads or 1, chunk
-        unread = 0 if model.tied_embeddings else 4 * model.vocab * model.hidden  # but for the rows of the tokens
+        self._threads, self._chunk, self._quantize = threads or 1, chunk, quantize
+        table_is_head = model.tied_embeddings and quantize is None
+        unread = 0 if table_is_head else sizes[EMBEDDINGS]  # but for the rows of the tokens
         self._weight_bytes = weights - unread
         checkpoint.announce("starting ONNX Runtime")
         session = open_session(folder / GRAPH_FILE, data=folder, threads=self._threads)
@@ -144,6 +155,8 @@ class OnnxEngine(HostEngine):
         return {
             "engine": self.name,
             "dtype": DTYPE,
+            "quantize": self._quantize,
+            **({} if self._quantize is None else {"activations": "int8"}),
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
@@ -178,22 +191,22 @@ class OnnxEngine(HostEngine):
 
     def _try_together(self, rows: Sequence[int], starts: Sequence[int]) -> None:
         """Compute a step once more, in company, and go on so if it gives the same bits; else leave it as it was."""
-        places = min(_TOGETHER, self.kv_cache.rows)
+        together_at_most = min(_TOGETHER, self.kv_cache.rows)
         if 2 * self._weight_bytes > machine_memory():
             self._batches = "one row after the other: a second graph's weights would not fit into memory"
             return
-        graph = together_of(self.model, Identity(""), places).SerializeToString()
+        graph = together_of(self.model, Identity("", quantize=self._quantize), together_at_most).SerializeToString()
         try:
             session = open_session(graph, data=self._folder, threads=self._threads)
         except ExportError as error:
             self._batches = f"one row after the other: {error}"
             return
-        together = Together(session, self.model, self.buffers, self._positions, places)
+        together = Together(session, self.model, self.buffers, self._positions, together_at_most)
         alone = self._left(rows, starts)
         together.feed(rows, starts)
         in_company = self._left(rows, starts)
         if all(np.array_equal(a.view(np.int32), b.view(np.int32)) for a, b in zip(alone, in_company, strict=True)):
-            self._together, self._batches = together, f"up to {places} rows together"
+            self._together, self._batches = together, f"up to {together_at_most} rows together"
             return
         self._batches = "one row after the other: this build of ONNX Runtime rounds a row otherwise in company"
         for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
@@ -233,10 +246,14 @@ class OnnxEngine(HostEngine):
         return self._session
 
 
-def _check_fits(identity: Identity, rows: int, capacity: int) -> None:
+def _check_fits(identity: Identity, rows: int, capacity: int, quantize: str | None) -> None:
     """Refuse an export that was made for other rows."""
     if identity.dtype != DTYPE:
         raise OptionError(f"the export is in {identity.dtype}, the engine onnx computes in {DTYPE}: export in {DTYPE}")
+    if identity.quantize != quantize:
+        raise OptionError(
+            f"the export has {identity.quantize or identity.dtype} weights: load it with quantize={identity.quantize!r}"
+        )
     if identity.capacity not in (None, capacity):
         raise OptionError(
             f"the export has a capacity of {identity.capacity}: load it with capacity={identity.capacity}"

@@ -32,6 +32,7 @@ def export(
     dtype: str = "float32",
     capacity: int | None = None,
     max_batch: int | None = None,
+    quantize: str | None = None,
 ) -> Identity:
     """Write a checkpoint as one ONNX graph, `model.onnx`, with its data beside it, in a new folder.
 
@@ -49,6 +50,8 @@ def export(
         Positions of a row. Without one the graph takes caches of any capacity, which not every compiler can.
     max_batch : int, optional
         Rows that will run together, for whoever compiles the graph; its batch is any number.
+    quantize : {"int8", "int4"}, optional
+        Matrices of products as codes of so many bits, which ONNX Runtime alone multiplies by.
 
     Returns
     -------
@@ -65,19 +68,19 @@ def export(
     OSError
         If the folder cannot be written to.
     """
-    identity = Identity(model_fingerprint(checkpoint.folder), dtype, capacity, max_batch)
+    identity = Identity(model_fingerprint(checkpoint.folder), dtype, capacity, max_batch, quantize=quantize)
     if capacity is not None and capacity > model.max_positions:
         raise ExportError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
     if os.path.lexists(target):
         raise ExportError(f"{printable(target)} exists already: choose another name or remove it")
-    needed, free = data_size(model, dtype), shutil.disk_usage(target.parent).free
+    needed, free = data_size(model, dtype, quantize), shutil.disk_usage(target.parent).free
     if needed > free:
         raise ExportError(
             f"the export takes {size(needed)}, and {size(free)} are free where {printable(target)} is to lie: make "
             f"room or choose another place"
         )
     with whole_folder(target) as folder:
-        write_data(folder / DATA_FILE, checkpoint, model, dtype)
+        write_data(folder / DATA_FILE, checkpoint, model, dtype, quantize)
         identity = identity.with_weights(fingerprint([folder / DATA_FILE]))
         with (folder / GRAPH_FILE).open("xb") as file:
             file.write(model_of(model, identity).SerializeToString(deterministic=True))

@@ -9,7 +9,9 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from gpu.checkpoint.config import ModelConfig
-from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, Place, places
+from gpu.checkpoint.index import expected_tensors
+from gpu.onnx.codes import CODES, DOMAIN, OPERATOR, SCALES
+from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, EMBEDDINGS, HEAD, Place, places
 from gpu.onnx.identity import Identity
 
 OPSET = 24  # the first with TensorScatter
@@ -38,9 +40,10 @@ def model_of(model: ModelConfig, identity: Identity) -> ModelProto:
 
 def whole(graph: GraphProto, identity: Identity) -> ModelProto:
     """Say of a graph what operators it is made of, and what it is."""
-    made = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="phasewalk"
-    )
+    operators = [helper.make_opsetid("", OPSET)]
+    if identity.quantize is not None:
+        operators.append(helper.make_opsetid(DOMAIN, 1))
+    made = helper.make_model(graph, opset_imports=operators, ir_version=_IR_VERSION, producer_name="phasewalk")
     helper.set_model_props(made, identity.metadata())
     seal(made)
     return made
@@ -80,17 +83,19 @@ class Decoder:
         self._type = ELEMENT_TYPES[identity.dtype]
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
-        self._places = places(model, identity.dtype)
+        self._gives_company = identity.quantize is not None and CODES[identity.quantize].in_company
+        self._places = places(model, identity.dtype, identity.quantize)
 
     def graph(self) -> GraphProto:
         model = self._model
         self._integers("zero", [0])
         self._integers("two", [2])
+        self._company()
         self._positions()
         self._mask()
         self._turn()
 
-        x = self._node("Gather", "model.embed_tokens.weight", "input_ids", name="embedded")
+        x = self._in_company(self._node("Gather", EMBEDDINGS, "input_ids", name="embedded"))
         for layer in range(model.layers):
             at = f"model.layers.{layer}."
             normed = self._norm(x, at + "input_layernorm")
@@ -99,8 +104,7 @@ class Decoder:
             normed = self._norm(x, at + "post_attention_layernorm")
             x = self._node("Add", x, self._swiglu(at + "mlp.", normed), name=at + "y")
         last = self._norm(self._last_token(x), "model.norm")
-        head = "model.embed_tokens.weight" if model.tied_embeddings else "lm_head.weight"
-        self._float32(self._node("Gemm", last, head, name="projected", transB=1), "logits")
+        self._float32(self._head(last), "logits")
 
         return helper.make_graph(
             self._nodes,
@@ -143,6 +147,19 @@ class Decoder:
             plain = self._node(function, angles, name=f"plain_{name}")
             self._node("Mul", plain, "rope_scale", name=name)
 
+    def _company(self) -> None:
+        """`company`, an amount of padding: a lone token is fed with zeros behind it, several are fed as they are."""
+        if not self._gives_company:
+            return
+        self._integers("pair", [2])
+        self._integers("before", [0, 0, 0, 0])
+        self._integers("behind", [0])
+        self._integers("sequence_axis", [1])
+        self._node("Shape", "input_ids", name="rows", end=1)
+        tokens = self._node("Shape", "input_ids", name="tokens", start=1)
+        missing = self._node("Sub", self._node("Max", tokens, "pair", name="fed"), tokens, name="missing")
+        self._node("Concat", "before", missing, "behind", name="company", axis=0)
+
     # --- a layer ----------------------------------------------------------------------------------------------------
 
     def _attention(self, layer: int, normed: str) -> str:
@@ -154,7 +171,7 @@ class Decoder:
         tokens = self._node("Transpose", self._attend(layer, q, k, v), name=at + "tokens", perm=[0, 2, 1, 3])
         self._shape("joined_heads", [0, 0, model.heads * model.head_dim])
         joined = self._node("Reshape", tokens, "joined_heads", name=at + "joined")
-        return self._linear(joined, at + "o_proj", bias=model.output_bias)
+        return self._linear(self._in_company(joined), at + "o_proj", bias=model.output_bias)
 
     def _attend(self, layer: int, q: str, k: str, v: str) -> str:
         """[batch, heads, sequence, head_dim]: keys and values are written to the cache, and it is looked at."""
@@ -168,7 +185,7 @@ class Decoder:
 
     def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
         """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""
-        projected = self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias)
+        projected = self._without_company(self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias))
         self._shape(f"split_{heads}", [0, 0, heads, self._model.head_dim])
         x = self._node("Reshape", projected, f"split_{heads}", name=f"{at}.split")
         if norm:
@@ -203,6 +220,14 @@ class Decoder:
         last = self._node("GatherElements", x, spread, name="last_elements", axis=1)
         return self._node("Squeeze", last, "last_axis", name="last")
 
+    def _in_company(self, x: str) -> str:
+        return self._node("Pad", x, "company", name=f"{x}.in_company") if self._gives_company else x
+
+    def _without_company(self, x: str) -> str:
+        if not self._gives_company:
+            return x
+        return self._node("Slice", x, "zero", "tokens", "sequence_axis", name=f"{x}.without_company")
+
     # --- operators --------------------------------------------------------------------------------------------------
 
     def _norm(self, x: str, at: str) -> str:
@@ -210,8 +235,27 @@ class Decoder:
         return self._node("RMSNormalization", x, f"{at}.weight", name=f"{at}.normed", axis=-1, epsilon=epsilon)
 
     def _linear(self, x: str, at: str, *, bias: bool) -> str:
-        product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
+        if self._identity.quantize is None:
+            product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
+        else:
+            product = self._quantised(x, f"{at}.weight", f"{at}.weight", name=f"{at}.product")
         return self._node("Add", product, f"{at}.bias", name=f"{at}.biased") if bias else product
+
+    def _head(self, last: str) -> str:
+        matrix = EMBEDDINGS if self._model.tied_embeddings else HEAD
+        if self._identity.quantize is None:
+            return self._node("Gemm", last, matrix, name="projected", transB=1)
+        if not self._gives_company:
+            return self._quantised(last, HEAD, matrix, name="projected")
+        # Its token for every row, and as much again for company.
+        both = self._quantised(self._node("Concat", last, last, name="last_twice", axis=0), HEAD, matrix, name="twice")
+        return self._node("Slice", both, "zero", "rows", name="projected")
+
+    def _quantised(self, x: str, codes: str, matrix: str, *, name: str) -> str:
+        """The product with a matrix of the checkpoint, of which there are codes."""
+        kind = CODES[self._identity.quantize or ""]
+        attributes = kind.attributes(*expected_tensors(self._model)[matrix])
+        return self._node(OPERATOR, x, codes, codes + SCALES, name=name, domain=DOMAIN, **attributes)
 
     def _float32(self, x: str, name: str) -> str:
         return self._node("Cast", x, name=name, to=TensorProto.FLOAT)
@@ -258,7 +302,7 @@ class Decoder:
         return [batch, model.kv_heads, "capacity" if capacity is None else capacity, model.head_dim]
 
     def _weight(self, place: Place) -> TensorProto:
-        tensor = TensorProto(name=place.name, data_type=self._type, dims=place.shape)
+        tensor = TensorProto(name=place.name, data_type=place.element_type, dims=place.shape)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", DATA_FILE), ("offset", place.offset), ("length", place.size)):
             tensor.external_data.add(key=key, value=str(value))

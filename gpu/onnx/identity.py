@@ -4,9 +4,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from gpu.errors import ExportError
+from gpu.onnx.codes import CODES
 from gpu.printable import printable
 
-FORMAT = 1  # of the graph and its files; another number is another graph
+FORMAT = 2  # of the graph and its files; another number is another graph
 DTYPES = ("float32", "bfloat16", "float16")
 _PREFIX = "phasewalk."
 
@@ -18,7 +19,7 @@ class Identity:
     Raises
     ------
     ExportError
-        If there is no such dtype, or a number makes no sense.
+        If there is no such dtype or quantisation, or a number makes no sense.
     """
 
     fingerprint: str  # of the checkpoint, see `model_fingerprint`
@@ -26,10 +27,15 @@ class Identity:
     capacity: int | None = None  # positions of a row; None: whatever is bound
     max_batch: int | None = None  # rows that run together; None: any number
     weights: str = ""  # the fingerprint of the data file, once it is written
+    quantize: str | None = None  # how the matrices of products are quantised, if they are
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ExportError(f"there is no dtype {printable(self.dtype, 80)}: expected one of {', '.join(DTYPES)}")
+        if self.quantize not in (None, *CODES):
+            raise ExportError(
+                f"weights are not quantised as {printable(self.quantize, 80)}: expected {' or '.join(CODES)}"
+            )
         for name in ("capacity", "max_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -41,7 +47,9 @@ class Identity:
 
     def metadata(self) -> dict[str, str]:
         """Give what stands in the metadata of the graph's file."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "quantize": self.quantize or "none"
+        }
         return {f"{_PREFIX}{name}": _written(value) for name, value in {"format": FORMAT, **values}.items()}
 
     @classmethod
@@ -66,6 +74,7 @@ class Identity:
                 capacity=_number(found["capacity"]),
                 max_batch=_number(found["max_batch"]),
                 weights=found["weights"],
+                quantize=None if found["quantize"] == "none" else found["quantize"],
             )
         except (KeyError, ValueError) as error:
             raise ExportError(f"its metadata makes no sense: {printable(error)}") from None

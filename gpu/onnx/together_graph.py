@@ -23,6 +23,7 @@ class _Together(Decoder):
     def __init__(self, model: ModelConfig, identity: Identity, rows: int) -> None:
         super().__init__(model, identity)
         self._rows = rows
+        self._gives_company = False  # they have one another
 
     def _mask(self) -> None:
         """None is needed: a row's one token sees all that is looked at."""

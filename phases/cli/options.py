@@ -20,6 +20,7 @@ class Quantization(StrEnum):
     NONE = "none"
     INT8 = "int8"
     FP8 = "fp8"
+    INT4 = "int4"
 
     @property
     def option(self) -> str | None:
@@ -50,8 +51,8 @@ Decode = Annotated[
 Quantize = Annotated[
     Quantization,
     typer.Option(
-        help="Weights as they are, or of 8 bits, with a scale for each row: half the bytes that a token reads (cuda). "
-        "phasewalk perplexity tells what that costs.",
+        help="Weights as they are, or of fewer bits, so that a token reads fewer bytes: int8 or fp8 (cuda), int8 or "
+        "int4 (onnx). phasewalk perplexity tells what that costs.",
         rich_help_panel=MODEL,
     ),
 ]

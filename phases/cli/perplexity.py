@@ -38,7 +38,8 @@ def perplexity(
     decode: options.Decode = None,
     quantize: Annotated[
         list[Quantization] | None,
-        typer.Option(help="Weights as they are, or of 8 bits (cuda); several are compared, a row each.",
+        typer.Option(help="Weights as they are, or int8 or fp8 (cuda), int8 or int4 (onnx); several are compared, a "
+                          "row each.",
                      show_default="none", rich_help_panel=options.MODEL),
     ] = None,
     window: Annotated[
@@ -65,6 +66,8 @@ def perplexity(
     phasewalk perplexity book.txt --model DIR --window 2048
 
     phasewalk perplexity --engine cuda --quantize none --quantize int8 --quantize fp8
+
+    phasewalk perplexity --engine onnx --quantize none --quantize int8 --quantize int4
 
     phasewalk perplexity --model DIR --own-text 4000 --quantize none --quantize int8
 

@@ -31,10 +31,12 @@ def _asynchronous(folder: Path, **options: Any) -> Engine:
 ENGINES: dict[str, Load] = {
     **{name: partial(load_engine, engine=name) for name in engines()},
     "numpy, 2 threads": partial(load_engine, engine="numpy", threads=2),
+    **({"onnx, int8": partial(load_engine, engine="onnx", quantize="int8")} if "onnx" in engines() else {}),
     "asynchronous": _asynchronous,
     **({"cuda, emulated": emulated} if CAN_EMULATE else {}),
 }
 ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
+OF_CODES = ("onnx, int8",)  # whose weights are quantised, and activations rounded
 OF_DEVICES = ("cuda",)  # engines that need one, and are skipped visibly where there is none
 MISSING = unavailable_engines()
 
@@ -55,6 +57,12 @@ def load(request: pytest.FixtureRequest) -> Iterator[Load]:
 @pytest.fixture
 def allocates_nothing(request: pytest.FixtureRequest) -> bool:
     return request.node.callspec.params["load"] in ALLOCATES_NOTHING
+
+
+@pytest.fixture
+def near(request: pytest.FixtureRequest) -> float:
+    """How near logits come to one another that are computed in other pieces; see `gpu.self_check`."""
+    return 0.1 if request.node.callspec.params["load"] in OF_CODES else 1e-4
 
 
 @pytest.fixture
@@ -79,8 +87,11 @@ def generator(load: Load, chat_folder: Path) -> Generator:
 
 
 @pytest.fixture
-def reference(chat_folder: Path) -> Iterator[Generator]:
-    """The same model on the reference engine."""
+def reference(request: pytest.FixtureRequest, load: Load, chat_folder: Path) -> Iterator[Generator]:
+    """The same model on the reference engine; where that has not the same weights, on another engine of the kind."""
+    if request.node.callspec.params["load"] in OF_CODES:
+        yield generator_of(load(chat_folder, max_batch=8), chat_folder)
+        return
     with Generator.from_pretrained(chat_folder, "numpy", max_batch=8) as loaded:
         yield loaded
 

@@ -16,9 +16,9 @@ LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 300, 511)
 SIZES = {"hidden_size": 320, "intermediate_size": 868, "head_dim": 64, "num_attention_heads": 6, "vocab_size": 1031}
 
 
-def started(folder: Path, *, threads: int = 1, rows: int = len(LENGTHS)) -> OnnxEngine:
+def started(folder: Path, *, threads: int = 1, rows: int = len(LENGTHS), quantize: str | None = None) -> OnnxEngine:
     """An engine whose rows hold prompts of all lengths."""
-    engine = load_engine(folder, "onnx", max_batch=rows, capacity=560, threads=threads)
+    engine = load_engine(folder, "onnx", max_batch=rows, capacity=560, threads=threads, quantize=quantize)
     assert isinstance(engine, OnnxEngine)
     random = np.random.default_rng(3)
     for row, length in zip(engine.kv_cache.acquire(rows), LENGTHS, strict=False):
@@ -43,11 +43,24 @@ def step(engine: Engine, groups: Sequence[Sequence[int]]) -> dict[int, bytes]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_every_length_has_its_bits_in_any_place_and_company(tmp_path: Path, family: str, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("family", "quantize"),
+    [
+        ("llama", None),
+        ("qwen2", None),
+        ("qwen3", None),
+        ("qwen2", "int8"),
+        ("qwen3", "int8"),
+        ("qwen2", "int4"),
+        ("qwen3", "int4"),
+    ],
+)
+def test_every_length_has_its_bits_in_any_place_and_company(
+    tmp_path: Path, family: str, quantize: str | None, threads: int
+) -> None:
     folder = write_checkpoint(tmp_path, family, max_position_embeddings=1024, **SIZES)
     random = np.random.default_rng(0)
-    with started(folder, threads=threads) as engine:
+    with started(folder, threads=threads, quantize=quantize) as engine:
         rows = range(len(LENGTHS))
         alone = step(engine, [[row] for row in rows])
         assert engine.facts() == {"batches": "none yet"}

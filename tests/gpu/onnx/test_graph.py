@@ -98,8 +98,8 @@ def test_the_file_is_standard_and_says_what_it_is(tmp_path: Path, dtype: str) ->
     assert metadata.pop("phasewalk.weights")
     assert metadata.pop("phasewalk.graph")
     assert metadata == {
-        "phasewalk.format": "1", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
-        "phasewalk.capacity": "48", "phasewalk.max_batch": "4",
+        "phasewalk.format": "2", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
+        "phasewalk.capacity": "48", "phasewalk.max_batch": "4", "phasewalk.quantize": "none",
     }  # fmt: skip
     found = check_export(target, ModelConfig.from_folder(folder), model_fingerprint(folder))
     assert (found.dtype, found.capacity, found.max_batch) == (dtype, 48, 4)
@@ -143,5 +143,5 @@ def test_numbers_that_float16_cannot_hold_are_refused_by_name(tmp_path: Path) ->
 
 
 def test_an_identity_reads_back() -> None:
-    for identity in (Identity("f"), Identity("f", "float16", 5, 6, "w")):
+    for identity in (Identity("f"), Identity("f", "float16", 5, 6, "w"), Identity("f", quantize="int4")):
         assert Identity.of(identity.metadata()) == identity

@@ -128,7 +128,7 @@ WRONG = [
     (("fine.txt", "--window", "8", "--stride", "8"), 1, "a stride of 8 was asked for: expected 1 to 7"),
     (("fine.txt", "--stride", "0"), 2, "--stride"),
     (("fine.txt", "--rows", "0"), 2, "--rows"),
-    (("fine.txt", "--quantize", "none", "--quantize", "int3"), 2, "'int3' is not one of 'none', 'int8', 'fp8'"),
+    (("fine.txt", "--quantize", "none", "--quantize", "int3"), 2, "'int3' is not one of 'none', 'int8', 'fp8', 'int4'"),
     (("fine.txt", "--engine", "abacus"), 2, "there is no engine 'abacus'"),
     (("--own-text", "0"), 2, "--own-text"),
 ]
