@@ -118,7 +118,7 @@ class Run(Lifecycle[Context]):
         """Step by step, until the run ends or somebody pauses it."""
         return self._iterate(_always)
 
-    def each(self, phase: Phase[Any, Any]) -> Iterator[Step]:
+    def each(self, phase: Phase[Any, Any] | str) -> Iterator[Step]:
         """Give each step of one phase, until the run ends or somebody pauses it; steps of others are taken on the way.
 
         The run rests after each step that is given, as it does in a loop over all of them, and nowhere else: so this
@@ -127,12 +127,12 @@ class Run(Lifecycle[Context]):
         Raises
         ------
         ValueError
-            If the machine has no such phase.
+            If the machine has no phase of that name.
         """
-        if phase not in self._program.phases:
-            names = ", ".join(self._program.names)
-            raise ValueError(f"machine {self.machine.name!r} has no phase {name_of(phase)!r}: expected one of {names}")
-        number = self._program.phases.index(phase)
+        names, name = self._program.names, name_of(phase)
+        if name not in names:
+            raise ValueError(f"machine {self.machine.name!r} has no phase {name!r}: expected one of {', '.join(names)}")
+        number = names.index(name)
         return self._iterate(lambda: self.timeline.arcs[-1].source == number)
 
     def _iterate(self, stop: Callable[[], bool]) -> Iterator[Step]:
