@@ -7,7 +7,7 @@ import pytest
 from checkpoints import write_checkpoint
 from command_line import Command
 
-from gpu import engines, load_engine
+from gpu import Engine, engines, load_engine
 from gpu.user_cache import KINDS, clear, kept, user_cache
 from gpu.whole_folder import whole_folder
 from phases.cli.cache import Kind
@@ -67,21 +67,20 @@ def test_what_is_being_made_and_what_others_own_is_left_alone(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.skipif("onnx" not in engines(), reason="onnx or onnxruntime is not installed")
 def test_an_export_that_was_cleared_is_made_again_and_who_has_it_open_goes_on(tmp_path: Path) -> None:
+    def first_token(engine: Engine) -> tuple[int, ...]:
+        [row] = engine.kv_cache.acquire(1)
+        engine.write_prompt(row, [1, 2, 3])
+        engine.prefill([row])
+        engine.sample([row])
+        return engine.sampled([row])
+
     checkpoint = write_checkpoint(tmp_path / "model")
     with load_engine(checkpoint, "onnx", max_batch=1, capacity=16) as engine:
         assert clear("exports").entries == 1
-        [row] = engine.kv_cache.acquire(1)
-        engine.write_prompt(row, [1, 2, 3])
-        engine.prefill([row])
-        engine.sample([row])
-        first = engine.sampled([row])
+        token = first_token(engine)
     with load_engine(checkpoint, "onnx", max_batch=1, capacity=16) as engine:
         assert kept("exports").entries == 1
-        [row] = engine.kv_cache.acquire(1)
-        engine.write_prompt(row, [1, 2, 3])
-        engine.prefill([row])
-        engine.sample([row])
-        assert engine.sampled([row]) == first
+        assert first_token(engine) == token
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions hold nobody back here")
