@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def _compile(text: str, defines: Sequence[str], library: Path) -> None:
         macros = [f"-D{define}" for define in defines]
         subprocess.run(["g++", *_FLAGS, *macros, "-o", str(result), str(code)], check=True)
         result.replace(library)
+
+
+@cache
+def _stacks(size: int) -> np.ndarray:
+    """Give the memory that the threads of every library take turns in: one of each would be more than a machine has."""
+    return np.empty(size, np.uint8)
 
 
 class _Event:
@@ -133,8 +140,10 @@ class EmulatedDevice:
     ) -> None:  # fmt: skip
         library = next(library for library in reversed(self._libraries) if hasattr(library, kernel))
         values = (ctypes.c_uint64 * len(parameters))(*parameters)
+        library.stack_bytes.restype = ctypes.c_size_t
         with self._one_at_a_time:
-            library.emulate(getattr(library, kernel), *grid, threads, values, len(parameters), shared, together)
+            stacks = ctypes.c_void_p(_stacks(library.stack_bytes()).ctypes.data)
+            library.emulate(stacks, getattr(library, kernel), *grid, threads, values, len(parameters), shared, together)
 
     def copy(self, source: Lines, target: Lines) -> None:
         assert (source.width, source.height) == (target.width, target.height)

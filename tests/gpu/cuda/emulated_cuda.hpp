@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #define EMULATED
@@ -48,7 +49,7 @@ struct Meeting {  // of the lanes of a mask; who writes for the next one disturb
     uint64_t posted[2][32][8];
 };
 struct Warp {
-    std::vector<Meeting> meetings;
+    std::deque<Meeting> meetings;  // which stay where they are as others come
 };
 static int current, alive;
 static int current_block();
@@ -64,7 +65,7 @@ static int threads_of_block;
 static int current_block() { return current / threads_of_block; }
 static Block& block() { return blocks[current_block()]; }
 static void* scheduler;
-static char* const stacks = (char*)std::malloc((size_t)MOST * STACK);  // pages that nobody touches take no memory
+static char* stacks;  // one after the other, of all threads that may be at once
 static void (*entry)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
 static uint64_t parameters[16];
 
@@ -94,7 +95,6 @@ inline Meeting& meeting(uint32_t mask) {
     auto& meetings = warps[current / 32].meetings;
     for (Meeting& found : meetings)
         if (found.mask == mask) return found;
-    if (meetings.size() == meetings.capacity()) std::abort();  // they must not move
     meetings.push_back({{}, mask, {}});
     return meetings.back();
 }
@@ -132,10 +132,7 @@ static void run_blocks(int count, int threads, dim3 first, int shared) {
         for (int j = 0; j < 6; ++j) *--sp = nullptr;
         fibers[i] = {sp, nullptr, 0, false};
     }
-    for (int i = 0; i < (all + 31) / 32; ++i) {
-        warps[i].meetings.clear();
-        warps[i].meetings.reserve(4096);
-    }
+    for (int i = 0; i < (all + 31) / 32; ++i) warps[i].meetings.clear();
     for (int i = 0; i < count; ++i) {
         for (Barrier& barrier : blocks[i].barriers) barrier = {};
         blocks[i].alive = threads;
@@ -176,9 +173,11 @@ template <class T> T value_of(uint64_t bits) {
 }
 }  // namespace emulation
 
+extern "C" size_t stack_bytes() { return (size_t)emulation::MOST * emulation::STACK; }
 extern "C" void emulate(
-    void* kernel, int x, int y, int z, int threads, const uint64_t* parameters, int count, int shared, bool together) {
+    char* stacks, void* kernel, int x, int y, int z, int threads, const uint64_t* parameters, int count, int shared, bool together) {
     using namespace emulation;
+    emulation::stacks = stacks;
     entry = (decltype(entry))kernel;
     for (int i = 0; i < count; ++i) emulation::parameters[i] = parameters[i];
     gridDim = {(unsigned)x, (unsigned)y, (unsigned)z};
