@@ -57,7 +57,8 @@ class OnnxEngine(HostEngine):
     quantize : {"int8", "int4"}, optional
         Weights as codes, see `gpu.onnx.codes`; quantised here if they were not before.
     export : str or Path, optional
-        A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder.
+        A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder. If its
+        graph takes adapters, none is what it gets: zeros of rank 1, which are bound once.
 
     Raises
     ------

@@ -251,7 +251,7 @@ class Decoder:
         return self._node("Add", product, change, name=f"{at}.adapted")
 
     def _change(self, x: str, at: str) -> str:
-        """What the adapter adds to a linear layer's product."""
+        """What the adapter adds to a linear layer's product: of tokens without company, as it is of rows together."""
         return self._low_rank(x, lora_names(at))
 
     def _low_rank(self, x: str, matrices: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from checkpoints import write_checkpoint
 
 from gpu import Checkpoint, ExportError, ModelConfig, OptionError, load_engine
 from gpu.onnx.export import export
+from gpu.onnx.graph import seal
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +97,22 @@ def test_a_graph_that_was_changed_is_refused(
         load(checkpoint, copied)
     assert str(refused.value).startswith(f"{copied} cannot be used: ")
     assert str(refused.value).endswith("export the checkpoint again")
+
+
+@pytest.mark.parametrize(
+    ("rank", "message"),
+    [("8", "it was changed"), ("33", "a lora_rank of 33 was asked for, no change of this model's .* above 32")],
+)
+def test_adapters_that_a_graph_does_not_take_are_found_though_it_was_sealed_again(
+    checkpoint: Path, copied: Path, rank: str, message: str
+) -> None:
+    def change(graph: onnx.ModelProto) -> None:
+        with_metadata("lora_rank", rank)(graph)
+        seal(graph)
+
+    rewritten(copied, change)
+    with pytest.raises(ExportError, match=rf"cannot be used: .*{message}.*export the checkpoint again"):
+        load(checkpoint, copied)
 
 
 def test_one_of_another_model_of_the_same_shape_is_refused(tmp_path: Path, copied: Path) -> None:

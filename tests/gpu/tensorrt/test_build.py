@@ -71,13 +71,14 @@ def test_every_family_builds_in_every_dtype(exported: Any, one_class: list[str],
 def test_a_plan_takes_adapters_and_says_so(exported: Any, one_class: list[str], family: str, dtype: str) -> None:
     from gpu.tensorrt.build import build
 
-    export = exported(family, dtype=dtype, lora_rank=32)
+    export = exported(family, dtype=dtype, lora_rank=32, config={"head_dim": 64})
     made = build(export, export.with_name("model.plan"), devices=one_class)
     assert made.lora_rank == 32
     assert read_identity(export.with_name("model.plan")) == made
     plan = export.with_name("model.plan").read_bytes()
     assert b"lora_a.1.down_proj" in plan
     assert b"lora_b.0.q_proj" in plan
+    assert dtype == "float32" or b"gemm_mha_v" in plan  # attention of a prefill is still one kernel, see below
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
