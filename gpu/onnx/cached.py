@@ -8,7 +8,7 @@ from gpu.checkpoint.fingerprint import model_fingerprint
 from gpu.checkpoint.index import Checkpoint
 from gpu.errors import ExportError
 from gpu.onnx.export import check_export, export
-from gpu.onnx.identity import FORMAT
+from gpu.onnx.identity import FORMAT, Identity
 from gpu.printable import printable
 from gpu.user_cache import user_cache
 from gpu.whole_folder import remove_folder
@@ -29,11 +29,12 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | No
         If the checkpoint cannot be read.
     """
     model_print = model_fingerprint(checkpoint.folder)
+    wanted = Identity(model_print, DTYPE, quantize=quantize)
     folder = user_cache("exports") / f"{model_print}-{quantize or DTYPE}-{FORMAT}"
     try:
         if folder.is_dir():
             with suppress(ExportError):
-                if check_export(folder, model, model_print).quantize == quantize:
+                if check_export(folder, model, model_print).with_weights("") == wanted:
                     return folder
             remove_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from gpu.onnx.data import EMBEDDINGS, places
 from gpu.onnx.export import GRAPH_FILE, check_export
 from gpu.onnx.graph import cache_names
 from gpu.onnx.identity import FORMAT, Identity
+from gpu.onnx.lora import no_adapter
 from gpu.onnx.runtime import VERSION, Binding, Session, bind, bind_cache, open_session
 from gpu.onnx.together import Together
 from gpu.onnx.together_graph import together_of
@@ -56,7 +57,8 @@ class OnnxEngine(HostEngine):
     quantize : {"int8", "int4"}, optional
         Weights as codes, see `gpu.onnx.codes`; quantised here if they were not before.
     export : str or Path, optional
-        A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder.
+        A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder. If its
+        graph takes adapters, none is what it gets: zeros of rank 1, which are bound once.
 
     Raises
     ------
@@ -95,16 +97,20 @@ class OnnxEngine(HostEngine):
         weights = sum(sizes.values())
         check_weights(weights)
         check_capacity(rows, capacity, needs, weights=weights)
+        lora_rank = None
         if export is None:
             folder = cached_export(checkpoint, model, quantize)
         else:
             folder = Path(export)
-            _check_fits(check_export(folder, model, model_fingerprint(checkpoint.folder)), rows, capacity, quantize)
+            identity = check_export(folder, model, model_fingerprint(checkpoint.folder))
+            _check_fits(identity, rows, capacity, quantize)
+            lora_rank = identity.lora_rank
         try:
             super().__init__(model, rows=rows, capacity=capacity)
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
-        self._threads, self._chunk, self._quantize = threads or 1, chunk, quantize
+        self._threads, self._chunk, self._quantize, self._lora_rank = threads or 1, chunk, quantize, lora_rank
+        self._adapter = {} if lora_rank is None else no_adapter(model)
         table_is_head = model.tied_embeddings and quantize is None
         unread = 0 if table_is_head else sizes[EMBEDDINGS]  # but for the rows of the tokens
         self._weight_bytes = weights - unread
@@ -157,6 +163,7 @@ class OnnxEngine(HostEngine):
             "dtype": DTYPE,
             "quantize": self._quantize,
             **({} if self._quantize is None else {"activations": "int8"}),
+            **({} if self._lora_rank is None else {"lora_rank": self._lora_rank}),
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
@@ -195,13 +202,14 @@ class OnnxEngine(HostEngine):
         if 2 * self._weight_bytes > machine_memory():
             self._batches = "one row after the other: a second graph's weights would not fit into memory"
             return
-        graph = together_of(self.model, Identity("", quantize=self._quantize), together_at_most).SerializeToString()
+        identity = Identity("", quantize=self._quantize, lora_rank=self._lora_rank)
+        graph = together_of(self.model, identity, together_at_most).SerializeToString()
         try:
             session = open_session(graph, data=self._folder, threads=self._threads)
         except ExportError as error:
             self._batches = f"one row after the other: {error}"
             return
-        together = Together(session, self.model, self.buffers, self._positions, together_at_most)
+        together = Together(session, self.model, self.buffers, self._positions, self._adapter, together_at_most)
         alone = self._left(rows, starts)
         together.feed(rows, starts)
         in_company = self._left(rows, starts)
@@ -238,6 +246,8 @@ class OnnxEngine(HostEngine):
         for layer in range(self.model.layers):
             for name, cache in zip(cache_names(layer), self.buffers.kv_cache[layer], strict=True):
                 bind_cache(binding, name, cache[here])
+        for name, matrix in self._adapter.items():
+            bind(binding.bind_input, name, matrix)
         return binding
 
     def _opened(self) -> Session:

@@ -13,6 +13,7 @@ from gpu.checkpoint.index import expected_tensors
 from gpu.onnx.codes import CODES, DOMAIN, OPERATOR, SCALES
 from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, EMBEDDINGS, HEAD, Place, places
 from gpu.onnx.identity import Identity
+from gpu.onnx.lora import lora_names, lora_shapes
 
 OPSET = 24  # the first with TensorScatter
 _IR_VERSION = 11
@@ -31,6 +32,9 @@ def model_of(model: ModelConfig, identity: Identity) -> ModelProto:
     are a row's, the last of which has the logits; `write_index` [batch] int64, the position of the first one;
     `positions` [attended] int64, 0, 1, ... up to the positions of the cache that are looked at, at least
     write_index + sequence; and for each layer `kv_cache.L.keys` and `.values` [batch, kv_heads, capacity, head_dim].
+    With a `lora_rank` in the identity, for each layer L and each projection P of q_proj, k_proj, v_proj, o_proj,
+    gate_proj, up_proj and down_proj also `lora_a.L.P` [rank, in] and `lora_b.L.P` [out, rank] in the export's dtype,
+    one rank of 1 and more for all: the projection of x then gives (x Aᵀ) Bᵀ more, for all rows alike.
 
     Outputs: `logits` [batch, vocab] float32, and the caches once more as `present.kv_cache.L.keys` and `.values`, which
     may be the same memory: only the positions from write_index on are written.
@@ -81,7 +85,7 @@ class Decoder:
     def __init__(self, model: ModelConfig, identity: Identity) -> None:
         self._model, self._identity = model, identity
         self._type = ELEMENT_TYPES[identity.dtype]
-        self._nodes: list[NodeProto] = []
+        self._nodes: dict[str, NodeProto] = {}
         self._constants: list[TensorProto] = []
         self._gives_company = identity.quantize is not None and CODES[identity.quantize].in_company
         self._places = places(model, identity.dtype, identity.quantize)
@@ -107,9 +111,9 @@ class Decoder:
         self._float32(self._head(last), "logits")
 
         return helper.make_graph(
-            self._nodes,
+            [*self._nodes.values()],
             "phasewalk",
-            [*self._inputs(), *self._caches("")],
+            [*self._inputs(), *self._caches(""), *self._adapter()],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.vocab]),
              *self._caches("present.")],
             [*self._constants, *(self._weight(place) for place in self._places)],
@@ -239,7 +243,23 @@ class Decoder:
             product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
         else:
             product = self._quantised(x, f"{at}.weight", f"{at}.weight", name=f"{at}.product")
-        return self._node("Add", product, f"{at}.bias", name=f"{at}.biased") if bias else product
+        if bias:
+            product = self._node("Add", product, f"{at}.bias", name=f"{at}.biased")
+        if self._identity.lora_rank is None:
+            return product
+        change = self._in_company(self._change(self._without_company(x), at))
+        return self._node("Add", product, change, name=f"{at}.adapted")
+
+    def _change(self, x: str, at: str) -> str:
+        """What the adapter adds to a linear layer's product: of tokens without company, as it is of rows together."""
+        return self._low_rank(x, lora_names(at))
+
+    def _low_rank(self, x: str, matrices: Sequence[str]) -> str:
+        """Two products, with few numbers between them."""
+        for matrix in matrices:
+            turned = self._node("Transpose", matrix, name=f"{matrix}.turned", perm=[1, 0])
+            x = self._node("MatMul", x, turned, name=f"{matrix}.product")
+        return x
 
     def _head(self, last: str) -> str:
         matrix = EMBEDDINGS if self._model.tied_embeddings else HEAD
@@ -264,8 +284,12 @@ class Decoder:
         return self._node("Cast", x, name=name, to=self._type)
 
     def _node(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
-        self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        self._add(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
+
+    def _add(self, node: NodeProto) -> None:
+        """Add a node; one that several ask for is there once."""
+        assert self._nodes.setdefault(node.name, node) == node
 
     # --- constants, inputs, weights -----------------------------------------------------------------------------------
 
@@ -295,6 +319,13 @@ class Decoder:
             helper.make_tensor_value_info(prefix + name, self._type, self._cache_shape("batch"))
             for layer in range(self._model.layers)
             for name in cache_names(layer)
+        ]
+
+    def _adapter(self) -> list[ValueInfoProto]:
+        if self._identity.lora_rank is None:
+            return []
+        return [
+            helper.make_tensor_value_info(name, self._type, shape) for name, shape in lora_shapes(self._model).items()
         ]
 
     def _cache_shape(self, batch: int | str) -> list[int | str | None]:

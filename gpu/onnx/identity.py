@@ -7,7 +7,7 @@ from gpu.errors import ExportError
 from gpu.onnx.codes import CODES
 from gpu.printable import printable
 
-FORMAT = 2  # of the graph and its files; another number is another graph
+FORMAT = 3  # of the graph and its files; another number is another graph
 DTYPES = ("float32", "bfloat16", "float16")
 _PREFIX = "phasewalk."
 
@@ -28,6 +28,7 @@ class Identity:
     max_batch: int | None = None  # rows that run together; None: any number
     weights: str = ""  # the fingerprint of the data file, once it is written
     quantize: str | None = None  # how the matrices of products are quantised, if they are
+    lora_rank: int | None = None  # of adapters at most; None: the graph takes none
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -36,7 +37,7 @@ class Identity:
             raise ExportError(
                 f"weights are not quantised as {printable(self.quantize, 80)}: expected {' or '.join(CODES)}"
             )
-        for name in ("capacity", "max_batch"):
+        for name in ("capacity", "max_batch", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ExportError(f"{name} is {value}, expected at least 1")
@@ -48,7 +49,8 @@ class Identity:
     def metadata(self) -> dict[str, str]:
         """Give what stands in the metadata of the graph's file."""
         values = {field.name: getattr(self, field.name) for field in fields(self)} | {
-            "quantize": self.quantize or "none"
+            "quantize": self.quantize or "none",
+            "lora_rank": self.lora_rank or "none",
         }
         return {f"{_PREFIX}{name}": _written(value) for name, value in {"format": FORMAT, **values}.items()}
 
@@ -75,6 +77,7 @@ class Identity:
                 max_batch=_number(found["max_batch"]),
                 weights=found["weights"],
                 quantize=None if found["quantize"] == "none" else found["quantize"],
+                lora_rank=None if found["lora_rank"] == "none" else int(found["lora_rank"]),
             )
         except (KeyError, ValueError) as error:
             raise ExportError(f"its metadata makes no sense: {printable(error)}") from None

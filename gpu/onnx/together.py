@@ -1,6 +1,6 @@
 """Decode steps of several rows together, through a graph that reads the weights once for all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,20 @@ class Together:
         Where the rows' tokens, caches and logits lie.
     positions : ndarray, [capacity] int64
         0, 1, ... of which a place is given as many as its row looks at.
+    adapter : mapping of str to ndarray
+        The matrices of the adapter that all places have, by the names of their inputs; none if the graph takes none.
     places : int
         Rows that can take a step at once.
     """
 
     def __init__(
-        self, session: Session, model: ModelConfig, buffers: Buffers, positions: npt.NDArray[np.int64], places: int
+        self,
+        session: Session,
+        model: ModelConfig,
+        buffers: Buffers,
+        positions: npt.NDArray[np.int64],
+        adapter: Mapping[str, npt.NDArray[np.float32]],
+        places: int,
     ) -> None:
         self.places = places
         self._session, self._model, self._buffers, self._positions = session, model, buffers, positions
@@ -44,6 +52,9 @@ class Together:
         bind(self._binding.bind_input, "input_ids", self._ids)
         bind(self._binding.bind_input, "write_index", self._write_index)
         bind(self._binding.bind_output, "logits", self._logits)
+        for name, matrix in adapter.items():
+            for place in range(places):
+                bind(self._binding.bind_input, f"{name}.{place}", matrix)
         self._seat([])
 
     def feed(self, rows: Sequence[int], starts: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from gpu.checkpoint.config import ModelConfig
 from gpu.onnx.graph import Decoder, cache_names, whole
 from gpu.onnx.identity import Identity
+from gpu.onnx.lora import RANK, lora_names, lora_shapes
 
 
 def together_of(model: ModelConfig, identity: Identity, rows: int) -> ModelProto:
@@ -12,13 +13,14 @@ def together_of(model: ModelConfig, identity: Identity, rows: int) -> ModelProto
 
     It differs from the exported graph in that caches and lengths are inputs of their own for each row r, so that
     rows need not lie side by side, nor be equally long: `positions.r`, `kv_cache.L.keys.r` and `.values.r`, and the
-    outputs `present.` of these. `input_ids` is [rows, 1], and there are no `input_lengths`.
+    outputs `present.` of these. `input_ids` is [rows, 1], and there are no `input_lengths`. With a `lora_rank` each row
+    has an adapter of its own, `lora_a.L.P.r` and `lora_b.L.P.r`, of a rank of its own.
     """
     return whole(_Together(model, identity, rows).graph(), identity)
 
 
 class _Together(Decoder):
-    """Products are of all rows, attention is of each row alone, in the shapes that it has without company."""
+    """Products with weights are of all rows; attention and adapters are of each row alone, in the shapes of one."""
 
     def __init__(self, model: ModelConfig, identity: Identity, rows: int) -> None:
         super().__init__(model, identity)
@@ -51,13 +53,20 @@ class _Together(Decoder):
             )
         return self._node("Concat", *heads, name=f"model.layers.{layer}.self_attn.attended", axis=0)
 
+    def _change(self, x: str, at: str) -> str:
+        self._apart(x)
+        changes = [
+            self._low_rank(f"{x}.{row}", [f"{name}.{row}" for name in lora_names(at)]) for row in range(self._rows)
+        ]
+        return self._node("Concat", *changes, name=f"{at}.change", axis=0)
+
     def _last_token(self, x: str) -> str:
         self._integers("last_axis", [1])
         return self._node("Squeeze", x, "last_axis", name="last")
 
     def _apart(self, name: str) -> None:
         """Give each row's part of something a name: its own, and the row's number."""
-        self._nodes.append(
+        self._add(
             helper.make_node(
                 "Split", [name], [f"{name}.{row}" for row in range(self._rows)], name=f"{name}.apart",
                 axis=0, num_outputs=self._rows,
@@ -79,5 +88,16 @@ class _Together(Decoder):
             helper.make_tensor_value_info(f"{prefix}{name}.{row}", self._type, self._cache_shape(1))
             for layer in range(self._model.layers)
             for name in cache_names(layer)
+            for row in range(self._rows)
+        ]
+
+    def _adapter(self) -> list[ValueInfoProto]:
+        if self._identity.lora_rank is None:
+            return []
+        return [
+            helper.make_tensor_value_info(
+                f"{name}.{row}", self._type, [f"{part}.{row}" if part == RANK else part for part in shape]
+            )
+            for name, shape in lora_shapes(self._model).items()
             for row in range(self._rows)
         ]

@@ -11,6 +11,7 @@ from gpu.memory import machine_memory, size
 from gpu.onnx.data import stored_size
 from gpu.onnx.export import read_export
 from gpu.onnx.identity import Identity
+from gpu.onnx.lora import is_lora
 from gpu.printable import printable
 from gpu.tensorrt.library import FLAVOUR, KEEPS_TIMINGS, VERSION, Errors, check_devices, set_devices, trt
 from gpu.tensorrt.monitor import BuildProgress, Monitor
@@ -23,6 +24,8 @@ _COPIES = 3  # of the weights that are in memory at least, as measured
 _HEED = 0.1  # seconds until Ctrl-C is heeded, where it interrupts no wait
 _MOST_ROWS = 4096
 _MOST_POSITIONS = 2**24
+_MOST_RANK = 2**17
+_USUAL_RANK = 16  # of adapters
 
 
 def build(
@@ -35,8 +38,8 @@ def build(
 ) -> PlanIdentity:
     """Compile an export to a plan: one engine, with a profile for prefill, number 0, and one for decode, number 1.
 
-    Both have all inputs of the graph, see `gpu.onnx.graph.model_of`. They share the weights. Ctrl-C ends the build at
-    its next step.
+    Both have all inputs of the graph, see `gpu.onnx.graph.model_of`; an adapter may have any rank up to that of the
+    export. They share the weights. Ctrl-C ends the build at its next step.
 
     Parameters
     ----------
@@ -99,6 +102,7 @@ def build(
 def plan_identity(exported: Identity, classes: tuple[str, ...]) -> PlanIdentity:
     """Give what the plan of an export says of itself; PlanError if the export is not for one capacity and batch."""
     capacity = _fixed("capacity", exported.capacity, _MOST_POSITIONS)
+    rank = exported.lora_rank
     return PlanIdentity(
         fingerprint=exported.fingerprint,
         flavour=FLAVOUR,
@@ -108,6 +112,7 @@ def plan_identity(exported: Identity, classes: tuple[str, ...]) -> PlanIdentity:
         capacity=capacity,
         max_batch=_fixed("max-batch", exported.max_batch, _MOST_ROWS),
         chunk=min(CHUNK, capacity),
+        lora_rank=None if rank is None else _fixed("lora-rank", rank, _MOST_RANK),
     )
 
 
@@ -121,6 +126,9 @@ def profiles(builder: Any, network: Any, plan: PlanIdentity) -> Iterator[Any]:
                 shapes = [(1, 1), (usual_rows, chunk), (plan.max_batch, chunk)]
             elif name == "positions":
                 shapes = [(1,), (plan.capacity,), (plan.capacity,)]
+            elif plan.lora_rank is not None and is_lora(name):
+                ranks = (1, min(_USUAL_RANK, plan.lora_rank), plan.lora_rank)
+                shapes = [tuple(rank if size < 0 else size for size in tensor.shape) for rank in ranks]
             elif name not in ("input_lengths", "write_index") and not name.startswith("kv_cache."):
                 raise PlanError(f"the graph has an input {printable(name)}, which this version does not bind")
             else:

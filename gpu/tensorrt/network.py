@@ -9,10 +9,12 @@ from onnx import ModelProto, helper
 from gpu.errors import PlanError
 from gpu.onnx.export import GRAPH_FILE
 from gpu.onnx.identity import Identity
+from gpu.onnx.lora import is_lora
 from gpu.printable import printable
 from gpu.tensorrt.library import FLAVOUR, VERSION, trt
 
 _TOLD = 5  # errors of the parser
+_OPEN = -1  # a dimension whose size is known when the plan runs
 
 
 def parse(network: Any, graph: ModelProto, identity: Identity, folder: Path, log: Any) -> None:
@@ -21,12 +23,14 @@ def parse(network: Any, graph: ModelProto, identity: Identity, folder: Path, log
     Raises
     ------
     PlanError
-        If the parser refuses a node, or made something else of a cache than one that is written in place.
+        If the parser refuses a node, made something else of a cache than one that is written in place, or of an
+        adapter than what the export says.
     """
     parser = trt.OnnxParser(network, log)
     if not parser.parse(as_it_parses(graph).SerializeToString(), str(folder / GRAPH_FILE)):
         raise PlanError(f"{FLAVOUR} {VERSION} does not read {printable(folder / GRAPH_FILE)}: {_refusals(parser)}")
     _check_caches(network, identity)
+    _check_adapter(network, identity)
 
 
 def as_it_parses(graph: ModelProto) -> ModelProto:
@@ -90,3 +94,14 @@ def _check_caches(network: Any, identity: Identity) -> None:
             raise PlanError(
                 f"{printable(name)} has the shape {tuple(tensor.shape)}, expected {identity.capacity} positions"
             )
+
+
+def _check_adapter(network: Any, identity: Identity) -> None:
+    """See that adapters of any rank go in if the export says so, and else none."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in inputs(network).items() if is_lora(name)}
+    if bool(shapes) != (identity.lora_rank is not None):
+        said = "none" if identity.lora_rank is None else f"adapters of rank {identity.lora_rank} at most"
+        raise PlanError(f"the graph takes {len(shapes)} matrices of adapters, the export says that it takes {said}")
+    for name, shape in shapes.items():
+        if len(shape) != 2 or shape.count(_OPEN) != 1:
+            raise PlanError(f"{printable(name)} has the shape {shape}, expected two dimensions, one of them open")

@@ -15,7 +15,7 @@ from gpu.errors import PlanError
 from gpu.printable import printable
 from gpu.whole_folder import whole_file
 
-FORMAT = 1  # of the file, and of the inputs and profiles of the engine in it
+FORMAT = 2  # of the file, and of the inputs and profiles of the engine in it
 MAGIC = b"phasewalk plan\r\n"  # a file that was changed as text has another end of line
 PAGE = 4096  # bytes
 _DIGEST = hashlib.sha256().digest_size
@@ -33,6 +33,7 @@ class PlanIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capacity: Annotated[int, _COUNT]  # positions of a row
     max_batch: Annotated[int, _COUNT]  # rows that run together at most
     chunk: Annotated[int, _COUNT]  # tokens of a row that a prefill takes at most
+    lora_rank: Annotated[int, _COUNT] | None  # of adapters at most; None: the engine takes none
 
 
 class Here(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phases.cli.files import check_new
-from phases.cli.screen import build_bar, shown, stdout
+from phases.cli.screen import adapters, build_bar, shown, stdout
 
 
 def build(
@@ -38,8 +38,8 @@ def build(
     for sm75 is for it alone, and in float16. The full TensorRT (pip install
     'phasewalk\\[tensorrt]') builds for the GPU of its machine, and no other.
 
-    Dtype, capacity and rows are those of the export. In bfloat16 and float16
-    attention is one kernel, for the usual sizes of heads; a prefill in float32
+    Dtype, capacity, rows and the rank of adapters are those of the export. In
+    bfloat16 and float16 attention is one kernel, for the usual sizes of heads; a prefill in float32
     has several.
 
     The plan says of which model it is, which TensorRT built it, and for which
@@ -65,4 +65,5 @@ def build(
     stdout().print(
         f"{shown(str(output))}: {memory.size(output.stat().st_size)}, {plan.flavour} {plan.version} for "
         f"{', '.join(plan.devices)}; {plan.dtype}, {plan.max_batch} rows of {plan.capacity} tokens"
+        f"{adapters(plan.lora_rank)}"
     )

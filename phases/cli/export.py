@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from phases.cli.files import check_new
-from phases.cli.screen import loading_bar, shown, stdout
+from phases.cli.screen import adapters, loading_bar, shown, stdout
 
 GRAPH = "Graph"
 
@@ -40,6 +40,11 @@ def export(
     max_batch: Annotated[
         int, typer.Option(min=1, help="Rows that run together at most.", rich_help_panel=GRAPH)
     ] = 8,
+    lora_rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rank at most of a LoRA adapter, which the graph then takes as further inputs.",
+                     show_default="no adapters", rich_help_panel=GRAPH),
+    ] = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint as one ONNX graph.
 
@@ -53,6 +58,10 @@ def export(
     of each row's last token: input_ids, input_lengths, write_index, positions,
     kv_cache.0.keys, kv_cache.0.values, ... in; logits, present.kv_cache.0.keys,
     present.kv_cache.0.values, ... out.
+
+    With --lora-rank it also takes an adapter, two matrices for each projection
+    of a layer: lora_a.0.q_proj of rank rows, lora_b.0.q_proj of rank columns,
+    ... Zeros of rank 1 change nothing. It costs time in every step.
 
     To run a model takes no export, as the engine onnx makes its own when it
     first loads one: phasewalk run "Hello" --engine onnx
@@ -81,6 +90,9 @@ def export(
             dtype=dtype.value,
             capacity=default_capacity(model) if capacity is None else capacity,
             max_batch=max_batch,
+            lora_rank=lora_rank,
         )
     written = sum(file.stat().st_size for file in output.iterdir())
-    stdout().print(f"{shown(str(output))}: {shown(exports.GRAPH_FILE)} and its data, {size(written)}")
+    stdout().print(
+        f"{shown(str(output))}: {shown(exports.GRAPH_FILE)} and its data, {size(written)}{adapters(lora_rank)}"
+    )

@@ -42,6 +42,11 @@ def shown(text: str) -> str:
     return escape(printable(text))
 
 
+def adapters(rank: int | None) -> str:
+    """Say at the end of a line which LoRA adapters a graph takes, or nothing if it takes none."""
+    return "" if rank is None else f"; takes adapters of rank 1 to {rank}"
+
+
 @contextmanager
 def loading_bar(what: str, *, doing: str = "loading") -> Iterator["Progress | None"]:
     """A progress bar on stderr while a large checkpoint loads; None where stderr is no terminal."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from asynchronous_engine import AsynchronousEngine
 from chat_checkpoint import write_chat_checkpoint
 from emulated_device import CAN_EMULATE, emulated
 
-from gpu import Engine, HostEngine, engines, load_engine, unavailable_engines
+from gpu import Checkpoint, Engine, HostEngine, ModelConfig, engines, load_engine, unavailable_engines
 from phases import Generator, SamplingParams
 from phases.tokenizer import Tokenizer
 
@@ -28,10 +29,26 @@ def _asynchronous(folder: Path, **options: Any) -> Engine:
     return AsynchronousEngine(device)
 
 
+def _taking_adapters(folder: Path, **options: Any) -> Engine:
+    from gpu.onnx.export import export
+
+    model = ModelConfig.from_folder(folder)
+    target = Path(mkdtemp(dir=folder.parent)) / "export"
+    export(Checkpoint.open(folder, model), model, target, lora_rank=8)
+    return load_engine(folder, "onnx", export=target, **options)
+
+
 ENGINES: dict[str, Load] = {
     **{name: partial(load_engine, engine=name) for name in engines()},
     "numpy, 2 threads": partial(load_engine, engine="numpy", threads=2),
-    **({"onnx, int8": partial(load_engine, engine="onnx", quantize="int8")} if "onnx" in engines() else {}),
+    **(
+        {
+            "onnx, int8": partial(load_engine, engine="onnx", quantize="int8"),
+            "onnx, adapters": _taking_adapters,
+        }
+        if "onnx" in engines()
+        else {}
+    ),
     "asynchronous": _asynchronous,
     **({"cuda, emulated": emulated} if CAN_EMULATE else {}),
 }

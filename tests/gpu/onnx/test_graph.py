@@ -98,8 +98,9 @@ def test_the_file_is_standard_and_says_what_it_is(tmp_path: Path, dtype: str) ->
     assert metadata.pop("phasewalk.weights")
     assert metadata.pop("phasewalk.graph")
     assert metadata == {
-        "phasewalk.format": "2", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
+        "phasewalk.format": "3", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
         "phasewalk.capacity": "48", "phasewalk.max_batch": "4", "phasewalk.quantize": "none",
+        "phasewalk.lora_rank": "none",
     }  # fmt: skip
     found = check_export(target, ModelConfig.from_folder(folder), model_fingerprint(folder))
     assert (found.dtype, found.capacity, found.max_batch) == (dtype, 48, 4)
@@ -121,6 +122,10 @@ def test_the_data_are_the_tensors_of_the_checkpoint(tmp_path: Path) -> None:
         ({"dtype": "int3"}, "no dtype int3: expected one of float32, bfloat16, float16"),
         ({"capacity": 0}, "capacity is 0, expected at least 1"),
         ({"max_batch": 0}, "max_batch is 0, expected at least 1"),
+        ({"lora_rank": 0}, "lora_rank is 0, expected at least 1"),
+        ({"lora_rank": -3}, "lora_rank is -3, expected at least 1"),
+        ({"lora_rank": 33}, "lora_rank of 33 was asked for, no change of this model's matrices has a rank above 32"),
+        ({"lora_rank": 10**90}, r"lora_rank of 10+ \.\.\. \(91 characters\) was asked for"),
         ({"capacity": 129}, "capacity of 129 was asked for, the model has 128 positions"),
     ],
 )
@@ -143,5 +148,5 @@ def test_numbers_that_float16_cannot_hold_are_refused_by_name(tmp_path: Path) ->
 
 
 def test_an_identity_reads_back() -> None:
-    for identity in (Identity("f"), Identity("f", "float16", 5, 6, "w"), Identity("f", quantize="int4")):
+    for identity in (Identity("f"), Identity("f", "float16", 5, 6, "w"), Identity("f", quantize="int4", lora_rank=7)):
         assert Identity.of(identity.metadata()) == identity

@@ -11,6 +11,7 @@ from checkpoints import write_checkpoint
 
 from gpu import Checkpoint, ExportError, ModelConfig, OptionError, load_engine
 from gpu.onnx.export import export
+from gpu.onnx.graph import seal
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +79,11 @@ def test_one_that_is_whole_runs(checkpoint: Path, copied: Path) -> None:
         (with_metadata("quantize", "int3"), "metadata makes no sense: weights are not quantised as int3"),
         (with_metadata("dtype", "int3"), "metadata makes no sense: there is no dtype int3"),
         (with_metadata("capacity", "many"), "metadata makes no sense"),
-        (with_metadata("format", "1"), "it has format 1, this version reads and writes 2"),
+        (with_metadata("lora_rank", "8"), "it was changed"),
+        (with_metadata("lora_rank", "0"), "metadata makes no sense: lora_rank is 0, expected at least 1"),
+        (with_metadata("lora_rank", "any"), "metadata makes no sense"),
+        (with_metadata("lora_rank", "9" * 5000), "metadata makes no sense"),
+        (with_metadata("format", "1"), "it has format 1, this version reads and writes 3"),
         (with_metadata("format", "\x1b[2J"), r"it has format \\x1b\[2J"),
         (with_metadata("fingerprint", "0" * 32), "it is of another model: it names the fingerprint 0{32}"),
         (lambda graph: graph.ClearField("metadata_props"), "its metadata names no format"),
@@ -92,6 +97,22 @@ def test_a_graph_that_was_changed_is_refused(
         load(checkpoint, copied)
     assert str(refused.value).startswith(f"{copied} cannot be used: ")
     assert str(refused.value).endswith("export the checkpoint again")
+
+
+@pytest.mark.parametrize(
+    ("rank", "message"),
+    [("8", "it was changed"), ("33", "a lora_rank of 33 was asked for, no change of this model's .* above 32")],
+)
+def test_adapters_that_a_graph_does_not_take_are_found_though_it_was_sealed_again(
+    checkpoint: Path, copied: Path, rank: str, message: str
+) -> None:
+    def change(graph: onnx.ModelProto) -> None:
+        with_metadata("lora_rank", rank)(graph)
+        seal(graph)
+
+    rewritten(copied, change)
+    with pytest.raises(ExportError, match=rf"cannot be used: .*{message}.*export the checkpoint again"):
+        load(checkpoint, copied)
 
 
 def test_one_of_another_model_of_the_same_shape_is_refused(tmp_path: Path, copied: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from chat_checkpoint import write_chat_checkpoint
 from checkpoints import FAMILIES, write_checkpoint
+from dequantised import dequantised
 
 from gpu import Checkpoint, Engine, ModelConfig, OptionError, load_engine
 from gpu.cuda.shape import Shape
@@ -27,14 +28,6 @@ pytestmark = pytest.mark.slow
 
 KINDS = pytest.mark.parametrize("kind", [*CODES])
 GREEDY = SamplingParams(temperature=0, max_new_tokens=6, stop_token_ids=())
-
-
-def dequantised(kind: str, codes: np.ndarray, scales: np.ndarray, columns: int) -> np.ndarray:
-    """The numbers that codes stand for: the lower half of a byte is the first code, and the middle one is zero."""
-    if kind == "int4":
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
-    whole = codes.astype(np.float32) - 2 ** (CODES[kind].bits - 1)
-    return (whole * scales[:, :, None]).reshape(len(codes), -1)[:, :columns]
 
 
 @KINDS

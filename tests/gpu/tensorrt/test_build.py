@@ -67,6 +67,20 @@ def test_every_family_builds_in_every_dtype(exported: Any, one_class: list[str],
     assert left_beside(export) == ["model.plan"]
 
 
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "bfloat16"), ("qwen2", "float16"), ("qwen3", "float32")])
+def test_a_plan_takes_adapters_and_says_so(exported: Any, one_class: list[str], family: str, dtype: str) -> None:
+    from gpu.tensorrt.build import build
+
+    export = exported(family, dtype=dtype, lora_rank=32, config={"head_dim": 64})
+    made = build(export, export.with_name("model.plan"), devices=one_class)
+    assert made.lora_rank == 32
+    assert read_identity(export.with_name("model.plan")) == made
+    plan = export.with_name("model.plan").read_bytes()
+    assert b"lora_a.1.down_proj" in plan
+    assert b"lora_b.0.q_proj" in plan
+    assert dtype == "float32" or b"gemm_mha_v" in plan  # attention of a prefill is still one kernel, see below
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_plan_is_for_several_classes(exported: Any, several_classes: list[str], dtype: str) -> None:
     from gpu.tensorrt.build import build
@@ -266,6 +280,49 @@ def test_an_input_that_this_version_knows_nothing_of_is_refused(exported: Any, o
 
     change_graph(export, more, sealed=True)
     with pytest.raises(PlanError, match="the graph has an input lora, which this version does not bind"):
+        build(export, export.with_name("model.plan"), devices=one_class)
+
+
+@pytest.mark.parametrize(
+    ("rank", "said", "message"),
+    [
+        (None, "8", "takes 0 matrices of adapters, the export says that it takes adapters of rank 8 at most"),
+        (8, "none", "takes 28 matrices of adapters, the export says that it takes none"),
+        (8, "1" + 40 * "0", r"lora-rank of 10+ .*, a plan can have 131072"),
+        (8, "-1", "metadata makes no sense: lora_rank is -1, expected at least 1"),
+    ],
+)
+def test_adapters_that_the_graph_takes_are_those_that_it_is_said_to_take(
+    exported: Any, one_class: list[str], rank: int | None, said: str, message: str
+) -> None:
+    from gpu.tensorrt.build import build
+
+    export = exported(lora_rank=rank)
+    model = onnx.load(export / "model.onnx", load_external_data=False)
+    next(entry for entry in model.metadata_props if entry.key == "phasewalk.lora_rank").value = said
+    seal(model)
+    (export / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises((PlanError, ExportError), match=message):
+        build(export, export.with_name("model.plan"), devices=one_class)
+    assert left_beside(export) == []
+
+
+def test_an_adapter_of_one_rank_alone_is_refused(exported: Any, one_class: list[str]) -> None:
+    from gpu.tensorrt.build import build
+
+    export = exported(lora_rank=8)
+
+    def fixed(graph: onnx.GraphProto) -> None:
+        for entry in graph.input:
+            if entry.name in ("lora_a.0.q_proj", "lora_b.0.q_proj"):
+                for dim in entry.type.tensor_type.shape.dim:
+                    if dim.dim_param:
+                        dim.dim_value = 4
+
+    change_graph(export, fixed, sealed=True)
+    with pytest.raises(
+        PlanError, match=r"lora_a\.0\.q_proj has the shape \(4, 32\), expected two .*, one of them open"
+    ):
         build(export, export.with_name("model.plan"), devices=one_class)
 
 

@@ -91,6 +91,23 @@ def test_inputs_and_outputs_are_those_of_the_graph(exported: Any) -> None:
     assert not any(tensor.is_shape_tensor for tensor in parsed.inputs.values())  # nothing is read on the host
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_adapters_of_any_rank_go_in(exported: Any, family: str, dtype: str) -> None:
+    from gpu.onnx.lora import RANK, lora_shapes
+    from gpu.tensorrt.library import trt
+
+    export = exported(family, dtype=dtype, lora_rank=8)
+    parsed = Parsed(export)
+    number = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF, "bfloat16": trt.DataType.BF16}[dtype]
+    expected = lora_shapes(ModelConfig.from_folder(export.with_name("checkpoint")))
+    assert {
+        name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in parsed.inputs.items() if name.startswith("lora_")
+    } == {name: (number, tuple(-1 if size == RANK else size for size in shape)) for name, shape in expected.items()}
+    assert parsed.kinds()["KV_CACHE_UPDATE"] == 2 * LAYERS
+    assert parsed.errors.told == []
+
+
 def test_attention_may_be_taken_apart_and_the_export_stays_standard(exported: Any) -> None:
     import onnx
 
@@ -139,6 +156,27 @@ def test_one_profile_is_for_prefill_and_one_for_decode(exported: Any) -> None:
             assert {shapes(profile, name)[0][0], shapes(profile, name)[2][0]} == {1, ROWS}, name
         assert shapes(profile, "kv_cache.1.values")[0] == (1, HEADS, CAPACITY, HEAD_DIM)
         assert shapes(profile, "kv_cache.1.values")[2] == (ROWS, HEADS, CAPACITY, HEAD_DIM)
+
+
+@pytest.mark.parametrize(("most", "ranks"), [(1, (1, 1, 1)), (8, (1, 8, 8)), (32, (1, 16, 32))])
+def test_both_profiles_take_every_rank_up_to_that_of_the_export(
+    exported: Any, most: int, ranks: tuple[int, ...]
+) -> None:
+    from gpu.onnx.export import read_export
+    from gpu.tensorrt.build import plan_identity, profiles
+
+    export = exported(lora_rank=most)
+    parsed = Parsed(export)
+    plan = plan_identity(read_export(export)[0], ("sm89",))
+    assert plan.lora_rank == most
+    made = [*profiles(parsed.builder, parsed.network, plan)]
+    assert len(made) == 2
+    for profile in made:
+        for layer in range(LAYERS):
+            a = profile.get_shape(f"lora_a.{layer}.down_proj")
+            b = profile.get_shape(f"lora_b.{layer}.down_proj")
+            assert [tuple(dims) for dims in a] == [(rank, 48) for rank in ranks]
+            assert [tuple(dims) for dims in b] == [(32, rank) for rank in ranks]
 
 
 def test_the_checkpoint_has_the_sizes_that_these_tests_name(exported: Any) -> None:

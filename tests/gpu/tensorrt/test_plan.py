@@ -14,7 +14,7 @@ ENGINE = bytes(range(256)) * 40
 HERE = Here("tensorrt_rtx", "1.7.1.116", "sm89")
 IDENTITY = PlanIdentity(
     fingerprint="f" * 32, flavour=HERE.flavour, version=HERE.version, devices=("sm86", "sm89"), dtype="bfloat16",
-    capacity=64, max_batch=2, chunk=32,
+    capacity=64, max_batch=2, chunk=32, lora_rank=None,
 )  # fmt: skip
 
 
@@ -22,6 +22,9 @@ IDENTITY = PlanIdentity(
 def plan(tmp_path: Path) -> Path:
     write_plan(tmp_path / "model.plan", IDENTITY, memoryview(ENGINE))
     return tmp_path / "model.plan"
+
+
+NO_COUNTS = (0, -1, 2**31, 1.5, "9")
 
 
 def read(path: Path) -> None:
@@ -36,6 +39,10 @@ def sealed(page: object, engine: bytes = ENGINE) -> bytes:
 
 def test_a_plan_reads_back(plan: Path) -> None:
     assert read_identity(plan) == IDENTITY
+    adapting = msgspec.structs.replace(IDENTITY, lora_rank=16)
+    write_plan(plan.with_name("adapting.plan"), adapting, memoryview(ENGINE))
+    assert read_identity(plan.with_name("adapting.plan")) == adapting
+    plan.with_name("adapting.plan").unlink()
     assert read_engine(plan, HERE, IDENTITY.fingerprint) == (IDENTITY, ENGINE)
     assert plan.stat().st_size == PAGE + len(ENGINE)
     assert [path.name for path in plan.parent.iterdir()] == ["model.plan"]
@@ -85,6 +92,7 @@ def test_a_file_that_was_cut_short_or_grew_is_refused(plan: Path) -> None:
     [
         ({"format": FORMAT + 1}, f"of format {FORMAT + 1}, this version reads and writes {FORMAT}"),
         ({"format": "1"}, "makes no sense"),
+        ({"format": 1}, f"of format 1, this version reads and writes {FORMAT}"),
         ({"engine_size": -1}, "makes no sense"),
         ({"engine_size": 2**70}, "makes no sense|is damaged"),
         ({"engine_size": 2**60}, "expected 1152921504606851072"),
@@ -102,8 +110,13 @@ def test_a_page_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str,
         read(tmp_path / "model.plan")
 
 
-@pytest.mark.parametrize("field", ["capacity", "max_batch", "chunk"])
-@pytest.mark.parametrize("value", [0, -1, 2**31, 1.5, "9", None])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in ("capacity", "max_batch", "chunk", "lora_rank") for value in NO_COUNTS),
+        *((field, None) for field in ("capacity", "max_batch", "chunk")),
+    ],
+)
 def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, field: str, value: object) -> None:
     identity = msgspec.to_builtins(IDENTITY) | {field: value}
     page = {"format": FORMAT, "identity": identity, "engine_size": len(ENGINE), "engine_sha256": ""}
@@ -114,12 +127,12 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, field: str, valu
 
 def test_a_page_cannot_make_the_reader_recurse_or_the_terminal_obey(tmp_path: Path) -> None:
     path = tmp_path / "model.plan"
-    for text in (b"[" * 4000, b'{"format": 1, "identity": ' + b'{"a":' * 700, b"\xff\xfe", b""):
+    for text in (b"[" * 4000, b'{"format": %d, "identity": ' % FORMAT + b'{"a":' * 700, b"\xff\xfe", b""):
         path.write_bytes(sealed(text))
         with pytest.raises(PlanError, match="makes no sense"):
             read(path)
     identity = msgspec.to_builtins(IDENTITY) | {"flavour": "\x1b[31m"}
-    path.write_bytes(sealed({"format": 1, "identity": identity, "engine_size": len(ENGINE), "engine_sha256": ""}))
+    path.write_bytes(sealed({"format": FORMAT, "identity": identity, "engine_size": len(ENGINE), "engine_sha256": ""}))
     with pytest.raises(PlanError) as caught:
         read(path)
     assert "\x1b" not in str(caught.value)

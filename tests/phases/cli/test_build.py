@@ -56,6 +56,15 @@ def test_the_bundled_model_builds(library: None, phasewalk: Command, dtype: str,
     assert here() == ["export", "model.plan"]
 
 
+def test_the_rank_of_adapters_is_that_of_the_export(library: None, phasewalk: Command) -> None:
+    arguments = ("-o", "export", "--dtype", "bfloat16", "--capacity", "64", "--lora-rank", "4")
+    assert phasewalk("export", str(DEMO_MODEL), *arguments).code == 0
+    answer = phasewalk("build", "export", "-o", "model.plan", "--device", "sm89")
+    assert (answer.code, answer.err) == (0, "")
+    assert read_identity(Path("model.plan")).lora_rank == 4
+    assert " ".join(answer.out.split()).endswith("8 rows of 64 tokens; takes adapters of rank 1 to 4")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -30,6 +30,14 @@ def test_it_makes_a_folder_and_says_where(phasewalk: Command, checkpoint: Path, 
         load_engine(checkpoint, "onnx", export="made", capacity=64).close()
 
 
+def test_it_says_which_adapters_the_graph_takes(phasewalk: Command, checkpoint: Path) -> None:
+    answer = phasewalk("export", str(checkpoint), "-o", "made", "--lora-rank", "8")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("made: model.onnx and its data, ")
+    assert answer.out.endswith("; takes adapters of rank 1 to 8\n")
+    load_engine(checkpoint, "onnx", export="made", max_batch=2).close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -41,6 +49,13 @@ def test_it_makes_a_folder_and_says_where(phasewalk: Command, checkpoint: Path, 
         (["{model}", "-o", "made", "--capacity", "129"], 1, "a capacity of 129 was asked for, the model has 128"),
         (["{model}", "-o", "made", "--capacity", "0"], 2, "greater than or equal to 1"),
         (["{model}", "-o", "made", "--max-batch", "0"], 2, "greater than or equal to 1"),
+        (["{model}", "-o", "made", "--lora-rank", "0"], 2, "greater than or equal to 1"),
+        (["{model}", "-o", "made", "--lora-rank", "-4"], 2, "greater than or equal to 1"),
+        (
+            ["{model}", "-o", "made", "--lora-rank", "33"],
+            1,
+            "a lora_rank of 33 was asked for, no change of this model's",
+        ),
         (["{model}"], 2, "--output"),
     ],
 )
