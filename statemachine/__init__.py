@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from statemachine.definition.guard import Guard, guard
 from statemachine.definition.machine import Machine
 from statemachine.definition.migration import Migration
-from statemachine.definition.phase import End, Phase, Status
+from statemachine.definition.phase import End, Phase, Status, Wait
 from statemachine.definition.table import Edit, Signal, Transition
 from statemachine.errors import (
     Finding,
@@ -76,6 +76,7 @@ __all__ = [
     "Step",
     "Transition",
     "Verdict",
+    "Wait",
     "guard",
     "play",
     "recover",
@@ -103,4 +104,8 @@ def _save(run: Run[Any], *arguments: Any, **options: Any) -> None:
     importlib.import_module("statemachine.record.snapshot").save(run, *arguments, **options)
 
 
-Run.saver = _save  # here execution, which knows nothing of records, meets what records
+def _typed(outcome: Any, phase: Phase[Any, Any]) -> Any:
+    return importlib.import_module("statemachine.record.exact").answer(outcome, phase)
+
+
+Run.saver, Run.typed = _save, _typed  # here execution, which knows nothing of records, meets what records

@@ -58,7 +58,7 @@ class PhaseError(StateMachineError):
 
 
 class OutcomeError(StateMachineError, ValueError):
-    """An outcome that no record can hold exactly."""
+    """An outcome that no record can hold exactly, or an answer that is not of the type that its phase declares."""
 
 
 class JournalError(StateMachineError):

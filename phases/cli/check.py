@@ -32,7 +32,7 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
         table.add_row(
             shown(phase.name),
             shown("\n".join(name_of(way.target) for way in ways) or "(end)"),
-            shown("\n".join(way.when.name if way.when else "always" for way in ways)),
+            shown("\n".join(way.condition or "always" for way in ways)),
             str(len(atoms)),
             str(2 ** len(atoms)) if ways else "",
         )

@@ -18,7 +18,7 @@ class GuardTruth:
 
 def guards_of(machine: Machine[Any]) -> dict[str, Guard[Any]]:
     """Every guard that some transition asks, by its name."""
-    return {atom.name: atom for way in machine.transitions if way.when for atom in way.when.atoms}
+    return {atom.name: atom for way in machine.transitions if way.when is not None for atom in way.when.atoms}
 
 
 def guard_truths(run: Run[Any]) -> tuple[GuardTruth, ...]:
@@ -26,7 +26,7 @@ def guard_truths(run: Run[Any]) -> tuple[GuardTruth, ...]:
     asked = {
         atom.name: atom
         for way in run.machine.transitions
-        if way.when and (way.source == run.phase or way.source == run.phase.name)
+        if way.when is not None and (way.source == run.phase or way.source == run.phase.name)
         for atom in way.when.atoms
     }
     found = []

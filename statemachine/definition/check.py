@@ -10,7 +10,7 @@ from transitions import State
 from statemachine.definition.guard import Guard
 from statemachine.definition.migration import Migration
 from statemachine.definition.phase import Phase
-from statemachine.definition.table import Signal, Transition, name_of, phases_of
+from statemachine.definition.table import ADVANCE, Signal, Transition, name_of, phases_of
 from statemachine.errors import Finding
 
 MAX_GUARDS = 8  # per phase: 2**8 rows of guard values are enumerated
@@ -73,6 +73,16 @@ def _names(
     for name, count in Counter(signal.name for signal in signals).items():
         if count > 1:
             yield Finding("duplicate name", name, f"{count} signals are called so", "give each its own name")
+    for name in known:
+        if name in ("*", "="):
+            yield Finding(
+                "reserved name", name, "means every phase, or the same one, in the library", "rename the phase"
+            )
+    for signal in signals:
+        if signal.name == ADVANCE:
+            yield Finding(
+                "reserved name", ADVANCE, "is the event that leaves a phase after it ran", "rename the signal"
+            )
     named: list[tuple[str, Phase[Any, Any] | str]] = []
     for transition in transitions:
         named += [(f"transition {transition}", transition.source), (f"transition {transition}", transition.target)]
@@ -106,7 +116,7 @@ def _closure(names: set[str], edges: Sequence[tuple[str, str]]) -> set[str]:
 
 def atoms_of(transitions: Sequence[Transition[Any]]) -> tuple[Guard[Any], ...]:
     """The guards that these transitions are made of, in order of appearance: the bits of a row's number."""
-    return tuple(dict.fromkeys(atom for transition in transitions if transition.when for atom in transition.when.atoms))
+    return tuple(dict.fromkeys(atom for way in transitions if way.when is not None for atom in way.when.atoms))
 
 
 def rows_of(atoms: Sequence[Guard[Any]]) -> Iterator[dict[str, bool]]:

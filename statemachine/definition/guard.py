@@ -80,6 +80,12 @@ class Guard(Generic[Context]):
             combine=lambda value: not self._combine(value),
         )  # fmt: skip
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"guard {self.name!r} has no truth of its own: join guards with &, | and ~ instead of and, or and not, and "
+            f"call one with a context to have its value"
+        )
+
     def __repr__(self) -> str:
         return f"<guard {self.name}>"
 

@@ -7,9 +7,7 @@ import transitions
 
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase
-from statemachine.definition.table import Signal, Transition, name_of
-
-ADVANCE = "advance"  # the event that leaves a phase after it ran; each signal is an event of its own
+from statemachine.definition.table import ADVANCE, Signal, Transition, name_of
 
 
 class LibraryTransition(transitions.Transition):
@@ -39,7 +37,7 @@ class LibraryMachine(transitions.Machine):
         for number, transition in enumerate(table):
             self.add_transition(
                 ADVANCE, name_of(transition.source), name_of(transition.target),
-                conditions=[transition.when] if transition.when else None, number=number, guard=transition.when,
+                conditions=None if transition.when is None else [transition.when], number=number, guard=transition.when,
             )  # fmt: skip
         for number, signal in enumerate(signals):
             sources = [name_of(source) for source in signal.sources] or [p.name for p in phases if not p.final]

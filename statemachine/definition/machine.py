@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from statemachine.definition import check
+from statemachine.definition import check, mistakes
 from statemachine.definition.library import LibraryMachine
 from statemachine.definition.migration import Migration
-from statemachine.definition.phase import Phase
+from statemachine.definition.phase import Phase, Wait
 from statemachine.definition.program import Program, compile_program, library_program
 from statemachine.definition.table import Edit, Signal, Transition, name_of, phases_of
 from statemachine.errors import Finding, InvalidMachine
@@ -69,6 +69,8 @@ class Machine(Generic[Context]):
 
     def check(self) -> list[Finding]:
         """Everything that is wrong with the table; empty for any machine that could be made."""
+        if found := list(mistakes.find(self.start, self.transitions, self.signals, self.edits)):
+            return found
         return [
             *check.find(self.start, self.transitions, self.signals),
             *check.find_in_migrations(self.version, self.migrations),
@@ -134,7 +136,9 @@ class Machine(Generic[Context]):
         table = {
             "name": self.name,
             "start": self.start.name,
-            "phases": [[phase.name, phase.final] for phase in self.phases.values()],
+            "phases": [
+                [phase.name, "wait" if isinstance(phase, Wait) else phase.final] for phase in self.phases.values()
+            ],
             "transitions": [str(transition) for transition in self.transitions],
             "signals": [[s.name, name_of(s.to), [name_of(source) for source in s.sources]] for s in self.signals],
             "edits": [edit.name for edit in self.edits],

@@ -1,8 +1,9 @@
-"""Phases: the states of a machine, which do work (`run`) and keep the books (`apply`)."""
+"""Phases: the states of a machine, which do work (`run`), or wait for others to, and keep the books (`apply`)."""
 
 import re
 from enum import StrEnum
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from transitions import State
 
@@ -22,12 +23,19 @@ def declared_outcome(owner: type, base: type) -> Any:
     return Any
 
 
+def enters_none(phase: "Phase[Any, Any]") -> bool:
+    """Whether None is one of several outcomes that a phase declares, and so is entered like the others."""
+    declared = declared_outcome(type(phase), Phase)
+    return get_origin(declared) in (Union, UnionType) and type(None) in get_args(declared)
+
+
 class Status(StrEnum):
-    """Where a run stands in its life: ready -> running <-> paused -> done | failed | cancelled."""
+    """Where a run stands in its life: ready -> running <-> paused | waiting -> done | failed | cancelled."""
 
     READY = "ready"
     RUNNING = "running"
     PAUSED = "paused"
+    WAITING = "waiting"  # paused at a `Wait`, for its answer
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -64,7 +72,8 @@ class Phase(State, Generic[Context, Outcome]):
     def run(self, context: Context) -> Outcome | None:
         """Do the work, and say what came of it: something that JSON can hold, if the run is to be recorded (no NaN).
 
-        None means that there is nothing to enter in the context: `apply` is not called.
+        None means that there is nothing to enter in the context, and `apply` is not called, unless the class declares
+        that None is one of several outcomes, as `Phase[Cart, Coupon | None]` does.
         """
         return None
 
@@ -74,6 +83,24 @@ class Phase(State, Generic[Context, Outcome]):
 
     def __repr__(self) -> str:
         return f"<phase {self.name}>"
+
+
+class Wait(Phase[Context, Outcome]):
+    """A phase whose outcome comes from outside: a run that reaches it rests there until `Run.answer` gives it one.
+
+    There is nothing to run. `apply` enters the answer, which is recorded, and taken from the record by a replay.
+    """
+
+    def deadline(self, context: Context) -> float | None:
+        """When the host should stop waiting and answer with `late`, in seconds since the epoch; None: never.
+
+        Of the context alone: what time it was comes from outside too, with a request, an edit or an earlier answer.
+        """
+        return None
+
+    def late(self, context: Context) -> Outcome:
+        """The answer once the deadline has passed."""
+        raise NotImplementedError(f"phase {self.name!r} has a deadline, but no late() that says what then")
 
 
 class End(Phase[Context, None]):

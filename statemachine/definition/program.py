@@ -6,9 +6,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from statemachine.definition.check import atoms_of, enabled, rows_of
 from statemachine.definition.guard import Guard
-from statemachine.definition.library import ADVANCE, LibraryMachine, LibraryTransition
-from statemachine.definition.phase import Phase
-from statemachine.definition.table import Transition
+from statemachine.definition.library import LibraryMachine, LibraryTransition
+from statemachine.definition.phase import Phase, Wait, enters_none
+from statemachine.definition.table import ADVANCE, Transition
 from statemachine.errors import GuardError
 
 Context = TypeVar("Context")
@@ -26,13 +26,14 @@ class Arc(NamedTuple):
 
 
 class Row(NamedTuple, Generic[Context]):
-    """What the loop needs at a phase: its two halves, how to choose an arc, and whether the run ends here."""
+    """What the loop needs at a phase: its two halves, how to choose an arc, and whether the run rests here."""
 
     run: Callable[[Context], Any]
     apply: Callable[[Context, Any], None]
     select: Select[Context] | None  # None: there is nothing to choose, arc 0 it is
     arcs: Sequence[Arc] | Mapping[int, Arc]
-    final: bool
+    rests: bool  # at an end, or to wait for an answer
+    enters_none: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any
         for bits, values in enumerate(rows_of(atoms[-1])):
             arcs += [Arc(source, index[str(leaving[n].dest)], leaving[n].number, bits) for n in enabled(table, values)]
         select, table_of_arcs = choose(machine, phase, atoms[-1], tuple(arcs))
-        rows.append(Row(phase.run, phase.apply, select, table_of_arcs, phase.final))
+        rests = phase.final or isinstance(phase, Wait)
+        rows.append(Row(phase.run, phase.apply, select, table_of_arcs, rests, enters_none(phase)))
     return Program(tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms))
 
 

@@ -10,6 +10,8 @@ from statemachine.definition.phase import Phase
 Context = TypeVar("Context")
 Outcome = TypeVar("Outcome")
 
+ADVANCE = "advance"  # the event that leaves a phase after it ran; each signal is an event of its own
+
 
 @dataclass(frozen=True, slots=True)
 class Transition(Generic[Context]):
@@ -22,8 +24,15 @@ class Transition(Generic[Context]):
     target: Phase[Context, Any] | str
     when: Guard[Context] | None = None
 
+    @property
+    def condition(self) -> str:
+        """The guard's name; "" if there is none."""
+        return "" if self.when is None else self.when.name
+
     def __str__(self) -> str:
-        return f"{name_of(self.source)} -> {name_of(self.target)}" + (f" when {self.when.name}" if self.when else "")
+        return f"{name_of(self.source)} -> {name_of(self.target)}" + (
+            f" when {name}" if (name := self.condition) else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from statemachine.definition.machine import Interpreter, Machine
-from statemachine.definition.phase import End, Phase, Status
+from statemachine.definition.phase import End, Phase, Status, Wait
 from statemachine.definition.table import Signal, name_of
 from statemachine.errors import IllegalMove, JournalError, PhaseError
 from statemachine.execution import host_state, loop
@@ -79,7 +79,9 @@ class Lifecycle(Generic[Context]):
 
     @property
     def status(self) -> Status:
-        return self._status
+        """Where it stands in its life; it waits wherever it would else be paused at a `Wait`."""
+        status = self._status
+        return Status.WAITING if status is Status.PAUSED and isinstance(self.phase, Wait) else status
 
     @property
     def phase(self) -> Phase[Context, Any]:
@@ -113,9 +115,11 @@ class Lifecycle(Generic[Context]):
 
         def moved() -> Result:
             self._mend()
-            if self._status not in allowed:
-                expected = " or ".join(sorted(allowed))
-                raise IllegalMove(f"cannot {verb} run {self.id}: it is {self._status}, not {expected}")
+            if (status := self.status) not in allowed:
+                expected = f"{status}, not {' or '.join(sorted(allowed))}"
+                if status is Status.WAITING:
+                    expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
+                raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
             if self._released and not self._status.ended and verb != "close":
                 raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
             return work()
@@ -191,7 +195,7 @@ class Lifecycle(Generic[Context]):
             self._fail(error)
             raise
         if stop is None and loop is None and self._status is Status.PAUSED:
-            self._log("info", "run.paused", phase=self.phase.name)
+            self._log("info", f"run.{self.status}", phase=self.phase.name)
 
     def _loop(self, stop: Stop | None) -> None:
         log = (lambda **fields: self._log("debug", "run.step", **fields)) if self._log_steps else None

@@ -31,7 +31,7 @@ def drive(
     accept: Callable[[Any], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> None:
-    """Take step after step and record each, until the run is to rest or stands at its end.
+    """Take step after step and record each, until the run is to rest, waits for an answer or stands at its end.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ def drive(
             if heed():
                 return
             index, then = cursor.index, clock()
-        run, apply, select, arcs, final = rows[index]
-        if final:
+        run, apply, select, arcs, rests, enters_none = rows[index]
+        if rests:
             return
         outcome = run(context)
-        if outcome is not None:
+        if outcome is not None or enters_none:
             if accept is not None:
                 accept(outcome)
             apply(context, outcome)

@@ -6,9 +6,11 @@ from time import perf_counter_ns
 from typing import Any, ClassVar, Self, TypeVar
 
 from statemachine.definition.guard import Guard
-from statemachine.definition.phase import Phase, Status
+from statemachine.definition.phase import Phase, Status, Wait
+from statemachine.definition.program import Arc
 from statemachine.definition.table import name_of
 from statemachine.errors import IllegalMove
+from statemachine.execution import host_state
 from statemachine.execution.lifecycle import Lifecycle
 from statemachine.execution.recorder import Recorder
 from statemachine.execution.timeline import Frame, Step, Timeline
@@ -16,7 +18,8 @@ from statemachine.execution.travel import state_at
 
 Context = TypeVar("Context")
 
-AT_REST = (Status.READY, Status.PAUSED)
+FREE = (Status.READY, Status.PAUSED)  # to take a step
+AT_REST = (*FREE, Status.WAITING)
 ANY = tuple(status for status in Status if status is not Status.RUNNING)
 
 Breakpoint = Phase[Any, Any] | Guard[Any] | Callable[["Run[Any]"], bool]
@@ -57,7 +60,9 @@ class Run(Lifecycle[Context]):
         The id of the run that this one shares its past with.
     """
 
-    saver: ClassVar[Callable[..., None]]  # writes snapshots; joined to this class by the package, from `record`
+    # Of `record`, and joined to this class by the package: writes snapshots; makes an answer what its phase declares.
+    saver: ClassVar[Callable[..., None]]
+    typed: ClassVar[Callable[[Any, Phase[Any, Any]], Any]]
 
     # --- what it is ---------------------------------------------------------------------------------------------
 
@@ -77,22 +82,22 @@ class Run(Lifecycle[Context]):
             yield self.timeline.step(number)
 
     def __repr__(self) -> str:
-        return f"<run {self.id} of {self.machine.name}: {self._status} at {self.phase.name}, {self.step_count} steps>"
+        return f"<run {self.id} of {self.machine.name}: {self.status} at {self.phase.name}, {self.step_count} steps>"
 
     # --- how it is moved ----------------------------------------------------------------------------------------
 
     def start(self) -> Status:
-        """Begin a ready run and drive it until it ends or pauses."""
+        """Begin a ready run and drive it until it ends, pauses or waits."""
         self._move("start", (Status.READY,), self._drive)
-        return self._status
+        return self.status
 
     def resume(self) -> Status:
-        """Drive a paused run on until it ends or pauses."""
+        """Drive a paused run on until it ends, pauses or waits."""
         self._move("resume", (Status.PAUSED,), self._drive)
-        return self._status
+        return self.status
 
     def until(self, breakpoint: Breakpoint) -> Status:
-        """Drive on until it rests at a phase, a guard holds or a function of the run gives True (or it ends).
+        """Drive on until it rests at a phase, a guard holds or a function of the run gives True (or it ends or waits).
 
         At least one step is taken, so that the same breakpoint can be used again and again.
         """
@@ -105,21 +110,21 @@ class Run(Lifecycle[Context]):
                 failure.append(error)
                 return True
 
-        self._move("until", AT_REST, lambda: self._drive(stop=stop))
+        self._move("until", FREE, lambda: self._drive(stop=stop))
         if failure:
             raise failure[0]
-        return self._status
+        return self.status
 
     def step(self) -> Step | None:
-        """Take one step. None when a signal that was pending ended the run instead, or a pause was asked for."""
-        return self._move("step", AT_REST, lambda: self._step(pausable=False))
+        """Take one step. None when there was none to take: a signal that was pending ended the run, or it waits."""
+        return self._move("step", FREE, lambda: self._step(pausable=False))
 
     def __iter__(self) -> Iterator[Step]:
-        """Step by step, until the run ends or somebody pauses it."""
+        """Step by step, until the run ends or waits, or somebody pauses it."""
         return self._iterate(_always)
 
     def each(self, phase: Phase[Any, Any] | str) -> Iterator[Step]:
-        """Give each step of one phase, until the run ends or somebody pauses it; steps of others are taken on the way.
+        """Give each step of one phase, until the run ends, waits or is paused; steps of others are taken on the way.
 
         The run rests after each step that is given, as it does in a loop over all of them, and nowhere else: so this
         costs less.
@@ -139,10 +144,12 @@ class Run(Lifecycle[Context]):
         if self._status is Status.PAUSED:
             self._inbox.pause = False
         while not self._status.ended and not self._inbox.pause:
-            step = self._move("iterate", AT_REST, lambda: self._step(pausable=True, stop=stop))
+            step = self._move("iterate", FREE, lambda: self._step(pausable=True, stop=stop))
             if step and stop():
                 yield step
             elif not self._status.ended:  # somebody paused it on the way
+                break
+            if self.status is Status.WAITING:
                 break
         if self._status is Status.PAUSED:
             self._move("iterate", AT_REST, self._tell)
@@ -156,17 +163,9 @@ class Run(Lifecycle[Context]):
         """Take one step with a given outcome instead of running the phase: only `apply` and the guards are called."""
 
         def given() -> None:
-            cursor, timeline = self._cursor, self.timeline
-            row = self._program.rows[cursor.index]
-            if outcome is not None:
-                row.apply(self.context, outcome)
-            arc = row.arcs[0] if row.select is None else row.arcs[row.select(self.context)]
             if digest is not None:
-                timeline.digests[timeline.count] = digest
-            timeline.arcs.append(arc)
-            timeline.outcomes.append(outcome)
-            cursor.index = arc.target
-            timeline.elapsed.append(elapsed_ns)
+                self.timeline.digests[self.timeline.count] = digest
+            self._enter(outcome, elapsed_ns)
             self._tend(perf_counter_ns())
 
         def take() -> Step:
@@ -175,6 +174,71 @@ class Run(Lifecycle[Context]):
             return self.timeline.step(before)
 
         return self._move("take a step in", AT_REST, take)
+
+    def _enter(self, outcome: Any, elapsed_ns: int) -> None:
+        """Take the step that this outcome of the present phase leads to."""
+        timeline, arc = self.timeline, self._led_to(self.context, outcome)
+        timeline.arcs.append(arc)
+        timeline.outcomes.append(outcome)
+        self._cursor.index = arc.target
+        timeline.elapsed.append(elapsed_ns)
+
+    def _led_to(self, context: Context, outcome: Any) -> Arc:
+        """Enter an outcome of the present phase in a context, and see where its guards lead."""
+        row = self._program.rows[self._cursor.index]
+        if outcome is not None or row.enters_none:
+            row.apply(context, outcome)
+        return row.arcs[0] if row.select is None else row.arcs[row.select(context)]
+
+    # --- what it waits for --------------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float | None:
+        """When to call `time_out`, in seconds since the epoch; None: never, or the run does not wait."""
+        phase = self.phase
+        return phase.deadline(self.context) if self.status is Status.WAITING and isinstance(phase, Wait) else None
+
+    def answer(self, outcome: Any) -> Step:
+        """Give a waiting run the outcome of its phase: it is entered and recorded, and the run rests at the next phase.
+
+        Parameters
+        ----------
+        outcome
+            Of the type that the phase declares, or the plain JSON values that a record would hold of it.
+
+        Raises
+        ------
+        OutcomeError
+            When it is not of that type, or JSON cannot hold it; the run still waits, as it does whatever is raised.
+        IllegalMove
+            When the run does not wait.
+        """
+        return self._move("answer", (Status.WAITING,), lambda: self._answer(outcome))
+
+    def time_out(self) -> Step:
+        """Answer for a deadline that has passed, as the phase says (`Wait.late`); the clock is the caller's."""
+
+        def late() -> Step:
+            assert isinstance(self.phase, Wait)  # for it waits
+            return self._answer(self.phase.late(self.context))
+
+        return self._move("time out", (Status.WAITING,), late)
+
+    def _answer(self, outcome: Any) -> Step:
+        answer = Run.typed(outcome, self.phase)
+        try:
+            if self.timeline.rewound is not None:  # only for one that can be entered is what lies ahead forgotten
+                self._led_to(host_state.scratch(self.context, host_state.save(self.context)), answer)
+            self._begin(on=True)
+            self._torn = True
+            self._enter(answer, 0)
+        except Exception as error:
+            error.add_note(f"{self.phase.name!r} could not enter this answer, and run {self.id} still waits for one")
+            self._mend()
+            raise
+        self._torn = False
+        self._rest()
+        return self.timeline.step(self.step_count - 1)
 
     def pause(self) -> None:
         """Ask the run to rest at the next boundary; of use from any thread and from signal handlers."""
@@ -185,7 +249,7 @@ class Run(Lifecycle[Context]):
     def wait(self, timeout: float | None = None) -> Status:
         """Block until nobody drives the run, at most `timeout` seconds, and give its status."""
         self._driver.wait(timeout)
-        return self._status
+        return self.status
 
     def rest(self) -> None:
         """Let the run rest, begun, where it stands, at its start perhaps; the recorder is told."""

@@ -84,11 +84,10 @@ class Timeline(Generic[Context]):
     def step(self, number: int) -> Step:
         """The step of this number."""
         place = number - self.first
-        arc, phases = self.arcs[place], self.program.phases
+        arc, names = self.arcs[place], self.program.names
         atoms = self.program.atoms[arc.source]
         guards = {atom.name: bool(arc.guards >> bit & 1) for bit, atom in enumerate(atoms)}
-        names = phases[arc.source].name, phases[arc.target].name
-        return Step(number, *names, guards, self.outcomes[place], self.elapsed[place])
+        return Step(number, names[arc.source], names[arc.target], guards, self.outcomes[place], self.elapsed[place])
 
     def columns(self, first: int, last: int) -> tuple[Sequence[Arc], Sequence[Any], Sequence[int]]:
         """Arcs, outcomes and times (ns) of steps `first` up to `last`."""

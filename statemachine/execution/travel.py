@@ -42,9 +42,9 @@ def _steps(
 ) -> int:
     """Apply the outcomes of a stretch of steps; the index of the phase that the run then rests at."""
     for place in range(first, last):
-        outcome = outcomes[place]
-        if outcome is not None:
-            rows[arcs[place].source].apply(scratch, outcome)
+        outcome, row = outcomes[place], rows[arcs[place].source]
+        if outcome is not None or row.enters_none:
+            row.apply(scratch, outcome)
     return arcs[last - 1].target if last > first else index
 
 

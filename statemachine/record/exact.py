@@ -5,7 +5,8 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
 import msgspec
 
@@ -120,6 +121,34 @@ def typed(value: Any, owner: Phase[Any, Any] | Edit[Any, Any]) -> Any:
         return msgspec.convert(value, _declared(owner), str_keys=True)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise JournalError(f"{shown(value)} is no outcome of {owner.name!r}: {shown(str(error))}") from error
+
+
+def answer(value: Any, owner: Phase[Any, Any]) -> Any:
+    """An outcome that comes from outside, in the type that its phase declares, whatever is in it.
+
+    Raises
+    ------
+    OutcomeError
+        When it is not of that type, or JSON cannot hold it.
+    """
+    check(value)
+    try:
+        return _decoder(type(owner)).decode(_encode(value))
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        expected = _name(declared_outcome(type(owner), Phase))
+        raise OutcomeError(
+            f"{shown(value)} is no answer to {owner.name!r}, which takes {expected}: {shown(str(error))}"
+        ) from error
+
+
+@cache
+def _decoder(owner: type) -> msgspec.json.Decoder[Any]:
+    """What reads the outcomes of a class of phases."""
+    return msgspec.json.Decoder(declared_outcome(owner, Phase))
+
+
+def _name(declared: Any) -> str:
+    return declared.__name__ if isinstance(declared, type) and not get_args(declared) else shown(str(declared))
 
 
 def _declared(owner: Phase[Any, Any] | Edit[Any, Any]) -> Any:

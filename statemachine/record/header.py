@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from statemachine.definition.machine import Machine
+from statemachine.definition.phase import Wait
 from statemachine.definition.table import name_of
 from statemachine.execution import host_state
 from statemachine.execution.recorder import Account
@@ -49,9 +50,9 @@ def machine_record(machine: Machine[Any]) -> MachineRecord:
         version=machine.version,
         phases=tuple(machine.phases),
         ends=tuple(phase.name for phase in program.phases if phase.final),
+        waits=tuple(phase.name for phase in program.phases if isinstance(phase, Wait)),
         transitions=tuple(
-            TransitionRecord(name_of(way.source), name_of(way.target), way.when.name if way.when else "")
-            for way in machine.transitions
+            TransitionRecord(name_of(way.source), name_of(way.target), way.condition) for way in machine.transitions
         ),
         guards={
             phase.name: tuple(atom.name for atom in atoms)

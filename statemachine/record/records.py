@@ -42,6 +42,7 @@ class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     version: Count = 1
     phases: tuple[Name, ...]
     ends: tuple[Name, ...]
+    waits: tuple[Name, ...] = ()
     transitions: tuple[TransitionRecord, ...]
     guards: dict[Name, tuple[Name, ...]]  # by phase, in the order of the bits of a step's `g`
     signals: dict[Name, tuple[Name, tuple[Name, ...]]] = {}  # by name: the target, and the sources (none: any phase)

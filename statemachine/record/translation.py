@@ -114,6 +114,7 @@ class Translation:
             machine,
             phases=all_phases(machine.phases),
             ends=all_phases(machine.ends),
+            waits=all_phases(machine.waits),
             transitions=tuple(
                 TransitionRecord(self.phase(way.source), self.phase(way.target), way.when)
                 for way in machine.transitions

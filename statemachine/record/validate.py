@@ -22,7 +22,7 @@ def complaint_of_header(header: Header) -> str | None:
     phases = set(machine.phases)
     named = {name for way in machine.transitions for name in (way.source, way.target)}
     named |= {name for target, sources in machine.signals.values() for name in (target, *sources)}
-    named |= {*machine.ends, *machine.guards} | ({header.phase} - {""})
+    named |= {*machine.ends, *machine.waits, *machine.guards} | ({header.phase} - {""})
     if not machine.phases or len(phases) != len(machine.phases):
         return "its machine has no phases, or one twice"
     if unknown := sorted(named - phases):

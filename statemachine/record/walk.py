@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from statemachine.definition.phase import Status
+from statemachine.definition.phase import Status, Wait
 from statemachine.errors import IllegalMove, JournalError, PhaseError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
@@ -139,7 +139,7 @@ class Walk:
     def _take(self, record: StepRecord) -> Step:
         """Run the phase again, or take its outcome."""
         run = self._run
-        if not self._live:
+        if not self._live or isinstance(run.phase, Wait):  # an answer came from outside, and does again
             return run.take(self._typed(record), elapsed_ns=record.t, digest=record.d)
         if self._journal.header.schema == 1 or not self._journal.header.digest_every:
             run.digest_every = int(record.d is not None)  # the header does not say at which steps one is due

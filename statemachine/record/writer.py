@@ -151,7 +151,7 @@ class JournalWriter:
         records += many
         if error is not None:
             records.append(error_record(account, error))
-        rests, pending = rests and status is Status.PAUSED, account.pending
+        rests, pending = rests and status in (Status.PAUSED, Status.WAITING), account.pending
         if status.ended:
             if not done.ended:
                 records.append(EndRecord(n=timeline.count, status=str(status)))  # type: ignore[arg-type]  # it has

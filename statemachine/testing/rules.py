@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from statemachine.definition.machine import Machine
-from statemachine.definition.phase import Status
+from statemachine.definition.phase import Phase, Status, Wait, declared_outcome
 from statemachine.execution import host_state
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
@@ -44,6 +44,7 @@ def machine_rules(
     contexts: st.SearchStrategy[Context] | Callable[[], Context],
     *,
     resources: Resources[Context] | None = None,
+    answers: Mapping[str, st.SearchStrategy[Any]] | None = None,
     edits: Mapping[str, st.SearchStrategy[Mapping[str, Any]]] | None = None,
     pinned: Callable[[Context], Mapping[str, int] | Iterable[int]] | None = None,
     state: State[Context] = host_state.save,
@@ -67,6 +68,9 @@ def machine_rules(
     resources
         What stands behind the contexts besides their host fields. Contexts whose resources have no `fork` of their own
         are copied deeply where a second one is needed, buffers included.
+    answers
+        For phases that wait, by name, a strategy of what they are given. Unless given, anything of the type that the
+        phase declares.
     edits
         For each of the machine's edits that is to be tried, a strategy of its arguments; ValueError is a refusal.
     pinned
@@ -74,7 +78,8 @@ def machine_rules(
     state
         A copy of what of a context counts, by name. Unless given, its host fields.
     may_raise
-        Exceptions that phases may raise; the run must then rest, failed, with its context as before the phase.
+        Exceptions that phases may raise; the run must then rest, failed, with its context as before the phase (and
+        wait, as before, if it was given an answer).
     max_steps
         How far a run is driven.
     close
@@ -84,6 +89,7 @@ def machine_rules(
     changes = st.one_of([st.tuples(st.just(name), arguments) for name, arguments in (edits or {}).items()])
     for name in edits or {}:
         machine.edit(name)  # raises if there is none
+    given_answers = _answers(machine, answers or {})
 
     class Rules(MachineRules):
         coverage = Coverage.of(machine)
@@ -100,6 +106,13 @@ def machine_rules(
         @initialize(context=strategy, library=st.booleans(), digest_every=st.integers(0, 2))
         def begin(self, context: Context, library: bool, digest_every: int) -> None:
             self._begin(context, library, digest_every)
+
+        if given_answers:
+
+            @precondition(lambda self: self.run.status is Status.WAITING)
+            @rule(data=st.data())
+            def answer(self, data: st.DataObject) -> None:
+                self._subject.answer(data.draw(given_answers[self.run.phase.name], label=self.run.phase.name))
 
         if machine.signals:
 
@@ -121,6 +134,17 @@ def machine_rules(
         suppress_health_check=[HealthCheck.too_slow],
     )  # fmt: skip
     return Rules
+
+
+def _answers(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]]) -> dict[str, st.SearchStrategy[Any]]:
+    """A strategy for each phase that waits."""
+    waits = {name: phase for name, phase in machine.phases.items() if isinstance(phase, Wait)}
+    if odd := sorted(given.keys() - waits.keys()):
+        raise ValueError(f"answers are given to {', '.join(odd)}, but what waits is {', '.join(waits) or 'no phase'}")
+    return {
+        name: given[name] if name in given else st.from_type(declared_outcome(type(phase), Phase))
+        for name, phase in waits.items()
+    }
 
 
 def run_rules(rules: "type[MachineRules]", options: settings | None = None) -> Coverage:
@@ -160,7 +184,7 @@ class MachineRules(RuleBasedStateMachine):
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: not self.run.status.ended)
+    @precondition(lambda self: not self._subject.done)
     @rule(count=COUNTS)
     def step(self, count: int) -> None:
         """Step by step."""
@@ -209,7 +233,7 @@ class MachineRules(RuleBasedStateMachine):
             subject.rewind(first)
         for step in expected:
             if not self.run.status.ended:
-                subject.same_step(step, subject.step(), "again, after going back,")
+                subject.same_step(step, subject.step_as(step), "again, after going back,")
 
     @rule(count=COUNTS, ahead=st.integers(0, 3), stay=st.booleans())
     def fork(self, count: int, ahead: int, stay: bool) -> None:
@@ -223,10 +247,10 @@ class MachineRules(RuleBasedStateMachine):
             subject.breach(f"a fork at step {number} has other steps behind it than the run it came from")
         alike = True  # until an event comes that the fork does not share
         for coming in range(number, min(number + ahead, self.given.max_steps)):
-            if fork.run.status.ended:
-                break
             alike = alike and coming not in past.events and coming - number < len(recorded)
-            found = fork.step()
+            if fork.run.status.ended or (fork.run.status is Status.WAITING and not alike):
+                break
+            found = fork.step_as(recorded[coming - number]) if alike else fork.step()
             if alike:
                 fork.same_step(recorded[coming - number], found, "in a fork")
         fork.compare(subject.place, before, "moving a fork (give resources= a fork() that shares nothing)")
@@ -248,7 +272,7 @@ class MachineRules(RuleBasedStateMachine):
         subject.compare(restored.place, before, "restoring a snapshot")
         if not same(list(other.steps()), list(run.steps())) or not same(other.events, run.events):
             subject.breach("restoring a snapshot gives other steps or events than the run that was saved had")
-        if other.status is not Status.PAUSED:
+        if other.status not in (Status.PAUSED, Status.WAITING):
             subject.breach(f"restoring a snapshot gives a {other.status} run, not a paused one")
         theirs, mine = restored.steps(ahead), subject.steps(ahead)
         if Status.FAILED not in (run.status, other.status):

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from hypothesis import event
 
+from statemachine.definition.phase import Status
 from statemachine.definition.table import name_of
 from statemachine.errors import IllegalMove, PhaseError
 from statemachine.execution import host_state
@@ -35,18 +36,37 @@ class Subject:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, or gone as far as runs are driven."""
-        return self.run.status.ended or self.run.step_count >= self.bench.given.max_steps
+        """Whether it has ended, waits, or has gone as far as runs are driven."""
+        status = self.run.status
+        return status.ended or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
 
     # --- moves --------------------------------------------------------------------------------------------------
 
     def step(self) -> Step | None:
-        """One step, noted; None if it failed."""
+        """One step, noted; None if it failed, or there was none to take before an answer comes."""
         self.past.cut(self.run.step_count)
         step = None
         with self.moving():
             step = self.run.step()
-            self.note()
+            if step:
+                self.note()
+        return step
+
+    def step_as(self, expected: Step) -> Step | None:
+        """The same step again: with the answer that it had, if the run waits for one."""
+        return self.answer(expected.outcome) if self.run.status is Status.WAITING else self.step()
+
+    def answer(self, outcome: Any) -> Step | None:
+        """Give a waiting run what it waits for, noted; None if it could not be entered, which must change nothing."""
+        if self.past.tip:
+            self.past.cut(self.run.step_count)
+        before = self.place
+        try:
+            step = self.run.answer(outcome)
+        except self.bench.given.may_raise:
+            self.compare(self.place, before, f"refusing the answer {shown(outcome)}")
+            return None
+        self.note()
         return step
 
     def steps(self, count: int) -> list[Step | None]:

@@ -68,7 +68,8 @@ class Watch(Generic[Context]):
                 self._watched_apply(phase, row),
                 self._watched_select(phase, row, other_row, atoms) if atoms else row.select,
                 row.arcs,
-                row.final,
+                row.rests,
+                row.enters_none,
             )
             for phase, row, other_row, atoms in zip(
                 program.phases, program.rows, other.rows, program.atoms, strict=True

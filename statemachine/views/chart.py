@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from statemachine.definition.phase import Wait
 from statemachine.definition.table import name_of
 from statemachine.errors import JournalError
 
@@ -40,21 +41,20 @@ class Chart:
     ends: frozenset[str]
     arrows: tuple[Arrow, ...]  # by the transition's number
     signals: tuple[SignalArrow, ...] = ()
+    waits: frozenset[str] = frozenset()  # the phases that wait for an answer
 
     @classmethod
     def of(cls, machine: "Machine[Any]") -> "Chart":
         """The chart of a machine."""
         phases = machine.phases
-        arrows = [
-            Arrow(name_of(way.source), name_of(way.target), way.when.name if way.when else "")
-            for way in machine.transitions
-        ]
+        arrows = [Arrow(name_of(way.source), name_of(way.target), way.condition) for way in machine.transitions]
         signals = []
         for signal in machine.signals:
             sources: list[str | None] = [name_of(source) for source in signal.sources]
             signals += [SignalArrow(signal.name, source, name_of(signal.to)) for source in sources or [None]]
         ends = frozenset(name for name, phase in phases.items() if phase.final)
-        return cls(machine.name, tuple(phases), machine.start.name, ends, tuple(arrows), tuple(signals))
+        waits = frozenset(name for name, phase in phases.items() if isinstance(phase, Wait))
+        return cls(machine.name, tuple(phases), machine.start.name, ends, tuple(arrows), tuple(signals), waits)
 
     @classmethod
     def of_record(cls, record: "MachineRecord") -> "Chart":
@@ -72,6 +72,7 @@ class Chart:
         named = {name for arrow in arrows for name in arrow[:2]} | {
             name for arrow in signals for name in arrow[1:] if name
         }
-        if not record.phases or not named | set(record.ends) <= set(record.phases):
+        if not record.phases or not named | {*record.ends, *record.waits} <= set(record.phases):
             raise JournalError(f"the header of a journal of {record.name!r} is damaged: its table names other phases")
-        return cls(record.name, record.phases, record.phases[0], frozenset(record.ends), arrows, tuple(signals))
+        ends, waits = frozenset(record.ends), frozenset(record.waits)
+        return cls(record.name, record.phases, record.phases[0], ends, arrows, tuple(signals), waits)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from statemachine.definition.machine import Machine
@@ -42,7 +43,8 @@ def to_mermaid(
     lit = _known(chart, highlight)
     lines = ["---", f"title: {json.dumps(chart.name)}", "---", "stateDiagram-v2"]
     lines += [
-        f'    state "{_entities(" · ".join([name, *_figures(name, tally)]))}" as {ids[name]}' for name in chart.phases
+        f'    state "{_entities(" · ".join([name, *_figures(chart, name, tally)]))}" as {ids[name]}'
+        for name in chart.phases
     ]
     lines.append(f"    [*] --> {ids[chart.start]}")
     for number, arrow in enumerate(chart.arrows):
@@ -145,7 +147,9 @@ def _graph(machine: Drawable, highlight: Phase[Any, Any] | str | None, tally: "T
             look = {**look, "fillcolor": LIT, "penwidth": "2.4"} | ({"fontcolor": INK} if look else {})
         if name in chart.ends:
             look |= {"peripheries": "2"}
-        figures = " · ".join(_figures(name, tally))
+        if name in chart.waits:
+            look |= {"style": "rounded,filled,dashed"}
+        figures = " · ".join(_figures(chart, name, tally))
         graph.node(ids[name], label=graphviz.nohtml("\\n".join(map(text, filter(None, (name, figures))))), **look)
     for number, arrow in enumerate(chart.arrows):
         words = " ".join(filter(None, (arrow.guard, _times(tally.transitions[number]) if tally else "")))
@@ -167,7 +171,7 @@ def _chart(machine: Drawable, tally: "Tally | None") -> Chart:
     if tally is None:
         return chart
     signals = tuple(tally.signals)
-    return Chart(chart.name, chart.phases, chart.start, chart.ends, chart.arrows, signals)
+    return replace(chart, signals=signals)
 
 
 def _signal_ends(signal: SignalArrow, ids: dict[str, str]) -> tuple[str, str]:
@@ -175,10 +179,10 @@ def _signal_ends(signal: SignalArrow, ids: dict[str, str]) -> tuple[str, str]:
     return "any" if signal.source is None else ids[signal.source], ids[signal.target]
 
 
-def _figures(name: str, tally: "Tally | None") -> list[str]:
-    """What a phase's label says besides its name: median time and share of all time, and whether it failed there."""
-    if tally is None:
-        return []
+def _figures(chart: Chart, name: str, tally: "Tally | None") -> list[str]:
+    """What a phase's label says besides its name: that it waits; median time, share of all time, if it failed there."""
+    if tally is None or name in chart.waits:
+        return ["waits"] if name in chart.waits else []
     from statemachine.views.tally import duration
 
     phase = tally.phases[name]

@@ -67,8 +67,8 @@ def test_a_sabotaged_table_is_refused_and_the_finding_names_phase_and_row(plan: 
 def test_the_transitions_machine_holds_the_same_table(plan: Plan) -> None:
     machine = plan.build()
     library = machine.transitions_machine.get_transitions("advance")
-    expected = {(t.source.name, t.target.name, t.when and t.when.name) for t in machine.transitions}
-    assert {(t.source, t.dest, t.guard and t.guard.name) for t in library} == expected
+    expected = {(t.source.name, t.target.name, t.condition) for t in machine.transitions}
+    assert {(t.source, t.dest, "" if t.guard is None else t.guard.name) for t in library} == expected
     assert len(library) == len(machine.transitions)
 
 

@@ -52,7 +52,7 @@ GROWN = {
         signals=[*machine.signals, Signal("again", to="before")],
     ),
     "a new guard on a passed phase": replace(
-        machine, transitions=[way for old in TABLE for way in (split(old, lucky) if old.when else [old])]
+        machine, transitions=[way for old in TABLE for way in (split(old, lucky) if old.when is not None else [old])]
     ),
     "a signal and an edit": replace(
         machine, signals=[Signal("new", to="done"), *machine.signals], edits=[AddBonus("other"), AddBonus("bonus")]

@@ -1,0 +1,81 @@
+"""What stands in a table where something else belongs: told as findings, before the table is read at all."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from statemachine.definition.guard import Guard
+from statemachine.definition.phase import Phase, Wait
+from statemachine.definition.table import Edit, Signal, Transition
+from statemachine.errors import Finding
+
+_REMEDIES = {
+    Transition: "write Transition(source, target, guard)",
+    Signal: "write Signal(name, to=phase)",
+    Edit: "make an object of a subclass of Edit",
+    Phase: "make an object of a subclass of Phase",
+    Guard: "make a guard of a function with @guard, or Guard(name, function)",
+}
+
+
+def find(start: Any, transitions: Sequence[Any], signals: Sequence[Any], edits: Sequence[Any]) -> Iterator[Finding]:
+    """Everything that is of the wrong type; while there is anything, the table cannot be read."""
+    yield from _expected(start, Phase, "the start", named=False)
+    phases = [start]
+    for way in transitions:
+        if isinstance(way, Transition):
+            where = f"a transition from {_words(way.source)} to {_words(way.target)}"
+            yield from _expected(way.source, Phase, f"the source of {where}")
+            yield from _expected(way.target, Phase, f"the target of {where}")
+            if way.when is not None:
+                yield from _expected(way.when, Guard, f"the guard of {where}", named=False)
+            phases += [way.source, way.target]
+        else:
+            yield from _expected(way, Transition, "a row of the table", named=False)
+    for signal in signals:
+        if isinstance(signal, Signal):
+            yield from _expected(signal.to, Phase, f"the target of signal {signal.name!r}")
+            for source in signal.sources:
+                yield from _expected(source, Phase, f"a source of signal {signal.name!r}")
+            phases += [signal.to, *signal.sources]
+        else:
+            yield from _expected(signal, Signal, "one of the signals", named=False)
+    for edit in edits:
+        yield from _expected(edit, Edit, "one of the edits", named=False)
+    for phase in dict.fromkeys(phase for phase in phases if isinstance(phase, Phase)):
+        yield from _halves(phase)
+
+
+def _expected(found: Any, kind: type, where: str, *, named: bool = True) -> Iterator[Finding]:
+    if isinstance(found, kind) or (named and isinstance(found, str)):
+        return
+    what = f"{where} is {_words(found)}, expected {_an(kind)}{', or the name of one' if named else ''}"
+    yield Finding("mistake", _words(found), what, _REMEDIES[kind])
+
+
+def _halves(phase: Phase[Any, Any]) -> Iterator[Finding]:
+    """What the methods of a phase cannot be."""
+    for half in (phase.run, phase.apply):
+        if inspect.iscoroutinefunction(half) or inspect.isgeneratorfunction(half) or inspect.isasyncgenfunction(half):
+            yield Finding("mistake", phase.name, f"{half.__name__}() is a coroutine or generator, which nobody awaits",
+                          "make it a plain function; what it waits for can be a Wait")  # fmt: skip
+    if not isinstance(phase, Wait):
+        return
+    if type(phase).run is not Phase.run:
+        yield Finding("mistake", phase.name, "is a Wait with a run() of its own, which nobody calls",
+                      "make it a Phase, or let a phase before it do the work")  # fmt: skip
+    if (type(phase).deadline is not Wait.deadline) != (type(phase).late is not Wait.late):
+        yield Finding("mistake", phase.name, "has one of deadline() and late(), and not the other",
+                      "say when it is over, and what the answer is then")  # fmt: skip
+
+
+def _words(found: Any) -> str:
+    if isinstance(found, type):
+        return f"the class {found.__name__}"
+    if inspect.isroutine(found):
+        return f"the function {found.__name__}"
+    return repr(found.name if isinstance(found, Phase) else found)
+
+
+def _an(kind: type) -> str:
+    return f"{'an' if kind is Edit else 'a'} {kind.__name__}"
