@@ -24,10 +24,11 @@ from phases.printable import one_line
 from phases.request import GenerationRequest, GenerationResult, SamplingParams
 from phases.resources import EngineResources
 from phases.result import result_of
-from phases.streaming import TextPiece, cancel, fresh_pieces, in_thread
+from phases.streaming import TextPiece, cancel, fresh_pieces
 from phases.tokenizer import TextStream, Tokenizer
 from statemachine import Machine, Run, SnapshotError, Step
 from statemachine.definition.machine import Interpreter
+from statemachine.execution.tasks import each_in_thread, in_thread
 
 if TYPE_CHECKING:  # what records is imported by those who record: a first token need not wait for it
     from statemachine import Journal, JournalWriter, Snapshot
@@ -157,7 +158,7 @@ class Generator:
     async def agenerate(self, x: Any, params: Params = None) -> GenerationResult:
         """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
         run = self.start(x, params)
-        await in_thread(run, run.start)
+        await in_thread(run.start, stop=lambda: cancel(run))
         return self.result(run)
 
     # --- as it comes --------------------------------------------------------------------------------------------
@@ -193,9 +194,8 @@ class Generator:
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
         run = self.start(x, params)
-        pieces = self.pieces(run)
         try:
-            while (piece := await in_thread(run, lambda: next(pieces, None))) is not None:
+            async for piece in each_in_thread(self.pieces(run), stop=lambda: cancel(run)):
                 yield piece
         finally:
             cancel(run)

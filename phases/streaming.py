@@ -1,8 +1,8 @@
-"""Text as it comes: in whole characters, by row; and how a run is driven by a task that may be cancelled."""
+"""Text as it comes: in whole characters, by row; and how a run is cancelled."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Self
+from typing import Self
 
 from phases.context import Generation
 from phases.tokenizer import TextStream
@@ -37,17 +37,3 @@ def cancel(run: Run[Generation]) -> None:
     with suppress(IllegalMove):  # it may end between the question and the signal
         if not run.status.ended:
             run.signal("cancel")
-
-
-async def in_thread(run: Run[Generation], work: Callable[[], Any]) -> Any:
-    """Do work that drives a run in a thread; when the task is cancelled, cancel the run and wait for the thread."""
-    import asyncio  # takes 40 ms, which only those who use it need wait for
-
-    future = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        cancel(run)
-        with suppress(Exception):
-            await future
-        raise

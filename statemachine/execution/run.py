@@ -1,6 +1,7 @@
 """A run: one execution of a machine over one context, that rests only between steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from os import PathLike
 from time import perf_counter_ns
 from typing import Any, ClassVar, Self, TypeVar
@@ -13,6 +14,7 @@ from statemachine.errors import IllegalMove
 from statemachine.execution import host_state
 from statemachine.execution.lifecycle import Lifecycle
 from statemachine.execution.recorder import Recorder
+from statemachine.execution.tasks import each_in_thread, in_thread
 from statemachine.execution.timeline import Frame, Step, Timeline
 from statemachine.execution.travel import state_at
 
@@ -95,6 +97,22 @@ class Run(Lifecycle[Context]):
         """Drive a paused run on until it ends, pauses or waits."""
         self._move("resume", (Status.PAUSED,), self._drive)
         return self.status
+
+    async def astart(self) -> Status:
+        """`start` in a thread of its own; cancelling the task pauses the run, which then can be resumed."""
+        return await in_thread(self.start, stop=self._ask_to_rest)
+
+    async def aresume(self) -> Status:
+        """`resume` in a thread of its own; cancelling the task pauses the run, which then can be resumed again."""
+        return await in_thread(self.resume, stop=self._ask_to_rest)
+
+    def __aiter__(self) -> AsyncIterator[Step]:
+        """Step by step, in a thread of its own; cancelling the task pauses the run."""
+        return each_in_thread(iter(self), stop=self._ask_to_rest)
+
+    def _ask_to_rest(self) -> None:
+        with suppress(IllegalMove):  # it has ended meanwhile
+            self.pause()
 
     def until(self, breakpoint: Breakpoint) -> Status:
         """Drive on until it rests at a phase, a guard holds or a function of the run gives True (or it ends or waits).

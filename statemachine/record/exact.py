@@ -133,7 +133,7 @@ def answer(value: Any, owner: Phase[Any, Any]) -> Any:
     """
     check(value)
     try:
-        return _decoder(type(owner)).decode(_encode(value))
+        return _decoder(type(owner)).decode(_encode(value))  # type: ignore[arg-type]  # a class can be hashed
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
         expected = _name(declared_outcome(type(owner), Phase))
         raise OutcomeError(
