@@ -1,5 +1,7 @@
 """Exports that the engine made before, in the user's cache folder: one for each checkpoint and kind of weights."""
 
+import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,6 +9,8 @@ from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint
 from gpu.checkpoint.index import Checkpoint
 from gpu.errors import ExportError
+from gpu.memory import size
+from gpu.onnx.data import data_size
 from gpu.onnx.export import check_export, export
 from gpu.onnx.identity import FORMAT
 from gpu.printable import printable
@@ -29,7 +33,7 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | No
         If the checkpoint cannot be read.
     """
     model_print = model_fingerprint(checkpoint.folder)
-    folder = user_cache("exports") / f"{model_print}-{quantize or DTYPE}-{FORMAT}"
+    folder = _place(model_print, quantize)
     try:
         if folder.is_dir():
             with suppress(ExportError):
@@ -49,3 +53,23 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | No
             f"written to"
         ) from None
     return folder
+
+
+def cannot_keep(checkpoint: Path, model: ModelConfig) -> str | None:
+    """Say why there is no export of a checkpoint's weights as they are, and none can be made, or give None."""
+    cache, needed = user_cache("exports"), data_size(model, DTYPE)
+    there = next(path for path in (cache, *cache.parents) if os.path.lexists(path))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        reason = "it cannot be written to"
+    elif needed > (free := shutil.disk_usage(there).free):
+        reason = f"{size(free)} are free"
+    else:
+        return None
+    if _place(model_fingerprint(checkpoint), None).is_dir():
+        return None
+    return f"an export of the model, {size(needed)}, cannot be kept in {printable(cache)}: {reason}"
+
+
+def _place(model_print: str, quantize: str | None) -> Path:
+    """Give the folder in which the export of a checkpoint of this fingerprint lies, or would."""
+    return user_cache("exports") / f"{model_print}-{quantize or DTYPE}-{FORMAT}"
