@@ -2,8 +2,11 @@
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint
@@ -23,7 +26,7 @@ DTYPE = "float32"  # the one that ONNX Runtime computes in on a CPU
 def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | None = None) -> Path:
     """Give the folder of the checkpoint's export, which is made first if it is not there, or not whole.
 
-    It fits any capacity and any number of rows. Of processes that make it at once, the first one to end has made it.
+    It fits any capacity and any number of rows. Of processes that want it at once, one makes it, and the others wait.
 
     Raises
     ------
@@ -34,18 +37,22 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | No
     """
     model_print = model_fingerprint(checkpoint.folder)
     folder = _place(model_print, quantize)
-    try:
+
+    def is_whole() -> bool:
         if folder.is_dir():
             with suppress(ExportError):
-                if check_export(folder, model, model_print).quantize == quantize:
-                    return folder
-            remove_folder(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            export(checkpoint, model, folder, dtype=DTYPE, quantize=quantize)
-        except (ExportError, OSError):
-            if not folder.is_dir():  # else another process was first
-                raise
+                return check_export(folder, model, model_print).quantize == quantize
+        return False
+
+    if is_whole():
+        return folder
+    try:
+        with _alone_at(folder, checkpoint):
+            if not is_whole():
+                if folder.is_dir():
+                    remove_folder(folder)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                export(checkpoint, model, folder, dtype=DTYPE, quantize=quantize)
     except OSError as error:
         raise ExportError(
             f"the export of the model cannot be kept in {printable(folder.parent)} "
@@ -53,6 +60,23 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | No
             f"written to"
         ) from None
     return folder
+
+
+@contextmanager
+def _alone_at(folder: Path, checkpoint: Checkpoint) -> Iterator[None]:
+    """Keep all others that would make this export out, once those that are at it have ended, or were killed."""
+    locks = user_cache("locks")
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / folder.name)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        checkpoint.announce("waiting for another process that exports the model")
+        lock.acquire(poll_interval=0.1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cannot_keep(checkpoint: Path, model: ModelConfig) -> str | None:
