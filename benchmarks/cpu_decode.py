@@ -1,10 +1,14 @@
-"""Decode speed of the NumPy engine beside Hugging Face generate, as a share of the memory's read bandwidth.
+"""Decode speed of the engines of the CPU beside Hugging Face generate and llama.cpp, one row and 8, in one table.
 
-    python benchmarks/cpu_decode.py [--threads N] [--repeats N] [--json FILE]
+    python benchmarks/cpu_decode.py [--threads N] [--repeats N] [--shapes NAME ...] [--llama-python PYTHON]
 
-Both run the same random weights, float32, batch 1, greedy, in turns: in each round the single-thread read bandwidth is
-measured, Phasewalk decodes, and generate decodes with one and with all threads, so that all see the same machine.
-Figures are medians over the rounds; generate counts with the number of threads that suits it best.
+All run the same random weights, greedily, in turns: in each round the read bandwidth is measured, of one thread and of
+`--threads`, then each contender decodes one row, then each decodes 8, so that all see the same machine. Figures are
+medians over the rounds. `numpy, 1 thread` is the default of that engine, all others have `--threads`; of generate with
+one thread and with those, the faster is shown. `share` is that of the bandwidth of as many threads. Tokens are compared
+with those of `numpy` in float32; of fewer bits they are others, as they must be on random weights.
+
+llama.cpp takes part if `--llama-python` names an interpreter that has it: `llama_cpp_decode.py` tells how to make one.
 """
 
 import argparse
@@ -12,9 +16,12 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,22 +38,22 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import gpu
 
-PROMPT_TOKENS = 16
+PROMPT_TOKENS, CAPACITY, BATCHES = 16, 512, (1, 8)
+TARGETS = {"onnx float32": 1.1, "onnx int8": 2.2, "onnx int4": 2.8}  # times the NumPy engine with as many threads
+LLAMA_CPP = Path(__file__).with_name("llama_cpp_decode.py")
+LLAMA_KINDS = ("F32", "Q8_0", "Q4_0")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Llama shape to measure, and the targets for it."""
+    """A Llama shape to measure."""
 
-    name: str
     config: dict[str, int]
-    new_tokens: int
-    times_generate: float
+    steps: int  # of a turn
 
 
-SHAPES = [
-    Shape(
-        name="32M",
+SHAPES = {
+    "32M": Shape(
         config={
             "num_hidden_layers": 8,
             "hidden_size": 512,
@@ -55,11 +62,9 @@ SHAPES = [
             "intermediate_size": 1408,
             "vocab_size": 8192,
         },
-        new_tokens=96,
-        times_generate=2.3,
+        steps=96,
     ),
-    Shape(
-        name="160M",
+    "160M": Shape(
         config={
             "num_hidden_layers": 12,
             "hidden_size": 768,
@@ -68,48 +73,71 @@ SHAPES = [
             "intermediate_size": 3072,
             "vocab_size": 32000,
         },
-        new_tokens=40,
-        times_generate=1.6,
+        steps=40,
     ),
-]
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a contender did in one turn."""
+
+    tokens: list[int]  # of the first row, the one that prefill gave first
+    seconds: float  # of the decode steps
+    read: float  # bytes of a step
+
+
+Decode = Callable[[Sequence[Sequence[int]], int], Turn]
+"""Decodes so many tokens of each of these prompts, all rows together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Somebody who takes part, and with how many threads."""
+
+    decode: Decode
+    threads: int
+
+
+Turns = dict[tuple[str, int], list[Turn]]  # by contender and batch
+Bandwidths = dict[int, list[float]]  # by threads, bytes/s of each round
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Medians of one shape."""
+    """Medians of one contender on one shape, at one batch."""
 
     shape: str
-    parameters: int
-    threads: int  # of Phasewalk's decode step
-    phasewalk: float  # tokens/s
-    generate: float  # tokens/s
-    generate_threads: int
-    ratio: float
-    ratio_target: float
-    read: float  # bytes/s that the decode steps read
-    bandwidth: float  # bytes/s, one thread
-    share: float
-    same_tokens: bool
+    contender: str
+    batch: int
+    tokens_per_s: float | None  # of all rows; None: it could not take part
+    times_numpy: float | None
+    target: float | None
+    read: float | None  # bytes/s
+    share: float | None  # of the bandwidth that was measured in the same round
+    same_tokens: bool | None
+    lacking: str = ""
 
 
-def phasewalk_run(engine: gpu.Engine, prompt: np.ndarray, new_tokens: int) -> tuple[list[int], float, float]:
-    """Decode greedily; give the tokens, tokens/s of the decode steps, and the bytes/s that they read."""
-    rows = engine.kv_cache.acquire(1)
-    [row] = rows
-    engine.write_prompt(row, prompt)
-    engine.prefill(rows)
-    engine.sample(rows)
-    tokens = list(engine.sampled(rows))
-    read = 0
-    start = time.perf_counter()
-    for _ in range(new_tokens):
-        engine.decode(rows)
+def phasewalk(engine: gpu.Engine) -> Decode:
+    def decode(prompts: Sequence[Sequence[int]], count: int) -> Turn:
+        rows = engine.kv_cache.acquire(len(prompts))
+        for row, prompt in zip(rows, prompts, strict=True):
+            engine.write_prompt(row, prompt)
+        engine.prefill(rows)
         engine.sample(rows)
-        tokens += engine.sampled(rows)
-        read += engine.bytes_per_token(rows)
-    seconds = time.perf_counter() - start
-    engine.kv_cache.release(rows)
-    return tokens, new_tokens / seconds, read / seconds
+        tokens, read = [engine.sampled(rows)[0]], 0
+        began = time.perf_counter()
+        for _ in range(count):
+            engine.decode(rows)
+            engine.sample(rows)
+            tokens.append(engine.sampled(rows)[0])
+            read += engine.bytes_per_token(rows)
+        seconds = time.perf_counter() - began
+        engine.kv_cache.release(rows)
+        return Turn(tokens, seconds, read / count)
+
+    return decode
 
 
 class _Clock:
@@ -125,107 +153,224 @@ class _Clock:
         pass
 
 
-def generate_run(model: Any, prompt: np.ndarray, new_tokens: int, threads: int) -> tuple[list[int], float]:
-    """Decode greedily with transformers; give the tokens and tokens/s of the decode steps."""
-    torch.set_num_threads(threads)
-    ids = torch.from_numpy(prompt[None].astype(np.int64))
-    clock = _Clock()
-    with torch.inference_mode():
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens + 1,
-            min_new_tokens=new_tokens + 1,
-            do_sample=False,
-            streamer=clock,
-        )
-    # The first entry is the prompt, the second the token that prefill gave.
-    return out[0, len(prompt) :].tolist(), new_tokens / (clock.times[-1] - clock.times[1])
+def generate(model: Any, threads: int) -> Decode:
+    weights = sum(parameter.nbytes for name, parameter in model.named_parameters() if "embed_tokens" not in name)
+
+    def decode(prompts: Sequence[Sequence[int]], count: int) -> Turn:
+        torch.set_num_threads(threads)
+        ids, clock = torch.tensor(prompts), _Clock()
+        with torch.inference_mode():
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=count + 1, min_new_tokens=count + 1,
+                do_sample=False, streamer=clock,
+            )  # fmt: skip
+        # The first entry is the prompt, the second the token that prefill gave.
+        return Turn(out[0, ids.shape[1] :].tolist(), clock.times[-1] - clock.times[1], weights)
+
+    return decode
 
 
-def measure(shape: Shape, *, repeats: int) -> list[Result]:
-    """Run all contenders in turns on one checkpoint of this shape; one result for each of Phasewalk's thread counts."""
+class LlamaCpp:
+    """llama.cpp in a process of its own, which waits between its turns."""
+
+    def __init__(self, python: str, checkpoint: Path, kind: str, threads: int) -> None:
+        target = checkpoint / f"{kind}.gguf"
+        command = [python, str(LLAMA_CPP), str(checkpoint), str(target), kind, str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.about = self._answer()
+
+    def __call__(self, prompts: Sequence[Sequence[int]], count: int) -> Turn:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"prompts": prompts, "count": count}) + "\n")
+        self._process.stdin.flush()
+        return Turn(**self._answer())
+
+    def close(self) -> None:
+        with self._process:  # it ends with its input
+            pass
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if not (line := self._process.stdout.readline()):
+            sys.exit(f"llama.cpp failed: see above; {LLAMA_CPP} tells how it is made")
+        return json.loads(line)
+
+
+def measure(name: str, *, threads: int, repeats: int, steps: int | None, llama: str | None) -> tuple[list[Result], str]:
+    """Let all contenders run in turns on one checkpoint of this shape; also gives what llama.cpp says of itself."""
+    shape = SHAPES[name]
     torch.manual_seed(0)
     config = LlamaConfig(**shape.config, max_position_embeddings=2048, eos_token_id=None, pad_token_id=0)
     model = LlamaForCausalLM(config).eval()
-    prompt = np.random.default_rng(0).integers(0, shape.config["vocab_size"], PROMPT_TOKENS)
-    choices = sorted({1, os.cpu_count() or 1})
-    ours: dict[int, list[float]] = {choice: [] for choice in choices}
-    reads: dict[int, list[float]] = {choice: [] for choice in choices}
-    theirs: dict[int, list[float]] = {choice: [] for choice in choices}
-    bandwidths: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
+    prompts = np.random.default_rng(0).integers(0, shape.config["vocab_size"], (max(BATCHES), PROMPT_TOKENS)).tolist()
+    count, system = steps or shape.steps, "no llama.cpp"
+    contenders: dict[str, Contender] = {}
+    lacking: dict[str, str] = {}
+    with ExitStack() as open_until_the_end:
+        folder = Path(open_until_the_end.enter_context(tempfile.TemporaryDirectory()))
         model.save_pretrained(folder)
-        engines = {c: gpu.load_engine(Path(folder), max_batch=1, capacity=512, threads=c) for c in choices}
-    for choice in choices:
-        phasewalk_run(engines[choice], prompt, 4)
-        generate_run(model, prompt, 4, choice)
-    same = True
-    for _ in range(repeats):
-        bandwidths.append(gpu.measure_read_bandwidth())
-        for choice in choices:
-            tokens, speed, read = phasewalk_run(engines[choice], prompt, shape.new_tokens)
-            ours[choice].append(speed)
-            reads[choice].append(read)
-            other_tokens, speed = generate_run(model, prompt, shape.new_tokens, choice)
-            theirs[choice].append(speed)
-            same = same and tokens == other_tokens
+
+        def load(engine: str, threads: int, **options: Any) -> Contender:
+            loaded = gpu.load_engine(
+                folder, engine, max_batch=max(BATCHES), capacity=CAPACITY, threads=threads, **options
+            )
+            return Contender(phasewalk(open_until_the_end.enter_context(loaded)), threads)
+
+        contenders["numpy, 1 thread"] = load("numpy", 1)
+        contenders["numpy"] = load("numpy", threads)
+        for kind in ("float32", "int8", "int4"):
+            if "onnx" in gpu.engines():
+                quantize = None if kind == "float32" else kind
+                contenders[f"onnx {kind}"] = load("onnx", threads, quantize=quantize, export=exported(folder, quantize))
+            else:
+                lacking[f"onnx {kind}"] = gpu.unavailable_engines()["onnx"]
+        for some in sorted({1, threads}):
+            contenders[f"HF generate, {some} thread{'s' * (some > 1)}"] = Contender(generate(model, some), some)
+        for kind in LLAMA_KINDS:
+            if llama is None:
+                lacking[f"llama.cpp {kind}"] = f"no --llama-python was named; {LLAMA_CPP.name} tells how to make one"
+                continue
+            started = LlamaCpp(llama, folder, kind, threads)
+            open_until_the_end.callback(started.close)
+            contenders[f"llama.cpp {kind}"] = Contender(started, threads)
+            system = f"llama-cpp-python {started.about['version']} ({_features(started.about['system'])})"
+        found, bandwidths = in_turns(contenders, prompts, count, repeats=repeats)
+    measured = results(name, contenders, found, bandwidths, count)
+    return [*measured, *missing(name, lacking)], f"{threads} threads read {_read(bandwidths, threads)}; {system}"
+
+
+def exported(folder: Path, quantize: str | None) -> Path:
+    """Make an export that is gone with the checkpoint, not one in the user's cache."""
+    from gpu.onnx.export import export
+
+    model, target = gpu.ModelConfig.from_folder(folder), folder / (quantize or "float32")
+    export(gpu.Checkpoint.open(folder, model), model, target, quantize=quantize)
+    return target
+
+
+def in_turns(
+    contenders: dict[str, Contender], prompts: list[list[int]], count: int, *, repeats: int
+) -> tuple[Turns, Bandwidths]:
+    """Give the turns of each contender at each batch, and the bandwidth of each round; a first round only warms up."""
+    found: Turns = {}
+    bandwidths: Bandwidths = {contender.threads: [] for contender in contenders.values()}
+    for number in range(repeats + 1):
+        print(f"round {number} of {repeats}", file=sys.stderr, flush=True)
+        for threads, measured in bandwidths.items():
+            if number:
+                measured.append(gpu.measure_read_bandwidth(threads))
+        for batch in BATCHES:
+            for name, contender in contenders.items():
+                turn = contender.decode(prompts[:batch], count if number else 2)
+                time.sleep(0.1)  # threads that wait for more work by spinning give up
+                if number:
+                    found.setdefault((name, batch), []).append(turn)
+    return found, bandwidths
+
+
+def results(
+    shape: str, contenders: dict[str, Contender], found: Turns, bandwidths: Bandwidths, count: int
+) -> list[Result]:
+    """Give the medians; of generate with one thread and with all, only the better."""
     median = statistics.median
-    best = max(choices, key=lambda choice: median(theirs[choice]))
-    return [
-        Result(
-            shape=shape.name,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            threads=choice,
-            phasewalk=median(ours[choice]),
-            generate=median(theirs[best]),
-            generate_threads=best,
-            ratio=median(ours[choice]) / median(theirs[best]),
-            ratio_target=shape.times_generate,
-            read=median(reads[choice]),
-            bandwidth=median(bandwidths),
-            # Round by round, since the bandwidth of a shared machine changes from one second to the next.
-            share=median(read / bandwidth for read, bandwidth in zip(reads[choice], bandwidths, strict=True)),
-            same_tokens=same,
+    rates = {key: median(key[1] * count / turn.seconds for turn in turns) for key, turns in found.items()}
+    made = []
+    for (name, batch), turns in found.items():
+        others = [rate for (other, size), rate in rates.items() if other.startswith("HF") and size == batch]
+        if name.startswith("HF") and rates[name, batch] < max(others):
+            continue
+        exact = not name.startswith(("onnx int", "llama.cpp Q"))
+        possible = bandwidths[contenders[name].threads]
+        reads = [turn.read * count / turn.seconds for turn in turns]
+        made.append(
+            Result(
+                shape=shape,
+                contender=name,
+                batch=batch,
+                tokens_per_s=rates[name, batch],
+                times_numpy=rates[name, batch] / rates["numpy", batch],
+                target=TARGETS.get(name),
+                read=median(reads),
+                # Round by round, since the bandwidth of a shared machine changes from one second to the next.
+                share=median(read / bandwidth for read, bandwidth in zip(reads, possible, strict=True)),
+                same_tokens=turns[0].tokens == found["numpy", batch][0].tokens if exact else None,
+            )
         )
-        for choice in choices
+    return sorted(made, key=lambda result: result.batch)
+
+
+def missing(shape: str, lacking: dict[str, str]) -> list[Result]:
+    return [
+        Result(shape, name, batch, None, None, TARGETS.get(name), None, None, None, reason)
+        for batch in BATCHES
+        for name, reason in lacking.items()
     ]
 
 
-def show(results: list[Result], *, repeats: int) -> None:
-    """Print the results as a table."""
-    table = Table(
-        title=f"Decode, float32, batch 1 (medians of {repeats} rounds; reads and share against one thread's bandwidth)",
-        caption=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, NumPy {np.__version__}, "
-        f"torch {torch.__version__}; python benchmarks/cpu_decode.py",
-    )
-    for column in ("shape", "phasewalk", "HF generate", "ratio", "target", "reads", "bandwidth", "share", "tokens"):
-        table.add_column(column, justify="left" if column == "shape" else "right")
-    for result in results:
-        table.add_row(
-            f"{result.shape} ({result.parameters / 1e6:.1f}M)",
-            f"{result.phasewalk:.1f} tok/s ({result.threads} thr)",
-            f"{result.generate:.1f} tok/s ({result.generate_threads} thr)",
-            f"{result.ratio:.2f}x",
-            f"{result.ratio_target}x",
-            f"{result.read / 1e9:.1f} GB/s",
-            f"{result.bandwidth / 1e9:.1f} GB/s",
-            f"{result.share:.0%}",
-            "same" if result.same_tokens else "DIFFER",
-        )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+def table(shape: str, found: Sequence[Result]) -> Table:
+    made = Table(title=f"Decode, {shape} Llama, {PROMPT_TOKENS} tokens of prompt, random weights")
+    for column in ("rows", "contender", "tokens/s", "x numpy", "target", "reads", "share", "tokens"):
+        made.add_column(column, justify="left" if column in ("contender", "tokens") else "right", no_wrap=True)
+    for batch in BATCHES:
+        for result in (result for result in found if result.batch == batch):
+            target = f"{result.target}x" if result.target else ""
+            if result.tokens_per_s is None or result.read is None:
+                made.add_row(str(batch), result.contender, "--", "", target, "", "", "", style="dim")
+                continue
+            same = {None: "", True: "same", False: "DIFFER"}[result.same_tokens]
+            made.add_row(
+                str(batch), result.contender, f"{result.tokens_per_s:.1f}", f"{result.times_numpy:.2f}x", target,
+                f"{result.read / 1e9:.1f} GB/s", f"{result.share:.0%}", same,
+            )  # fmt: skip
+        made.add_section()
+    return made
+
+
+def _read(bandwidths: Bandwidths, threads: int) -> str:
+    one, all_of_them = (statistics.median(bandwidths[number]) / 1e9 for number in (1, threads))
+    return f"{all_of_them:.1f} GB/s, one reads {one:.1f} GB/s"
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _features(system: str) -> str:
+    """The instructions that a build of llama.cpp uses, of what it says of itself."""
+    words = [part.split("=")[0].split(":")[-1].strip() for part in system.split("|") if part.strip().endswith("= 1")]
+    return " ".join(words) or "no special instructions"
 
 
 def main() -> None:
-    """Measure every shape and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each contender (default: all)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are taken over them (default 7)")
+    parser.add_argument("--steps", type=int, help="decode steps of a turn (default: 96 of 32M, 40 of 160M)")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--llama-python", metavar="PYTHON", help="an interpreter that has llama-cpp-python and gguf")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    arguments = parser.parse_args()
-    results = [result for shape in SHAPES for result in measure(shape, repeats=arguments.repeats)]
-    show(results, repeats=arguments.repeats)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+    options = parser.parse_args()
+    all_found: list[Result] = []
+    for shape in options.shapes:
+        found, about = measure(
+            shape, threads=options.threads, repeats=options.repeats, steps=options.steps, llama=options.llama_python
+        )
+        console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+        console.print(table(shape, found))
+        console.print(
+            f"{processor()}, {os.cpu_count()} cores; medians of {options.repeats} rounds; {about}; NumPy "
+            f"{np.__version__}, torch {torch.__version__}"
+        )
+        for reason in dict.fromkeys(result.lacking for result in found if result.lacking):
+            names = dict.fromkeys(result.contender for result in found if result.lacking == reason)
+            console.print(f"not measured: {', '.join(names)}: {reason}")
+        all_found += found
+    if options.json:
+        options.json.write_text(json.dumps([asdict(result) for result in all_found], indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,15 @@ from gpu.errors import (
 )
 from gpu.host_engine import HostEngine
 from gpu.kv_cache import LinearKVCache
-from gpu.load import engine_device, engines, load_engine, refused_engine, unavailable_engines
+from gpu.load import (
+    EngineChoice,
+    choose_engine,
+    engine_device,
+    engines,
+    load_engine,
+    refused_engine,
+    unavailable_engines,
+)
 from gpu.numpy.engine import NumpyEngine
 from gpu.profile import DeviceProfile, KeyNumber, Pass, StepPart, Work
 from gpu.rope import RopeConfig
@@ -46,6 +54,7 @@ __all__ = [
     "DeviceError",
     "DeviceProfile",
     "Engine",
+    "EngineChoice",
     "ExportError",
     "ForkedError",
     "HostEngine",
@@ -67,6 +76,7 @@ __all__ = [
     "Work",
     "candidates",
     "check_sampling",
+    "choose_engine",
     "engine_device",
     "engines",
     "expected_tensors",

@@ -100,7 +100,8 @@ class Generator:
         Parameters
         ----------
         engine
-            "auto" (the best that this machine can run) or an engine's name.
+            An engine's name, or "auto": the fastest that runs here and has what is asked for. `gpu.choose_engine` tells
+            which that is, and why.
         max_batch
             How many rows can be generated at the same time, all runs together.
         capacity
@@ -112,9 +113,10 @@ class Generator:
         progress
             Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
         **options
-            What only this engine takes, see `gpu.load_engine`: `quantize="int8"` or `"fp8"`, say, for weights of 8 bits
-            on a GPU. `phasewalk perplexity` tells what that costs in quality. Records say which weights they were made
-            with, and are replayed and gone on with by no others.
+            What only some engines take, see `gpu.load_engine`: `quantize="int8"` for weights of 8 bits (cuda, onnx),
+            `"fp8"` (cuda) or `"int4"` (onnx), `export=` a folder of `phasewalk export` (onnx), `decode=` (cuda). "auto"
+            chooses an engine that has them. `phasewalk perplexity` tells what fewer bits cost in quality. Records say
+            which weights they were made with, and are replayed and gone on with by no others.
 
         Raises
         ------

@@ -130,10 +130,10 @@ class Checkpoint:
         if self.progress is not None:
             self.progress("reading weights", self.done, self.total)
 
-    def announce(self, what: str) -> None:
-        """Report that something else is being done, which has no bytes to count."""
+    def announce(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Report that something else is being done, and how far it is if it has bytes to count."""
         if self.progress is not None:
-            self.progress(what, 0, 0)
+            self.progress(what, done, total)
 
     def read(self, *names: str) -> npt.NDArray[np.float32]:
         """Read tensors into a new array, one below the other."""

@@ -19,6 +19,8 @@ from gpu.printable import printable
 DATA_FILE = "weights.bin"
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PAGE = 4096  # bytes; what lies at a page's start can be mapped
+_PIECE = 4 * 2**20  # bytes of a matrix that are quantised between two reports
+_FLOAT = 4  # bytes of a float32
 ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
 
 
@@ -82,9 +84,10 @@ def write_data(path: Path, checkpoint: Checkpoint, model: ModelConfig, dtype: st
         If the disk is full, or cannot be written to.
     """
     following = iter(places(model, dtype, quantize))
+    quantising = _Quantising(checkpoint, model, quantize)
     with path.open("xb") as file:
         for name in expected_tensors(model):
-            for values in _stored(name, checkpoint.read(name), model, dtype, quantize):
+            for values in _stored(name, checkpoint.read(name), dtype, quantising):
                 file.seek(next(following).offset)
                 file.write(values.reshape(-1).view(np.uint8).data)
         file.flush()
@@ -115,14 +118,39 @@ def _tensors(model: ModelConfig, plain: int, quantize: str | None) -> Iterator[t
             yield quantised + SCALES, TensorProto.FLOAT, scales
 
 
+class _Quantising:
+    """Quantises one matrix after the other, and reports how far it is: that takes longer than to read them."""
+
+    def __init__(self, checkpoint: Checkpoint, model: ModelConfig, quantize: str | None) -> None:
+        self.name_of = {name: _quantised_name(name, model, quantize) for name in expected_tensors(model)}
+        self._checkpoint, self._codes, self._done = checkpoint, CODES.get(quantize or ""), 0
+        self._total = sum(
+            _FLOAT * math.prod(shape) for name, shape in expected_tensors(model).items() if self.name_of[name]
+        )
+
+    def of(self, matrix: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Give the codes and scales of a matrix, some rows after the others."""
+        assert self._codes is not None, "something is quantised"
+        rows, columns = matrix.shape
+        code_shape, scale_shape = self._codes.shapes(rows, columns)
+        codes, scales = np.empty(code_shape, np.uint8), np.empty(scale_shape, np.float32)
+        step = max(1, _PIECE // (_FLOAT * columns))
+        for first in range(0, rows, step):
+            piece = slice(first, first + step)
+            codes[piece], scales[piece] = self._codes.of(matrix[piece])
+            self._done += matrix[piece].nbytes
+            self._checkpoint.announce("quantising weights", self._done, self._total)
+        return codes, scales
+
+
 def _stored(
-    name: str, values: npt.NDArray[np.float32], model: ModelConfig, dtype: str, quantize: str | None
+    name: str, values: npt.NDArray[np.float32], dtype: str, quantising: _Quantising
 ) -> Iterator[npt.NDArray[Any]]:
-    quantised = _quantised_name(name, model, quantize)
+    quantised = quantising.name_of[name]
     if quantised != name:
         yield _rounded(name, values, dtype)
-    if quantised is not None and quantize is not None:
-        yield from CODES[quantize].of(values)
+    if quantised is not None:
+        yield from quantising.of(values)
 
 
 def _quantised_name(name: str, model: ModelConfig, quantize: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """The options that say which model runs and how tokens are drawn, for every command that generates."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phases.cli.files import readable_file
+from phases.cli.screen import tell
 
 if TYPE_CHECKING:
     from phases.request import RowRequest, SamplingParams
@@ -39,7 +41,14 @@ Model = Annotated[
     typer.Option(help="A checkpoint folder or Hugging Face hub id.", show_default="the bundled demo model",
                  rich_help_panel=MODEL),
 ]  # fmt: skip
-Engine = Annotated[str, typer.Option(help="Which engine computes.", rich_help_panel=MODEL)]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="Which engine computes: auto is the fastest that runs here and has what is asked for, and says which that "
+        "is and why. phasewalk doctor lists all.",
+        rich_help_panel=MODEL,
+    ),
+]
 Decode = Annotated[
     str | None,
     typer.Option(
@@ -53,6 +62,15 @@ Quantize = Annotated[
     typer.Option(
         help="Weights as they are, or of fewer bits, so that a token reads fewer bytes: int8 or fp8 (cuda), int8 or "
         "int4 (onnx). phasewalk perplexity tells what that costs.",
+        rich_help_panel=MODEL,
+    ),
+]
+Export = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="What phasewalk export made of the model, for the engine onnx.",
+        show_default="its own, in the user's cache folder",
         rich_help_panel=MODEL,
     ),
 ]
@@ -83,6 +101,26 @@ def check_engine(engine: str) -> None:
 
     if (refused := refused_engine(engine)) is not None:
         raise typer.BadParameter(refused)
+
+
+def choose_engine(
+    engine: str,
+    model: str | None,
+    *,
+    decode: str | None = None,
+    quantize: Sequence[Quantization] = (),
+    export: Path | None = None,
+) -> str:
+    """Give the engine to load: what was named, or what "auto" comes to, which is told on stderr in a line."""
+    if engine != "auto":
+        return engine
+    from gpu import choose_engine
+    from phases.generator import DEMO_MODEL
+
+    kinds = [kind.option for kind in quantize]
+    chosen = choose_engine(DEMO_MODEL if model is None else model, quantize=kinds, decode=decode, export=export)
+    tell(str(chosen))
+    return chosen.name
 
 
 def sampling_params(

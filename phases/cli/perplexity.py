@@ -42,6 +42,7 @@ def perplexity(
                           "row each.",
                      show_default="none", rich_help_panel=options.MODEL),
     ] = None,
+    export: options.Export = None,
     window: Annotated[
         int | None,
         typer.Option(min=2, help="Tokens that the model sees at most, the one to be foretold included.",
@@ -107,10 +108,19 @@ def perplexity(
 
     measured: dict[str, Perplexity] = {}
     ids: list[Sequence[int]] = []
-    for kind in dict.fromkeys(quantize or [Quantization.NONE]):
+    kinds = list(dict.fromkeys(quantize or [Quantization.NONE]))
+    engine = options.choose_engine(engine, model, decode=decode, quantize=kinds, export=export)
+    for kind in kinds:
         with loading_bar(model or "the demo model") as progress:
             generator = Generator.from_pretrained(
-                model, engine, max_batch=rows, capacity=window, progress=progress, decode=decode, quantize=kind.option
+                model,
+                engine,
+                max_batch=rows,
+                capacity=window if export is None else None,  # an export has one of its own, as a rule the usual one
+                progress=progress,
+                decode=decode,
+                quantize=kind.option,
+                export=export,
             )
         with generator:
             environment = generator.engine.environment()

@@ -22,6 +22,7 @@ def profile(
     engine: options.Engine = "auto",
     decode: options.Decode = None,
     quantize: options.Quantize = options.Quantization.NONE,
+    export: options.Export = None,
     tokens: Annotated[int, typer.Option(min=3, help="Tokens of each generation.")] = 100,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a step, in the tables of a device.")] = 1,
     context: Annotated[int, typer.Option(min=1, help="Tokens that each row holds there.")] = 128,
@@ -60,10 +61,17 @@ def profile(
     from phases.views.profile import profile as measure
 
     options.check_engine(engine)
+    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export)
     with (
         loading_bar(model or "the demo model") as progress,
         Generator.from_pretrained(
-            model, engine, max_batch=rows, progress=progress, decode=decode, quantize=quantize.option
+            model,
+            engine,
+            max_batch=rows,
+            progress=progress,
+            decode=decode,
+            quantize=quantize.option,
+            export=export,
         ) as generator,
     ):
         measured = measure(generator, prompt, tokens=tokens, rows=rows, context=context)

@@ -26,6 +26,7 @@ def run(
     engine: options.Engine = "auto",
     decode: options.Decode = None,
     quantize: options.Quantize = options.Quantization.NONE,
+    export: options.Export = None,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -97,10 +98,11 @@ def run(
     )
     check_new(journal, "--journal", writable=not journal_optional)
     check_snapshot(snapshot, force=force, journal=journal)
+    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, quantize=quantize.option,
-            machine=machine,
+            export=export, machine=machine,
         )  # fmt: skip
     with generator:
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None

@@ -142,6 +142,12 @@ def print_json(value: Any) -> None:
     print(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def tell(message: str) -> None:
+    """Tell something on stderr in a plain line; without rich, whose import a first token would wait for."""
+    with suppress(OSError):  # there may be nowhere to tell it
+        print(printable(message), file=sys.stderr, flush=True)
+
+
 def warn(message: str) -> None:
     """Tell on stderr what went otherwise than asked, without ending."""
     stderr().print(f"phasewalk: {printable(message)}", style="yellow", markup=False, soft_wrap=True)

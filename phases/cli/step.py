@@ -32,6 +32,7 @@ def step(
     engine: options.Engine = "auto",
     decode: options.Decode = None,
     quantize: options.Quantize = options.Quantization.NONE,
+    export: options.Export = None,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -88,10 +89,11 @@ def step(
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
     )
+    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode,
-            quantize=quantize.option,
+            quantize=quantize.option, export=export,
         )  # fmt: skip
     with generator:
         session = GenerationSession.live(generator, generator.start(x, params, keep=True))

@@ -105,7 +105,7 @@ gpu.memory.machine_memory = lambda: 1 << 60
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
 try:
-    gpu.load_engine({str(folder)!r}, {options})
+    gpu.load_engine({str(folder)!r}, "numpy", {options})
 except (gpu.CapacityError, gpu.CheckpointError) as error:
     print(type(error).__name__, error)
 """

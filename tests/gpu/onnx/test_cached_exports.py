@@ -27,6 +27,20 @@ with load_engine(sys.argv[1], "onnx", max_batch=1, capacity=16) as engine:
 """
 
 
+DONE = """
+import sys
+from gpu import load_engine
+done = set()
+load_engine(sys.argv[1], "onnx", max_batch=1, capacity=16, progress=lambda what, *_: done.add(what)).close()
+print(sorted(done))
+"""
+WAITING = """
+import sys
+from gpu import load_engine
+load_engine(sys.argv[1], "onnx", max_batch=1, capacity=16, progress=lambda what, *_: print(what)).close()
+"""
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -77,6 +91,32 @@ def test_processes_that_make_it_at_once_all_have_it(checkpoint: Path, cache: Pat
     assert len(said) == 1
     [folder] = cache.iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "weights.bin"]
+
+
+def test_only_one_of_them_makes_it(tmp_path: Path, cache: Path) -> None:
+    folder = write_checkpoint(tmp_path / "large", hidden_size=512, intermediate_size=2048, num_hidden_layers=8)
+    command = [sys.executable, "-c", DONE, str(folder)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = sorted(process.communicate()[0] for process in started)
+    waited = "['starting ONNX Runtime', 'waiting for another process that exports the model']\n"
+    assert said[:1] == [f"{READ}\n"]
+    assert {*said[1:]} <= {waited, f"{NOT_READ}\n"}  # who comes late finds it
+
+
+def test_who_waits_for_one_that_is_killed_makes_it(tmp_path: Path, cache: Path) -> None:
+    folder = write_checkpoint(tmp_path / "large", hidden_size=512, intermediate_size=2048, num_hidden_layers=8)
+    first = subprocess.Popen([sys.executable, "-c", LOAD, str(folder)], stdout=subprocess.DEVNULL)
+    while not (cache.is_dir() and [*cache.glob(".*.part/weights.bin")]):
+        assert first.poll() is None, "it ended before it was caught at it"
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.Popen([sys.executable, "-u", "-c", WAITING, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert second.stdout.readline() == "waiting for another process that exports the model\n"
+    first.kill()
+    first.wait()
+    assert "reading weights\n" in second.communicate()[0]
+    assert second.returncode == 0
+    assert len([*cache.iterdir()]) == 1
 
 
 def test_a_kill_in_the_middle_leaves_nothing_that_counts(tmp_path: Path, cache: Path) -> None:

@@ -12,13 +12,15 @@ from checkpoints import write_checkpoint
 from gpu import Checkpoint, ModelConfig, OnnxEngine, load_engine
 from gpu.onnx import runtime
 from gpu.onnx.cached import cached_export
+from gpu.onnx.codes import CODES
 
 pytestmark = pytest.mark.slow
 
 RUN = """
 import sys
 from gpu import load_engine
-with load_engine(sys.argv[1], "onnx", max_batch=4, capacity=64) as engine:
+quantize = None if sys.argv[2] == "none" else sys.argv[2]
+with load_engine(sys.argv[1], "onnx", max_batch=4, capacity=64, quantize=quantize) as engine:
     rows = engine.kv_cache.acquire(3)
     for row in rows:
         engine.write_prompt(row, [1, 2, 3])
@@ -38,13 +40,18 @@ session.run(None, feed)
 """
 
 
-def said(code: str, argument: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code, str(argument)], capture_output=True, text=True, check=True)
+def said(code: str, *arguments: str | Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("kind", ["none", *CODES])
+def test_nothing_is_printed_when_a_second_graph_is_loaded(checkpoint: Path, kind: str) -> None:
+    assert said(RUN, checkpoint, kind) == ""
+
+
 def test_onnx_runtime_never_says_that_it_copies(checkpoint: Path) -> None:
-    assert said(RUN, checkpoint) == ""
+    assert said(RUN, checkpoint, "none") == ""
     # It would have said so: memory that is not bound is copied.
     model = ModelConfig.from_folder(checkpoint)
     exported = cached_export(Checkpoint.open(checkpoint, model), model)

@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,16 @@ from chat_checkpoint import write_chat_checkpoint
 from checkpoints import FAMILIES, write_checkpoint
 from dequantised import dequantised
 
-from gpu import Checkpoint, Engine, ModelConfig, OptionError, load_engine
+from gpu import Checkpoint, Engine, ModelConfig, OnnxEngine, OptionError, SelfCheckError, load_engine
 from gpu.cuda.shape import Shape
-from gpu.load import _QUANTIZED
+from gpu.load import _ENGINES, _QUANTIZED
+from gpu.onnx import data
 from gpu.onnx.codes import CODES
 from gpu.onnx.data import data_size
 from gpu.onnx.export import export
+from gpu.onnx.runtime import Session
 from phases import Generator, JournalError, SamplingParams, SnapshotError
+from phases.generator import DEMO_MODEL
 from phases.replay import load_generator, replay
 from statemachine import Journal
 
@@ -105,6 +111,48 @@ def test_memory_is_that_of_a_tensor_not_of_the_model(tmp_path: Path, kind: str) 
     assert int(done.stdout) * 1024 < 40 * 2**20  # a tensor has 4 MiB
 
 
+# --- the self-check ---------------------------------------------------------------------------------------------------
+
+
+class _WritesOverTheLast(OnnxEngine):
+    """Decodes one position too early, over the token before."""
+
+    shift = -1
+
+    def _feed(self, session: Session, row: int, start: int, ids: np.ndarray) -> None:
+        decodes = len(ids) == 1 and start > 0
+        super()._feed(session, row, start + self.shift if decodes else start, ids)
+
+
+class _LeavesAHole(_WritesOverTheLast):
+    """Decodes one position too late, and so reads what nobody wrote."""
+
+    shift = 1
+
+
+class _ForgetsTheLast(OnnxEngine):
+    """Decodes at its place, but what the token before left in the cache is gone."""
+
+    def decode(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            self.buffers.kv_cache[:, :, row, :, self.kv_cache.length(row) - 1] = 0
+        super().decode(rows)
+
+
+@pytest.mark.parametrize("kind", [None, *CODES])
+@pytest.mark.parametrize("broken", [_WritesOverTheLast, _LeavesAHole, _ForgetsTheLast])
+def test_a_wrong_position_in_the_cache_fails_the_self_check(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, broken: type[OnnxEngine]
+) -> None:
+    """A tenth is allowed where activations are rounded to 8 bits; a mistake is far above that."""
+    for folder in (checkpoint, DEMO_MODEL):
+        load_engine(folder, "onnx", max_batch=1, capacity=16, quantize=kind).close()
+        with monkeypatch.context() as patched:
+            patched.setitem(_ENGINES, "onnx", broken)
+            with pytest.raises(SelfCheckError, match="failed its self-check"):
+                load_engine(folder, "onnx", max_batch=1, capacity=16, quantize=kind)
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +163,11 @@ def load(folder: Path, kind: str | None) -> set[str]:
     return done
 
 
-READ, NOT_READ = {"reading weights", "starting ONNX Runtime"}, {"starting ONNX Runtime"}
+NOT_READ = {"starting ONNX Runtime"}
+
+
+def read(kind: str | None) -> set[str]:
+    return {"reading weights", *NOT_READ} | (set() if kind is None else {"quantising weights"})
 
 
 @pytest.fixture
@@ -125,9 +177,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_kind_is_made_once(checkpoint: Path, cache: Path) -> None:
-    for expected in (READ, NOT_READ):
-        for kind in (None, *CODES):
-            assert load(checkpoint, kind) == expected
+    for kind in (None, *CODES):
+        assert load(checkpoint, kind) == read(kind)
+        assert load(checkpoint, kind) == NOT_READ
     names = sorted(folder.name.split("-")[1] for folder in cache.iterdir())
     assert names == ["float32", "int4", "int8"]
 
@@ -140,10 +192,10 @@ def test_a_damaged_one_is_made_again(checkpoint: Path, cache: Path, kind: str, n
     content = (folder / name).read_bytes()
     for damaged in (content[:100], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
         (folder / name).write_bytes(damaged)
-        assert load(checkpoint, kind) == READ
+        assert load(checkpoint, kind) == read(kind)
         assert (folder / name).read_bytes() == content
     (folder / name).unlink()
-    assert load(checkpoint, kind) == READ
+    assert load(checkpoint, kind) == read(kind)
     assert load(checkpoint, kind) == NOT_READ
 
 
@@ -151,8 +203,34 @@ def test_one_kind_in_the_place_of_another_is_made_again(checkpoint: Path, cache:
     load(checkpoint, "int4")
     [folder] = cache.iterdir()
     os.rename(folder, folder.with_name(folder.name.replace("int4", "int8")))
-    assert load(checkpoint, "int8") == READ
+    assert load(checkpoint, "int8") == read("int8")
     assert load(checkpoint, "int8") == NOT_READ
+
+
+@KINDS
+@pytest.mark.parametrize("tied", [True, False])
+def test_quantising_is_reported_piece_by_piece_to_its_end(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str, tied: bool
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", tie_word_embeddings=tied)
+    load(folder, kind)
+    [exported] = cache.iterdir()
+    whole = (exported / "weights.bin").read_bytes()
+    shutil.rmtree(exported)
+    monkeypatch.setattr(data, "_PIECE", 1000)  # a few rows of a matrix
+    steps: list[tuple[int, int]] = []
+
+    def note(what: str, done: int, total: int) -> None:
+        if what == "quantising weights":
+            steps.append((done, total))
+
+    load_engine(folder, "onnx", max_batch=2, quantize=kind, progress=note).close()
+    quantised = 4 * (2 * (32 * (32 + 16 + 16) + 32 * 32 + 3 * 32 * 48) + 97 * 32)
+    assert {total for _, total in steps} == {quantised}
+    done = [0, *(done for done, _ in steps)]
+    assert done[-1] == quantised
+    assert all(0 < later - earlier <= 1000 for earlier, later in pairwise(done))
+    assert (exported / "weights.bin").read_bytes() == whole  # in pieces or at once
 
 
 def test_an_export_of_other_weights_is_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ USAGE = [
     (("run", "x", "--temperature", "nan"), "temperature"),
     (("run", "x", "--top-p", "0"), "top_p is a number above 0"),
     (("run", "x", "--top-k", "few"), "top-k"),
-    (("run", "x", "--engine", "abacus"), "there is no engine 'abacus': expected auto or one of numpy"),
+    (("run", "x", "--engine", "abacus"), "there is no engine 'abacus': expected auto or one of"),
     (("run", "--messages", "nowhere.json"), "nowhere.json"),
     (("run", "x", "--messages", "chat.json"), "stands for the prompt"),
     (("run", "--messages", "broken.json"), "is not JSON"),

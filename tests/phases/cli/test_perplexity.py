@@ -25,7 +25,10 @@ def test_texts_are_measured_each_on_its_own_and_together(phasewalk: Command, cha
     texts = ("the quick brown fox " * 9, "Decode appends\nto it, naïvely.\n")
     for name, text in zip(("a.txt", "b.txt"), texts, strict=True):
         Path(name).write_text(text, encoding="utf-8")
-    command = ("perplexity", "a.txt", "b.txt", "--model", str(chat_folder), "--window", "24", "--stride", "10")
+    command = (
+        "perplexity", "a.txt", "b.txt", "--model", str(chat_folder), "--engine", "numpy", "--window", "24",
+        "--stride", "10",
+    )  # fmt: skip
     answer = phasewalk(*command, "--json")
     assert (answer.code, answer.err) == (0, "")
     value = json.loads(answer.out)
@@ -140,7 +143,8 @@ def test_bad_input_is_told_in_a_line(
 ) -> None:
     for name, content in (FILES | {"fine.txt": b"the fox jumps"}).items():
         Path(name).write_bytes(content)
-    answer = phasewalk("perplexity", *arguments, "--model", str(chat_folder))
+    engine = () if "--engine" in arguments else ("--engine", "numpy")
+    answer = phasewalk("perplexity", *arguments, "--model", str(chat_folder), *engine)
     assert (answer.code, answer.out) == (code, "")
     assert message in answer.err
     assert "Traceback" not in answer.err

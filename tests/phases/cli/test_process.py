@@ -27,7 +27,8 @@ def endless(chat_folder: Path, folder: Path) -> tuple[str, ...]:
     config = json.loads((chat_folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100_000}))
     (folder / "generation_config.json").write_text('{"eos_token_id": []}')
-    return ("run", "fox", "--model", str(folder), "--capacity", "100000", "--max-new-tokens", "99999", "--phases")
+    sizes = ("--capacity", "100000", "--max-new-tokens", "99999")
+    return ("run", "fox", "--model", str(folder), "--engine", "numpy", *sizes, "--phases")
 
 
 def test_ctrl_c_cancels_at_the_next_boundary(chat_folder: Path, tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ COMMANDS = ("run", "check", "diagram", "play", "json", "help")
 
 def command(name: str, chat_folder: Path, journal: Path) -> tuple[str, ...]:
     return {
-        "run": ("run", "fox", "--model", str(chat_folder), *SHORT),
+        "run": ("run", "fox", "--model", str(chat_folder), "--engine", "numpy", *SHORT),
         "check": ("check",),
         "diagram": ("diagram",),
         "play": ("replay", str(journal), "--mode", "play"),

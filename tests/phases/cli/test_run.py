@@ -14,14 +14,16 @@ from gpu import engines
 pytestmark = pytest.mark.slow
 
 SHORT = ("--temperature", "0", "--max-new-tokens", "6")
+NUMPY = ("--engine", "numpy")
 
 
 def test_run_streams_and_json_says_the_same(phasewalk: Command, chat_folder: Path) -> None:
-    plain = phasewalk("run", "the fox", "--model", str(chat_folder), *SHORT)
-    piped = phasewalk("run", "--model", str(chat_folder), *SHORT, stdin="the fox\n")
-    as_json = phasewalk("run", "the fox", "--model", str(chat_folder), *SHORT, "--json")
+    options = ("--model", str(chat_folder), *NUMPY, *SHORT)
+    plain = phasewalk("run", "the fox", *options)
+    piped = phasewalk("run", *options, stdin="the fox\n")
+    as_json = phasewalk("run", "the fox", *options, "--json")
     assert (plain.code, plain.err) == (0, "")
-    dashed = phasewalk("run", "-", "--model", str(chat_folder), *SHORT, stdin="the fox\n")
+    dashed = phasewalk("run", "-", *options, stdin="the fox\n")
     assert piped == dashed == plain
     value = json.loads(as_json.out)
     assert value["text"] + "\n" == plain.out
@@ -29,7 +31,7 @@ def test_run_streams_and_json_says_the_same(phasewalk: Command, chat_folder: Pat
     assert value["finish_reason"] == "length"
     messages = Path("chat.json")
     messages.write_text(json.dumps([{"role": "user", "content": "the fox"}]))
-    assert phasewalk("run", "--messages", str(messages), "--model", str(chat_folder), *SHORT) == plain
+    assert phasewalk("run", "--messages", str(messages), *options) == plain
 
 
 def test_a_seed_repeats_the_text(phasewalk: Command, chat_folder: Path) -> None:
@@ -40,7 +42,7 @@ def test_a_seed_repeats_the_text(phasewalk: Command, chat_folder: Path) -> None:
 
 
 def test_stats_and_phases_go_to_stderr(phasewalk: Command, chat_folder: Path) -> None:
-    answer = phasewalk("run", "the fox", "--model", str(chat_folder), *SHORT, "--stats", "--phases")
+    answer = phasewalk("run", "the fox", "--model", str(chat_folder), *NUMPY, *SHORT, "--stats", "--phases")
     lines = answer.err.splitlines()
     assert [line.split()[1] for line in lines[:5]] == ["tokenize", "prefill", "sample", "decode", "check_stop"]
     assert "prompt tokens" in lines[0]
@@ -69,7 +71,7 @@ def test_stats_tell_what_an_engine_of_a_device_did(phasewalk: Command, chat_fold
 def test_ranges_for_a_profiler_are_those_of_the_phases(
     phasewalk: Command, chat_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    command = ("run", "the fox", "--model", str(chat_folder), *SHORT)
+    command = ("run", "the fox", "--model", str(chat_folder), *NUMPY, *SHORT)
     expected = phasewalk(*command).out
     monkeypatch.setitem(sys.modules, "nvtx", None)
     refused = phasewalk(*command, "--nvtx")
@@ -106,10 +108,10 @@ def test_ranges_of_the_real_package_change_nothing(phasewalk: Command, chat_fold
 
 FAILURES = [
     (("run", "x", "--engine", "numpy", "--decode", "per-op"), "the engine numpy has no option decode"),
-    (("run", ""), "row 0 is empty"),
-    (("run", "word " * 400), "the capacity is 128 tokens"),
+    (("run", "", *NUMPY), "row 0 is empty"),
+    (("run", "word " * 400, *NUMPY), "the capacity is 128 tokens"),
     (("run", "x", "--model", "nowhere/at/all"), "nowhere/at/all"),
-    (("run", "x", "--capacity", "100000"), "128 positions"),
+    (("run", "x", "--capacity", "100000", *NUMPY), "128 positions"),
 ]
 
 
@@ -144,7 +146,7 @@ def test_an_over_long_prompt_names_the_option_as_long_as_it_helps(phasewalk: Com
 
 
 def test_an_optional_journal_that_cannot_be_made_is_a_warning(phasewalk: Command, chat_folder: Path) -> None:
-    arguments = ("run", "the fox", "--model", str(chat_folder), *SHORT)
+    arguments = ("run", "the fox", "--model", str(chat_folder), *NUMPY, *SHORT)
     without = phasewalk(*arguments)
     journal = ("--journal", "no/such/folder.jsonl")
     answer = phasewalk(*arguments, *journal, "--journal-optional")
@@ -163,7 +165,8 @@ def test_an_optional_journal_on_a_full_disk_is_a_warning_in_one_line(chat_folder
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); main()"
     )
-    arguments = ["run", "fox", "--model", str(chat_folder), *SHORT, "--journal", "a.jsonl", "--journal-optional"]
+    journal = ("--journal", "a.jsonl", "--journal-optional")
+    arguments = ["run", "fox", "--model", str(chat_folder), *NUMPY, *SHORT, *journal]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
                           check=False)  # fmt: skip
     assert done.returncode == 0

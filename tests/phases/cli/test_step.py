@@ -58,7 +58,7 @@ def phasewalk(*arguments: str, stdin: str = "", cwd: Path) -> subprocess.Complet
 
 
 def test_without_a_terminal_lines_are_read(chat_folder: Path, tmp_path: Path) -> None:
-    options = ("--model", str(chat_folder), "--seed", "5", "--max-new-tokens", "4")
+    options = ("--model", str(chat_folder), "--engine", "numpy", "--seed", "5", "--max-new-tokens", "4")
     done = phasewalk("step", PROMPT, *options, stdin="next\n\n# a remark\nnonsense\nquit\nrun\n", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")  # as one of them failed
     lines = done.stdout.splitlines()
