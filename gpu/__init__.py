@@ -34,6 +34,7 @@ from gpu.self_check import self_check
 if TYPE_CHECKING:
     from gpu.cuda.engine import CudaEngine as CudaEngine
     from gpu.onnx.engine import OnnxEngine as OnnxEngine
+    from gpu.tensorrt.engine import TensorRTEngine as TensorRTEngine
 
 __all__ = [
     "BufferInfo",
@@ -64,6 +65,7 @@ __all__ = [
     "RowKeeper",
     "SelfCheckError",
     "StepPart",
+    "TensorRTEngine",
     "Work",
     "candidates",
     "check_sampling",
@@ -92,6 +94,10 @@ def __getattr__(name: str) -> Any:
         from gpu.onnx.engine import OnnxEngine
 
         return OnnxEngine
+    if name == "TensorRTEngine":
+        from gpu.tensorrt.engine import TensorRTEngine
+
+        return TensorRTEngine
     raise AttributeError(f"module 'gpu' has no attribute {name!r}")
 
 

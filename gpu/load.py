@@ -14,6 +14,7 @@ from gpu.errors import CapacityError, CheckpointError, OptionError
 from gpu.numpy.engine import NumpyEngine
 from gpu.onnx.available import missing as onnx_missing
 from gpu.self_check import self_check as check_engine
+from gpu.tensorrt.available import missing_to_run as tensorrt_missing
 
 _DEFAULT_CAPACITY = 4096
 
@@ -30,19 +31,32 @@ def _onnx(*arguments: Any, **options: Any) -> Engine:
     return OnnxEngine(*arguments, **options)
 
 
+def _tensorrt(*arguments: Any, **options: Any) -> Engine:
+    from gpu.tensorrt.engine import TensorRTEngine  # it need not be installed
+
+    return TensorRTEngine(*arguments, **options)
+
+
 # In the order of preference: "auto" takes the first.
-_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "numpy": NumpyEngine, "onnx": _onnx}
+_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "numpy": NumpyEngine, "onnx": _onnx, "tensorrt": _tensorrt}
 _MISSING: dict[str, Callable[[], str | None]] = {
     "cuda": cuda_missing,
     "onnx": onnx_missing,
+    "tensorrt": tensorrt_missing,
 }  # of those that do not run everywhere
-_DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda}
+_DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda, "tensorrt": describe_cuda}
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
     "cuda": ("decode", "quantize", "timeout"),
     "onnx": ("export", "quantize"),
+    "tensorrt": ("plan", "dtype", "timeout"),
 }
 _QUANTIZED = {"cuda": ("int8", "fp8"), "onnx": ("int8", "int4")}  # what an engine can quantise weights to
-_WEIGHTS = {"cuda": "bfloat16", "numpy": "float32", "onnx": "float32"}  # as they are unless quantised
+_WEIGHTS = {
+    "cuda": "bfloat16",
+    "numpy": "float32",
+    "onnx": "float32",
+    "tensorrt": "bfloat16",
+}  # as they are unless quantised
 
 
 def engines() -> tuple[str, ...]:
@@ -107,7 +121,8 @@ def load_engine(
         anything else that takes long, as compiling kernels does.
     **options
         What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; onnx: `export`,
-        `quantize`, see `OnnxEngine`); None leaves the choice to it.
+        `quantize`, see `OnnxEngine`; tensorrt: `plan`, `dtype`, `timeout`, see `TensorRTEngine`); None leaves the
+        choice to it.
 
     Raises
     ------
@@ -125,6 +140,8 @@ def load_engine(
         If the device of an engine fails.
     ExportError
         If the graph that an engine runs cannot be made or kept, or is damaged.
+    PlanError
+        If the plan that an engine runs cannot be made or kept, is damaged, or is not for this machine.
     """
     if (refused := refused_engine(engine)) is not None:
         raise ValueError(refused)

@@ -33,6 +33,7 @@ def export(
     capacity: int | None = None,
     max_batch: int | None = None,
     quantize: str | None = None,
+    spare: int = 0,
 ) -> Identity:
     """Write a checkpoint as one ONNX graph, `model.onnx`, with its data beside it, in a new folder.
 
@@ -52,6 +53,8 @@ def export(
         Rows that will run together, for whoever compiles the graph; its batch is any number.
     quantize : {"int8", "int4"}, optional
         Matrices of products as codes of so many bits, which ONNX Runtime alone multiplies by.
+    spare : int
+        How many positions of the capacity no token will have.
 
     Returns
     -------
@@ -69,7 +72,7 @@ def export(
         If the folder cannot be written to.
     """
     identity = Identity(model_fingerprint(checkpoint.folder), dtype, capacity, max_batch, quantize=quantize)
-    if capacity is not None and capacity > model.max_positions:
+    if capacity is not None and capacity - spare > model.max_positions:
         raise ExportError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
     if os.path.lexists(target):
         raise ExportError(f"{printable(target)} exists already: choose another name or remove it")
