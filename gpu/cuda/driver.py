@@ -25,13 +25,13 @@ class CudaDevice:
 
     def __init__(self) -> None:
         if (reason := missing()) is not None:
-            raise DeviceError(f"the cuda engine cannot run here: {reason}")
+            raise DeviceError(f"no device can be used here: {reason}")
         self._device = cuda.core.Device(0)
         self._ready = threading.local()
         self._handle = driver.CUstream(0)  # until there is one of ours
         self.enter()
         if (reason := self.fault()) is not None:
-            raise DeviceError(f"the cuda engine cannot run in this process any more, start another: {reason}")
+            raise DeviceError(f"the device cannot be used in this process any more, start another: {reason}")
         self._stream = self._device.create_stream()
         self._handle = driver.CUstream(int(self._stream.handle))
         self._building: Any = None  # the graph that is being recorded

@@ -48,6 +48,11 @@ Decode = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Plan = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A plan that phasewalk build made, instead of one of its own (tensorrt).",
+                 exists=True, dir_okay=False, rich_help_panel=MODEL),
+]  # fmt: skip
 Quantize = Annotated[
     Quantization,
     typer.Option(

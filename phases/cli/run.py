@@ -25,6 +25,7 @@ def run(
     model: options.Model = None,
     engine: options.Engine = "auto",
     decode: options.Decode = None,
+    plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
@@ -100,7 +101,7 @@ def run(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, quantize=quantize.option,
-            machine=machine,
+            plan=plan, machine=machine,
         )  # fmt: skip
     with generator:
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None

@@ -31,6 +31,7 @@ def step(
     model: options.Model = None,
     engine: options.Engine = "auto",
     decode: options.Decode = None,
+    plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     capacity: options.Capacity = None,
     temperature: options.Temperature = None,
@@ -91,7 +92,7 @@ def step(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode,
-            quantize=quantize.option,
+            quantize=quantize.option, plan=plan,
         )  # fmt: skip
     with generator:
         session = GenerationSession.live(generator, generator.start(x, params, keep=True))

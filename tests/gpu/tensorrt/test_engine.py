@@ -22,10 +22,12 @@ from gpu import (
     OptionError,
     PlanError,
     SelfCheckError,
+    engines,
     load_engine,
     self_check,
 )
-from gpu.tensorrt.available import flavour, not_for
+from gpu.tensorrt.available import flavour, missing_to_run, not_for
+from gpu.verdict import verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CAN_STAND_IN, reason="no g++ on x86-64, or no TensorRT")]
 
@@ -416,6 +418,27 @@ def test_a_closed_engine_gives_everything_back(load: Load, world: StandIn) -> No
     assert engine._plan._engine is engine._plan._runtime is context._context is None
     with pytest.raises(RuntimeError, match="the engine is closed"):
         engine.decode([0])
+
+
+# --- on a device ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("tensorrt" not in engines(), reason=f"no engine tensorrt: {missing_to_run()}")
+@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("float16", 0.01), ("float32", 1e-3)])
+def test_on_a_device_it_computes_what_numpy_does_and_steps_are_graphs(
+    checkpoint: Path, dtype: str, near: float
+) -> None:
+    expected = load_engine(checkpoint, "numpy", max_batch=4, capacity=48)
+    with closing(load_engine(checkpoint, "tensorrt", max_batch=4, capacity=48, dtype=dtype)) as engine:
+        found = verdict(engine, expected, [3, 1, 4, 1, 5], tokens=40)
+        assert found.dtype == dtype
+        assert found.off_by < near
+        assert found.passed
+        assert engine.facts()["graph fallbacks"] == 0
+        generated = generate(engine, [0, 2])
+        assert generate(engine, [0, 2]) == generated
+        assert [token for token, _ in generated] == [token for (token,) in generate(engine, [0])]  # alone
 
 
 # --- the real library, and the stand-in -------------------------------------------------------------------------------

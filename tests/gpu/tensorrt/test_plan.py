@@ -36,7 +36,7 @@ def sealed(page: object, engine: bytes = ENGINE) -> bytes:
 
 def test_a_plan_reads_back(plan: Path) -> None:
     assert read_identity(plan) == IDENTITY
-    assert read_engine(plan, HERE, IDENTITY.fingerprint) == (IDENTITY, ENGINE)
+    assert read_engine(plan, HERE, IDENTITY.fingerprint) == (IDENTITY, ENGINE, hashlib.sha256(ENGINE).hexdigest())
     assert plan.stat().st_size == PAGE + len(ENGINE)
     assert [path.name for path in plan.parent.iterdir()] == ["model.plan"]
 
