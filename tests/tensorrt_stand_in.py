@@ -305,12 +305,14 @@ class Ada(EmulatedDevice):
 
 
 def stood_in(
-    folder: Path, *, max_batch: int = 8, capacity: int | None = None, self_check: bool = True, **_: Any
-) -> Engine:
+    folder: Path, *, max_batch: int = 8, capacity: int | None = None, self_check: bool = True,
+    device: EmulatedDevice | None = None, **_: Any,
+) -> Engine:  # fmt: skip
     """Load a checkpoint into the TensorRT engine, with the stand-in."""
     from gpu.tensorrt.engine import TensorRTEngine
 
-    model, device = ModelConfig.from_folder(folder), Ada()
+    model = ModelConfig.from_folder(folder)
+    device = Ada() if device is None else device
     capacity = capacity or model.max_positions
     with tempfile.TemporaryDirectory() as made:
         plan = write_stand_in_plan(folder, Path(made) / "plan", rows=max_batch, capacity=capacity)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from checkpoints import write_checkpoint
 from full_tensorrt import full_tensorrt
 from onnx import GraphProto, TensorProto, helper
-from tensorrt_stand_in import CAN_STAND_IN, SAID, Ada, StandIn, check_call, write_stand_in_plan
+from tensorrt_stand_in import CAN_STAND_IN, SAID, Ada, StandIn, check_call, stood_in, write_stand_in_plan
+from unreliable_device import InterruptedDevice
 
 from gpu import (
     CapacityError,
@@ -338,7 +339,7 @@ def test_the_last_position_of_a_plan_is_spare_and_told(load: Load) -> None:
 
 def test_a_full_row_rests_unharmed_while_others_decode(load: Load) -> None:
     engine = load(capacity=28)
-    prompted(engine, 0, list(range(27)))
+    prompted(engine, 0, list(range(1, 28)))
     prompted(engine, 1, [4, 5])
     cache, logits = engine.export_kv(0, 0, 27), engine.read_logits(0)
     for _ in range(5):
@@ -398,6 +399,22 @@ def test_inputs_of_an_adapter_are_bound_to_zeros_of_rank_1(load: Load, world: St
     assert bound["lora_a.q"] == bound["lora_b.q"] == zeros.address
     assert zeros.shape == (VOCAB * 4,)
     assert generate(engine, [0, 1]) == expected
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_ctrl_c_at_any_launch_leaves_an_engine_that_goes_on(checkpoint: Path, after: bool) -> None:
+    device = InterruptedDevice()
+    device.capability = Ada.capability
+    with closing(stood_in(checkpoint, max_batch=2, capacity=CAPACITY, device=device)) as engine:
+        expected = generate(engine, [0, 1], 3)
+        for at in range(1000):
+            if at % 3 == 0:
+                engine.clear_cuda_graphs()  # type: ignore[attr-defined]
+            with device.interrupting(at, after=after), suppress(KeyboardInterrupt):
+                assert generate(engine, [0, 1], 3) == expected
+                break
+            assert generate(engine, [0, 1], 3) == expected, at
+        assert at > 20
 
 
 def test_the_environment_tells_what_can_change_a_bit(load: Load, checkpoint: Path, tmp_path: Path) -> None:
@@ -471,6 +488,33 @@ def test_calls_that_the_bindings_do_not_have_are_refused(world: StandIn, load: L
     for module in world.modules:
         check_call(module.IExecutionContext.set_input_shape, "input_ids", (1, 2))
         check_call(module.IExecutionContext.set_input_shape, "input_ids", [1, 2])
+
+
+MISSING = """
+import sys
+sys.modules.update(dict.fromkeys({hidden!r}))
+import gpu
+print(gpu.unavailable_engines()["tensorrt"])
+print(gpu.refused_engine("tensorrt"))
+print(sorted({{"tensorrt", "tensorrt_rtx", "onnx"}} & {{name for name, module in sys.modules.items() if module}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [
+        (("tensorrt", "tensorrt_rtx"), "TensorRT is not installed: pip install 'phasewalk[tensorrt-rtx]' (GeForce"),
+        (("onnx",), "onnx is not installed: pip install 'phasewalk[tensorrt"),
+        (("cuda", "cuda.core", "cuda.bindings"), "cuda-python is not installed: pip install 'phasewalk[cuda]'"),
+    ],
+)
+def test_what_it_lacks_is_told_with_the_command_that_installs_it(hidden: tuple[str, ...], message: str) -> None:
+    code = MISSING.format(hidden=hidden)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    reason, refused, imported = done.stdout.splitlines()
+    assert reason.startswith(message)
+    assert refused == f"the engine tensorrt cannot run here: {reason}"
+    assert imported == "[]"
 
 
 CODE = """
