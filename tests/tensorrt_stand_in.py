@@ -4,6 +4,7 @@ A plan of the stand-in is a file like any other, but the engine in it is the nam
 runs on the very addresses that the contexts were given, which on the emulated device are the host's.
 """
 
+import hashlib
 import inspect
 import os
 import re
@@ -13,23 +14,25 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from emulated_device import CAN_EMULATE, EmulatedDevice
-from onnx import GraphProto
+from onnx import GraphProto, ModelProto
 
 from gpu import Checkpoint, Engine, ModelConfig, model_fingerprint
 from gpu import self_check as check_engine
 from gpu.onnx.export import export, read_export
+from gpu.onnx.identity import Identity
 from gpu.onnx.runtime import open_session
 from gpu.tensorrt.available import device_class, flavour, missing
 from gpu.tensorrt.plan import PlanIdentity, write_plan
 
 CAN_STAND_IN = CAN_EMULATE and missing() is None
 Call = tuple[str, str, tuple[Any, ...]]  # of which object, what, with what
+Limits = tuple[tuple[int, ...], tuple[int, ...]]
 SAID = "a word of TensorRT"
 _NOTHING = object()
 _NUMBERS = {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
@@ -121,6 +124,8 @@ class StandIn:
         What methods, as `decode.set_input_shape`, return instead, or raise, having logged `SAID`.
     says : dict
         What the engine has instead of its own attributes and methods.
+    known : dict
+        The export that is computed for an engine that the real builder made, by its SHA-256.
     changes, changes_steps : callable
         Changes the graph of a plan, or that of its steps alone.
     """
@@ -133,6 +138,7 @@ class StandIn:
         self.says: dict[str, Any] = {}
         self.changes: Callable[[GraphProto], None] = lambda graph: None
         self.changes_steps = self.changes
+        self.known: dict[str, Path] = {}
         self.log: Any = None
 
     def __call__(self, log: Any) -> Noted:
@@ -149,7 +155,8 @@ class _Runtime:
         self._world = world
 
     def deserialize_cuda_engine(self, engine: bytes) -> Any:
-        folder = Path(os.fsdecode(engine))
+        known = self._world.known.get(hashlib.sha256(engine).hexdigest())
+        folder = known or Path(os.fsdecode(engine))
         if not folder.is_dir():
             return None
         return Noted(self._world, "engine", "ICudaEngine", _Engine(self._world, folder))
@@ -161,6 +168,7 @@ class _Engine:
     def __init__(self, world: StandIn, folder: Path) -> None:
         self._world, self.folder = world, folder
         self.identity, self.graph = read_export(folder)
+        self.limits = profile_limits(self.identity, self.graph)
         world.changes(self.graph.graph)
         self._contexts = 0
         self._names = [tensor.name for tensor in (*self.graph.graph.input, *self.graph.graph.output)]
@@ -202,6 +210,31 @@ class _Engine:
         return Noted(self._world, name, "IExecutionContext", _Context(self._world, self, name))
 
 
+def profile_limits(identity: Identity, graph: ModelProto) -> list[dict[str, Limits]]:
+    """Ask the builder's own source what shapes each profile takes: by input, the smallest and the largest."""
+    from gpu.tensorrt.build import plan_identity, profiles
+
+    found: list[dict[str, Limits]] = []
+
+    class Profile:
+        def __init__(self) -> None:
+            found.append({})
+
+        def set_shape(self, name: str, least: tuple[int, ...], usual: object, most: tuple[int, ...]) -> None:
+            found[-1][name] = least, most
+
+    inputs = [
+        SimpleNamespace(
+            name=tensor.name, shape=[length.dim_value or -1 for length in tensor.type.tensor_type.shape.dim]
+        )
+        for tensor in graph.graph.input
+    ]
+    network = SimpleNamespace(num_inputs=len(inputs), get_input=inputs.__getitem__)
+    builder = SimpleNamespace(create_optimization_profile=Profile)
+    assert len(list(profiles(builder, network, plan_identity(identity, ("sm89",))))) == 2
+    return found
+
+
 class _Config:
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         pass
@@ -229,6 +262,8 @@ class _Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         fixed = self._engine.get_tensor_shape(name)
         fits = len(shape) == len(fixed) and all(want in (-1, has) for want, has in zip(fixed, shape, strict=True))
+        least, most = self._engine.limits[self._profile or 0].get(name, (shape, shape))
+        fits = fits and all(low <= has <= high for low, has, high in zip(least, shape, most, strict=True))
         if fits:
             self._shapes[name] = shape
         return fits

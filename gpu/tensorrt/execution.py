@@ -53,10 +53,8 @@ class LoadedPlan:
         for name in caches:
             if self._engine.get_aliased_input_tensor(f"present.{name}") != name:
                 raise PlanError(f"the plan does not write the cache {name} where it lies: build it again")
-        if self._engine.num_optimization_profiles != 2:
-            raise PlanError(
-                f"the plan has {self._engine.num_optimization_profiles} profiles, expected 2: build it again"
-            )
+        if (profiles := self._engine.num_optimization_profiles) != 2:
+            raise PlanError(f"the plan has {profiles} profiles, expected 2: build it again")
 
     @property
     def scratch(self) -> int:
@@ -96,21 +94,18 @@ class LoadedPlan:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         expected = {**taken, **given}
         for name in names:
-            if name.startswith(ADAPTER):
+            if name.startswith(ADAPTER) and engine.get_tensor_dtype(name) in _SIZES:
                 self.adapter.append(name)
-                expected[name] = engine.get_tensor_dtype(name)
-                if expected[name] not in _SIZES:
-                    raise PlanError(f"the plan has {name} in {expected[name]}, which this version does not bind")
-                continue
+                taken, expected = {**taken, name: None}, {**expected, name: engine.get_tensor_dtype(name)}
             if name not in expected:
                 raise PlanError(f"the plan has a tensor {printable(name)}, which this version does not bind")
             way = trt.TensorIOMode.INPUT if name in taken else trt.TensorIOMode.OUTPUT
             if engine.get_tensor_mode(name) != way:
-                raise PlanError(f"the plan does not have {name} as an {way.name.lower()}: build it again")
+                raise PlanError(f"the plan does not have {printable(name)} as an {way.name.lower()}: build it again")
             if (dtype := engine.get_tensor_dtype(name)) != expected[name]:
                 raise PlanError(f"the plan has {name} in {dtype}, expected {expected[name]}: build it again")
             if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-                raise PlanError(f"the plan wants {name} on the host: build it again")
+                raise PlanError(f"the plan wants {printable(name)} on the host: build it again")
         if lacking := expected.keys() - set(names):
             raise PlanError(f"the plan has no {', '.join(sorted(lacking))}: build it again")
 
@@ -118,9 +113,8 @@ class LoadedPlan:
         try:
             return call(*arguments)
         except Exception as error:  # pybind11's own kinds
-            raise PlanError(
-                f"{FLAVOUR} {VERSION} cannot make {what}: {printable(error)} {self._log.summary()}"
-            ) from None
+            reason = f"{printable(error)} {self._log.summary()}"
+            raise PlanError(f"{FLAVOUR} {VERSION} cannot make {what}: {reason}") from None
 
 
 class Context:
@@ -174,6 +168,7 @@ class Context:
             If something is.
         """
         if not self._inferred:
+            self._log.told.clear()
             if lacking := self._context.infer_shapes():
                 raise DeviceError(f"{FLAVOUR} {VERSION} still wants {', '.join(lacking)}: {self._log.summary()}")
             self._inferred = True

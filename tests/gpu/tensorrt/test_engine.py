@@ -1,5 +1,6 @@
 """What the engine asks of TensorRT, and in which order, by a stand-in whose every call is one of the real bindings."""
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from gpu import (
     self_check,
 )
 from gpu.tensorrt.available import flavour, missing_to_run, not_for
+from gpu.tensorrt.plan import PAGE
 from gpu.verdict import verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CAN_STAND_IN, reason="no g++ on x86-64, or no TensorRT")]
@@ -399,6 +401,41 @@ def test_inputs_of_an_adapter_are_bound_to_zeros_of_rank_1(load: Load, world: St
     assert bound["lora_a.q"] == bound["lora_b.q"] == zeros.address
     assert zeros.shape == (VOCAB * 4,)
     assert generate(engine, [0, 1]) == expected
+
+
+@pytest.mark.usefixtures("builds_anywhere")
+@pytest.mark.skipif(flavour() != "tensorrt_rtx", reason="builds for the GPU that is there alone")
+def test_it_exports_and_builds_what_it_needs_and_then_finds_it(
+    world: StandIn, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the way from a checkpoint: only the engine that the real builder makes is computed by the stand-in."""
+    from gpu.onnx.export import export
+    from gpu.tensorrt.cached import positions_of
+    from gpu.tensorrt.engine import TensorRTEngine
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, told = ModelConfig.from_folder(checkpoint), []
+    positions = positions_of(model, "float32", CAPACITY)
+    export(Checkpoint.open(checkpoint, model), model, tmp_path / "same", capacity=positions, max_batch=ROWS)
+
+    class Known(dict[str, Path]):
+        def get(self, sha256: str, default: object = None) -> Path:  # type: ignore[override]
+            [plan] = tmp_path.rglob("model.plan")
+            assert hashlib.sha256(plan.read_bytes()[PAGE:]).hexdigest() == sha256
+            return tmp_path / "same"
+
+    world.known = Known()
+    expected = load_engine(checkpoint, "numpy", max_batch=ROWS, capacity=CAPACITY)
+    for _ in range(2):
+        opened = Checkpoint.open(checkpoint, model, lambda what, *_: told.append(what))
+        with TensorRTEngine(
+            model, opened, rows=ROWS, capacity=CAPACITY, dtype="float32", device=world.device, runtime=world
+        ) as engine:
+            assert generate(engine, [0, 2]) == generate(expected, [0, 2])
+            assert str(engine.facts()["plan"]).startswith("of the cache folder, tensorrt_rtx ")
+    assert told.count("starting TensorRT") == 2
+    building = [what for what in told if what.startswith("building a plan with TensorRT")]
+    assert len(building) == len(set(building)) > 1  # once
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
