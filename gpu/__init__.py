@@ -42,6 +42,7 @@ from gpu.self_check import self_check
 if TYPE_CHECKING:
     from gpu.cuda.engine import CudaEngine as CudaEngine
     from gpu.onnx.engine import OnnxEngine as OnnxEngine
+    from gpu.tensorrt.engine import TensorRTEngine as TensorRTEngine
 
 __all__ = [
     "BufferInfo",
@@ -73,6 +74,7 @@ __all__ = [
     "RowKeeper",
     "SelfCheckError",
     "StepPart",
+    "TensorRTEngine",
     "Work",
     "candidates",
     "check_sampling",
@@ -102,6 +104,10 @@ def __getattr__(name: str) -> Any:
         from gpu.onnx.engine import OnnxEngine
 
         return OnnxEngine
+    if name == "TensorRTEngine":
+        from gpu.tensorrt.engine import TensorRTEngine
+
+        return TensorRTEngine
     raise AttributeError(f"module 'gpu' has no attribute {name!r}")
 
 

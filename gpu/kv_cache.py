@@ -12,7 +12,7 @@ from gpu.process import Home
 class LinearKVCache:
     """The books of a cache, the same for every engine; the keys and values themselves are the engine's own.
 
-    Row r holds the tokens at absolute positions 0 to `length(r)` - 1; what lies behind is never read. Memory is
+    Row r holds the tokens at absolute positions 0 to `length(r)` - 1; what lies behind counts for nothing. Memory is
     committed by the system as positions are first written, so a generous capacity costs nothing until it is used.
     An asynchronous engine commits as it launches work, so its books tell what will be there when that is done.
 

@@ -17,6 +17,7 @@ from gpu.memory import size
 from gpu.numpy.engine import NumpyEngine
 from gpu.onnx.available import missing as onnx_missing
 from gpu.self_check import self_check as check_engine
+from gpu.tensorrt.available import missing_to_run as tensorrt_missing
 
 _DEFAULT_CAPACITY = 4096
 
@@ -33,20 +34,34 @@ def _onnx(*arguments: Any, **options: Any) -> Engine:
     return OnnxEngine(*arguments, **options)
 
 
+def _tensorrt(*arguments: Any, **options: Any) -> Engine:
+    from gpu.tensorrt.engine import TensorRTEngine  # it need not be installed
+
+    return TensorRTEngine(*arguments, **options)
+
+
 # The fastest first, as `benchmarks/engines.py` measured them. On two CPUs in float32, one thread, onnx decodes one row
 # 1.1 to 1.9 times as fast as numpy and 8 rows 1.9 to 2.2 times, and takes 0.75 of its time for a prompt.
-_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "onnx": _onnx, "numpy": NumpyEngine}
+# tensorrt stands last, where only who asks for it gets it: it builds a plan first, and was not yet measured on a GPU.
+_ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "onnx": _onnx, "numpy": NumpyEngine, "tensorrt": _tensorrt}
 _MISSING: dict[str, Callable[[], str | None]] = {
     "cuda": cuda_missing,
     "onnx": onnx_missing,
+    "tensorrt": tensorrt_missing,
 }  # of those that do not run everywhere
-_DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda}
+_DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda, "tensorrt": describe_cuda}
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
     "cuda": ("decode", "quantize", "timeout"),
     "onnx": ("export", "quantize"),
+    "tensorrt": ("plan", "dtype", "timeout"),
 }
 _QUANTIZED = {"cuda": ("int8", "fp8"), "onnx": ("int8", "int4")}  # what an engine can quantise weights to
-_WEIGHTS = {"cuda": "bfloat16", "numpy": "float32", "onnx": "float32"}  # as they are unless quantised
+_WEIGHTS = {
+    "cuda": "bfloat16",
+    "numpy": "float32",
+    "onnx": "float32",
+    "tensorrt": "bfloat16",
+}  # as they are unless quantised
 # Bytes of float32 weights from which on it pays to start ONNX Runtime: that takes 0.25 s longer, and saves 0.65 ms a
 # token of the bundled model, of 6 MiB.
 _WORTH_A_START = 64 * 2**20
@@ -168,7 +183,8 @@ def load_engine(
         anything else that takes long, as compiling kernels does.
     **options
         What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; onnx: `export`,
-        `quantize`, see `OnnxEngine`); None leaves the choice to it.
+        `quantize`, see `OnnxEngine`; tensorrt: `plan`, `dtype`, `timeout`, see `TensorRTEngine`); None leaves the
+        choice to it.
 
     Raises
     ------
@@ -186,6 +202,8 @@ def load_engine(
         If the device of an engine fails.
     ExportError
         If the graph that an engine runs cannot be made or kept, or is damaged.
+    PlanError
+        If the plan that an engine runs cannot be made or kept, is damaged, or is not for this machine.
     """
     if (refused := refused_engine(engine)) is not None:
         raise ValueError(refused)

@@ -7,8 +7,8 @@ from gpu.errors import SelfCheckError
 
 _TOKENS = 4
 _TOLERANCE = 1e-3  # of the largest logit, far above rounding and far below any mistake
-# Where activations are rounded to 8 bits, a last bit more or less before that can make one of them the next number.
-_TOLERANCE_OF_8_BITS = 0.1
+# Where activations are rounded, a last bit more or less before that can make one of them the next number.
+_TOLERANCES = {"int8": 0.1, "bfloat16": 0.05, "float16": 0.01}
 
 
 def self_check(engine: Engine) -> None:
@@ -44,11 +44,12 @@ def self_check(engine: Engine) -> None:
         engine.import_kv(row, 0, touched)
         cache.release([row])
     difference = float(np.max(np.abs(at_once - one_by_one)))
-    tolerance = _TOLERANCE_OF_8_BITS if engine.environment().get("activations") == "int8" else _TOLERANCE
+    tolerance = _TOLERANCES.get(engine.environment().get("activations", ""), _TOLERANCE)
     allowed = tolerance * max(1.0, float(np.max(np.abs(at_once))))
     if not difference <= allowed:  # NaN must fail too
         raise SelfCheckError(
             f"the {engine.name} engine failed its self-check: {count} tokens at once and one by one give logits that "
-            f"differ by {difference:.3g}, allowed {allowed:.3g}. The weights may hold NaN or infinities, or this "
-            f"build of NumPy computes wrongly: try another checkpoint, or another version of NumPy"
+            f"differ by {difference:.3g}, allowed {allowed:.3g}. The weights may hold NaN or infinities, or "
+            f"what it computes with does so wrongly: try another checkpoint, other versions of the libraries that "
+            f"phasewalk doctor lists, or another engine"
         )

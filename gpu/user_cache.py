@@ -11,6 +11,7 @@ from gpu.whole_folder import PARTS, remove_folder, sweep
 KINDS = {
     "exports": "checkpoints as ONNX graphs, for the engine onnx",
     "kernels": "compiled kernels of models, for the engine cuda",
+    "plans": "checkpoints compiled by TensorRT, for the engine tensorrt",
     "timings": "what TensorRT has timed when it built plans",
 }
 

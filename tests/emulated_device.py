@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,12 @@ class _Event:
 
 
 class _Graph:
-    def __init__(self, launches: list[tuple[Any, ...]], run: Callable[..., None]) -> None:
-        self._launches, self._run = launches, run
+    def __init__(self, recorded: list[Callable[[], None]]) -> None:
+        self._recorded = recorded
 
     def launch(self) -> None:
-        for launch in self._launches:
-            self._run(*launch)
+        for work in self._recorded:
+            work()
 
 
 class EmulatedDevice:
@@ -80,7 +80,7 @@ class EmulatedDevice:
 
     def __init__(self) -> None:
         self._memory: list[np.ndarray] = []
-        self._recording: list[tuple[Any, ...]] | None = None
+        self._recording: list[Callable[[], None]] | None = None
         self._libraries: list[Any] = []
 
     @property
@@ -90,6 +90,17 @@ class EmulatedDevice:
 
     def environment(self) -> dict[str, Any]:
         return {"device": "emulated"}
+
+    @property
+    def stream(self) -> int:
+        return 2 if self._recording is not None else 1
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Put the work of others into the stream."""
+        if self._recording is not None:
+            self._recording.append(work)
+        else:
+            work()
 
     def enter(self) -> None:
         pass
@@ -126,13 +137,9 @@ class EmulatedDevice:
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
-        together: bool = False,
+        together: bool = False, behind: bool = False,
     ) -> None:  # fmt: skip
-        work = (kernel, grid, threads, parameters, shared, together)
-        if self._recording is not None:
-            self._recording.append(work)
-        else:
-            self._run(*work)
+        self.put(partial(self._run, kernel, grid, threads, parameters, shared, together))
 
     def _run(
         self, kernel: str, grid: tuple[int, int, int], threads: int, parameters: tuple[int, ...], shared: int,
@@ -151,6 +158,10 @@ class EmulatedDevice:
             at, to = source.address + index * source.pitch, target.address + index * target.pitch
             ctypes.memmove(to, at, source.width)
 
+    def clear(self, target: Lines) -> None:
+        for index in range(target.height):
+            ctypes.memset(target.address + index * target.pitch, 0, target.width)
+
     def record(self) -> Event:
         return _Event()
 
@@ -161,7 +172,7 @@ class EmulatedDevice:
         self._recording = []
         try:
             work()
-            return _Graph(self._recording, self._run)
+            return _Graph(self._recording)
         finally:
             self._recording = None
 

@@ -105,6 +105,9 @@ class InterruptedDevice(EmulatedDevice):
     def copy(self, source: Lines, target: Lines) -> None:
         self._passing(lambda: super(InterruptedDevice, self).copy(source, target))
 
+    def clear(self, target: Lines) -> None:
+        self._passing(lambda: super(InterruptedDevice, self).clear(target))
+
     def record(self) -> Event:
         return _InterruptedEvent(self, self._passing(super().record))
 

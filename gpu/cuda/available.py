@@ -37,15 +37,17 @@ def _missing() -> str | None:
 
         result, *_ = driver.cuInit(0)
     except Exception as error:  # of many kinds: whatever the loader of a library raises
-        return f"no NVIDIA driver was found ({type(error).__name__})"
+        return (
+            f"no NVIDIA driver was found ({type(error).__name__}): where there is a GPU, get one at nvidia.com/drivers"
+        )
     if result != driver.CUresult.CUDA_SUCCESS:
         return f"the NVIDIA driver does not start ({result.name})"
     _, count = driver.cuDeviceGetCount()
     if not count:
         return "the NVIDIA driver sees no device"
-    capability = _capability()
-    if capability < OLDEST:
-        return f"the device has compute capability {'.'.join(map(str, capability))}, the kernels need 8.0"
+    found = capability()
+    if found < OLDEST:
+        return f"the device has compute capability {'.'.join(map(str, found))}, the kernels need 8.0"
     if _version() < OLDEST_DRIVER:
         return f"the NVIDIA driver is for CUDA {'.'.join(map(str, _version()))}, this needs one for 13.0 or later"
     try:
@@ -72,14 +74,15 @@ def describe() -> dict[str, str]:
         driver.cuDevicePrimaryCtxRelease(0)
     return {
         "device": name.split(b"\0")[0].decode(),
-        "compute capability": ".".join(map(str, _capability())),
+        "compute capability": ".".join(map(str, capability())),
         "driver": f"for CUDA {'.'.join(map(str, _version()))}",
         "memory free": memory,
-        "decode paths": ", ".join(decode_paths(_capability())),
+        "decode paths": ", ".join(decode_paths(capability())),
     }
 
 
-def _capability() -> tuple[int, int]:
+def capability() -> tuple[int, int]:
+    """Give the compute capability of the first device; there is one, see `missing`."""
     from cuda.bindings import driver
 
     attribute = driver.CUdevice_attribute

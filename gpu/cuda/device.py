@@ -63,12 +63,12 @@ class Launcher(Protocol):
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
-        together: bool = False,
+        together: bool = False, behind: bool = False,
     ) -> None:  # fmt: skip
         """Run a kernel; every parameter takes 8 bytes.
 
         `shared` is the bytes of shared memory of a block that its code does not name, `together` that all blocks must
-        be on the device at once.
+        be on the device at once, `behind` that what comes before it in the stream may be no kernel of ours.
         """
         ...
 
@@ -85,6 +85,11 @@ class Device(Launcher, Protocol):
 
     def environment(self) -> dict[str, Any]:
         """Tell what of it can change a bit, as plain JSON values."""
+        ...
+
+    @property
+    def stream(self) -> int:
+        """The handle by which others put work into the stream: within `capture`, into what is recorded."""
         ...
 
     def enter(self) -> None:
@@ -118,6 +123,10 @@ class Device(Launcher, Protocol):
         """Copy between device memory and device or pinned memory."""
         ...
 
+    def clear(self, target: Lines) -> None:
+        """Make device memory all zero."""
+        ...
+
     def record(self) -> Event:
         """Mark this place in the stream."""
         ...
@@ -127,7 +136,7 @@ class Device(Launcher, Protocol):
         ...
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """Record the launches that `work` makes instead of running them."""
+        """Record the launches that `work` makes, and what it has others put into `stream`, instead of running them."""
         ...
 
     def fault(self) -> str | None:

@@ -25,13 +25,13 @@ class CudaDevice:
 
     def __init__(self) -> None:
         if (reason := missing()) is not None:
-            raise DeviceError(f"the cuda engine cannot run here: {reason}")
+            raise DeviceError(f"no device can be used here: {reason}")
         self._device = cuda.core.Device(0)
         self._ready = threading.local()
         self._handle = driver.CUstream(0)  # until there is one of ours
         self.enter()
         if (reason := self.fault()) is not None:
-            raise DeviceError(f"the cuda engine cannot run in this process any more, start another: {reason}")
+            raise DeviceError(f"the device cannot be used in this process any more, start another: {reason}")
         self._stream = self._device.create_stream()
         self._handle = driver.CUstream(int(self._stream.handle))
         self._building: Any = None  # the graph that is being recorded
@@ -61,6 +61,11 @@ class CudaDevice:
             "cuda_core": cuda.core.__version__,
             "nvrtc": compiler_version(),
         }
+
+    @property
+    def stream(self) -> int:
+        """Give the handle of the stream, or of the one that is captured."""
+        return int((self._stream if self._building is None else self._building.stream).handle)
 
     def enter(self) -> None:
         """Make the device this thread's."""
@@ -101,19 +106,19 @@ class CudaDevice:
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
-        together: bool = False,
+        together: bool = False, behind: bool = False,
     ) -> None:  # fmt: skip
         """Run a kernel, or record it; it may start before the one before it has ended, and waits by itself.
 
-        Not one whose blocks must run together: it begins when all before it has ended.
+        Not one whose blocks must run together, or that is behind others' work: it begins when all before it has ended.
         """
         if kernel not in self._kernels:
             self._kernels[kernel] = self._loaded(kernel, shared)
-        form = (grid, threads, shared, together)
+        form = (grid, threads, shared, together, behind)
         if form not in self._configs:
             self._configs[form] = LaunchConfig(
                 grid=grid, block=threads, shmem_size=shared, is_cooperative=together,
-                programmatic_stream_serialization=self._dependent and not together,
+                programmatic_stream_serialization=self._dependent and not (together or behind),
             )  # fmt: skip
         # cuda.core passes an int in the 8 bytes of a pointer.
         target = self._stream if self._building is None else self._building
@@ -133,6 +138,11 @@ class CudaDevice:
             _checked(driver.cuMemcpyAsync(target.address, source.address, source.width, self._handle))
         else:
             _checked(driver.cuMemcpy2DAsync(_unified(source, target.address, target.pitch), self._handle))
+
+    def clear(self, target: Lines) -> None:
+        """Make device memory all zero."""
+        pitch = target.pitch or target.width
+        _checked(driver.cuMemsetD2D8Async(target.address, pitch, 0, target.width, target.height, self._handle))
 
     def record(self) -> Event:
         """Mark this place in the stream."""

@@ -37,6 +37,16 @@ def chunk_of(shape: Shape, ids: Int32Array, rows: Int32Array, positions: Int32Ar
     return chunk
 
 
+def draw(launcher: Launcher, shape: Shape, arena: Arena, tokens: int, launches: Launches) -> None:
+    """Launch what draws the next token of each row of the step."""
+    for first, last in launches:
+        launcher.launch(
+            "sample", (shape.shares, tokens, 1), _THREADS["sample"], tokens, first, last, arena.at("logits"),
+            arena.at("sampling"), arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("of_shares"),
+            arena.at("amounts"), arena.at("progress"), arena.at("looked"),
+        )  # fmt: skip
+
+
 @dataclass(slots=True)
 class Forward:
     """Launches the kernels of a model on memory that was bound once.
@@ -68,13 +78,7 @@ class Forward:
 
     def sample(self, tokens: int, launches: Launches) -> None:
         """Draw the next token of each row of the step."""
-        arena = self.arena
-        for first, last in launches:
-            self._launch(
-                "sample", (self.shape.shares, tokens, 1), tokens, first, last, arena.at("logits"), arena.at("sampling"),
-                arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("of_shares"), arena.at("amounts"),
-                arena.at("progress"), arena.at("looked"),
-            )  # fmt: skip
+        draw(self.device, self.shape, self.arena, tokens, launches)
 
     def _layers(self, tokens: int, ids: int, rows: int, positions: int, ways: int) -> None:
         """Launch all of a forward pass but the head; without ids the tokens are those that were drawn."""

@@ -238,15 +238,14 @@ class Shape:
         """Give all kernels but that of a whole step."""
         return [Module(source, self.defines()) for source in sources(wide=capability == _WIDE_CAPABILITY)]
 
-    def state(self) -> Plan:
-        """Plan all memory but the weights."""
-        model, rows, tokens = self.model, self.rows, self.tokens
-        splits = _up_div(self.capacity, SPLIT)
-        heads = self.parts * _up_div(model.query_group, self.parts // model.kv_heads)
+    def modules_of_rows(self) -> list[Module]:
+        """Give the kernels of an engine that has a model computed by others: what draws, and what is around a batch."""
+        return [Module(_joined("common.cu", "sampling.cu", "batch.cu"), self.defines())]
+
+    def state_of_rows(self) -> Plan:
+        """Plan what every engine has for its rows but their cache: logits, tokens, and how they are drawn."""
+        model, rows = self.model, self.rows
         return {
-            "kv_cache": Array(
-                (rows, model.layers, 2, model.kv_heads, self.capacity, model.head_dim), "bfloat16"
-            ),  # keys, values
             "logits": Array((rows, model.vocab), "float32"),
             "kept_logits": Array((rows, model.vocab), "float32"),
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
@@ -256,6 +255,18 @@ class Shape:
             "amounts": Array((self.slots if self.shares > 1 else 0, BINS), "uint64"),
             "progress": Array((self.slots, 3), "uint64"),  # `struct Progress` of sampling.cu
             "step": Array((2, self.slots), "int32"),  # rows and positions of a decode step
+        }
+
+    def state(self) -> Plan:
+        """Plan all memory but the weights."""
+        model, rows, tokens = self.model, self.rows, self.tokens
+        splits = _up_div(self.capacity, SPLIT)
+        heads = self.parts * _up_div(model.query_group, self.parts // model.kv_heads)
+        return {
+            "kv_cache": Array(
+                (rows, model.layers, 2, model.kv_heads, self.capacity, model.head_dim), "bfloat16"
+            ),  # keys, values
+            **self.state_of_rows(),
             # ids, rows, positions; which tokens end a prompt, and of which rows
             "chunk": Array((5, self.chunk), "int32"),
             "rope": Array((self.capacity, model.head_dim), "float32"),  # half cosines, half sines
@@ -315,6 +326,11 @@ class Shape:
     def bytes_per_step(self) -> int:
         """Count the bytes of weights that a decode step reads."""
         return sum(array.nbytes for name, array in self.weights().items() if not name.startswith("embedding"))
+
+
+def drawing_digest() -> str:
+    """Tell one version of what draws from another."""
+    return hashlib.sha256(_joined("common.cu", "sampling.cu", "batch.cu").encode()).hexdigest()[:16]
 
 
 def kernels_digest() -> str:

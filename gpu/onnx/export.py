@@ -34,6 +34,7 @@ def export(
     max_batch: int | None = None,
     quantize: str | None = None,
     lora_rank: int | None = None,
+    spare: int = 0,
 ) -> Identity:
     """Write a checkpoint as one ONNX graph, `model.onnx`, with its data beside it, in a new folder.
 
@@ -56,6 +57,8 @@ def export(
     lora_rank : int, optional
         The graph takes a LoRA adapter of this rank at most as further inputs, see `gpu.onnx.graph.model_of`; without
         one, zeros of rank 1. It costs a step of 12 layers of 768 about 0.9 ms on one thread of a CPU, adapter or none.
+    spare : int
+        How many positions of the capacity no token will have.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def export(
         model_fingerprint(checkpoint.folder), dtype, capacity, max_batch, quantize=quantize, lora_rank=lora_rank
     )
     _check_rank(model, identity)
-    if capacity is not None and capacity > model.max_positions:
+    if capacity is not None and capacity - spare > model.max_positions:
         raise ExportError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
     if os.path.lexists(target):
         raise ExportError(f"{printable(target)} exists already: choose another name or remove it")

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from gpu.cuda.available import describe
+from gpu.cuda.available import capability
 from gpu.cuda.available import missing as no_cuda
 from gpu.errors import PlanError
 from gpu.printable import printable
-from gpu.tensorrt.available import INSTALL, flavour
+from gpu.tensorrt.available import INSTALL, device_class, flavour
 
+ALIGNMENT = 256  # bytes: what the memory that TensorRT is given begins at multiples of
 _NO_TARGETS = ("NONE", "CURRENT")
 _ALONE = "sm75"  # Turing; a plan that is for it too is, for all others, no better than one for it
 
@@ -60,8 +61,7 @@ def device_classes() -> tuple[str, ...]:
 
 def device_here() -> str | None:
     """Give the class of this machine's GPU, or None if there is none that can be used."""
-    capability = describe().get("compute capability")
-    return None if capability is None else f"sm{capability.replace('.', '')}"
+    return None if no_cuda() is not None else device_class(capability())
 
 
 def check_devices(asked: Sequence[str]) -> tuple[str, ...]:
@@ -96,6 +96,22 @@ def set_devices(config: Any, classes: Sequence[str]) -> None:
     for index, name in enumerate(classes):
         if not config.set_compute_capability(trt.ComputeCapability.__members__[name.upper()], index):
             raise PlanError(f"{FLAVOUR} {VERSION} does not build for {name}")
+
+
+def make_context(engine: Any, *, one_shape: bool) -> Any:
+    """Make an execution context whose scratch memory is ours to give.
+
+    TensorRT for RTX makes kernels for shapes as they come, and would take them into use whenever they are done: so that
+    a step has the same bits always, they are made before it runs, if it has but `one_shape`, and else not at all.
+    """
+    ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not _NAMES_DEVICES:
+        return engine.create_execution_context(ours)
+    kinds = trt.DynamicShapesKernelSpecializationStrategy
+    runtime_config = engine.create_runtime_config()
+    runtime_config.set_execution_context_allocation_strategy(ours)
+    runtime_config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER if one_shape else kinds.NONE
+    return engine.create_execution_context(runtime_config)
 
 
 def _only_device(asked: Sequence[str]) -> str:

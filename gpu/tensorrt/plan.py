@@ -44,6 +44,14 @@ class Here(NamedTuple):
     device: str  # class of the GPU
 
 
+class ReadPlan(NamedTuple):
+    """A plan that was read and found whole."""
+
+    identity: PlanIdentity
+    engine: bytes
+    sha256: str  # of the engine
+
+
 class _Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     identity: PlanIdentity
@@ -94,7 +102,7 @@ def read_identity(path: Path) -> PlanIdentity:
         return _told(path, file).identity
 
 
-def read_engine(path: Path, here: Here, checkpoint_fingerprint: str) -> tuple[PlanIdentity, bytes]:
+def read_engine(path: Path, here: Here, checkpoint_fingerprint: str) -> ReadPlan:
     """Read a plan that is of this checkpoint and for this machine, and the engine in it.
 
     Raises
@@ -111,7 +119,7 @@ def read_engine(path: Path, here: Here, checkpoint_fingerprint: str) -> tuple[Pl
         engine = file.read(page.engine_size)
     if hashlib.sha256(engine).hexdigest() != page.engine_sha256:
         raise PlanError(f"{printable(path)} is damaged: its engine is not what was built; build it again")
-    return page.identity, engine
+    return ReadPlan(page.identity, engine, page.engine_sha256)
 
 
 def _opened(path: Path) -> BinaryIO:

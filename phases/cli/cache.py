@@ -13,6 +13,7 @@ class Kind(StrEnum):
 
     EXPORTS = "exports"
     KERNELS = "kernels"
+    PLANS = "plans"
     TIMINGS = "timings"
 
 

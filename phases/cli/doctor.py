@@ -4,11 +4,13 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import typer
 
 from phases.cli.screen import shown, stdout
+from phases.cli.verifying import BAD, GOOD, MISSING, Line, verified
 
 OURS = ("statemachine", "phases", "gpu")
 LIBRARIES = ("numpy", "safetensors", "tokenizers", "huggingface-hub", "transitions", "structlog")
@@ -17,28 +19,54 @@ OPTIONAL = {
     "onnx": "phasewalk[onnx]",
     "onnxruntime": "phasewalk[onnx]",
 }
-GOOD, MISSING, BAD = "[green]ok[/]", "[yellow]--[/]", "[red]!![/]"
 
 
-def doctor() -> None:
+def doctor(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hold an engine against the NumPy engine, on the bundled model.")
+    ] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="The engine to verify.", show_default="each that can run here")
+    ] = None,
+) -> None:
     """Show what this machine can run: engines, devices, versions, and what to install for the rest.
 
-    Exit status 1 if something is broken; what is merely not installed is no failure.
-    """
-    from rich.table import Table
+    phasewalk doctor --verify --engine tensorrt
 
+    Exit status 1 if something is broken; what is merely not installed is no
+    failure.
+
+    With --verify the bundled model is loaded into the engine, exported and
+    compiled first where that is its way. It must give the logits of the NumPy
+    engine, but for rounding, and hold the same tokens likeliest. Exit status 1
+    if it does not, or cannot run here.
+    """
     from gpu import engine_device, engines, unavailable_engines
+
+    if engine is not None and not verify:
+        raise typer.BadParameter("it is for --verify", param_hint="--engine")
+    if verify:
+        _show(verified(engines() if engine is None else [engine]))
+        return
+    _show(
+        [
+            *_machine(),
+            *_engines({name: engine_device(name) for name in engines()}, unavailable_engines()),
+            *_plans(),
+            *_tools(),
+            *_libraries(),
+            *_import_names(),
+        ]
+    )
+
+
+def _show(lines: Iterable[Line]) -> None:
+    """Print a table, and end with exit status 1 if something in it is broken."""
+    from rich.table import Table
 
     table = Table("", "what", "here", show_header=False, box=None)
     broken = False
-    for state, what, here in (
-        *_machine(),
-        *_engines({name: engine_device(name) for name in engines()}, unavailable_engines()),
-        *_plans(),
-        *_tools(),
-        *_libraries(),
-        *_import_names(),
-    ):
+    for state, what, here in lines:
         table.add_row(state, what, shown(here))
         broken |= state == BAD
     stdout().print(table)
@@ -46,7 +74,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _machine() -> Iterator[tuple[str, str, str]]:
+def _machine() -> Iterator[Line]:
     from importlib.metadata import version
 
     yield GOOD, "phasewalk", f"{version('phasewalk')} on Python {platform.python_version()}, {platform.platform()}"
@@ -64,7 +92,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _engines(devices: dict[str, dict[str, str]], missing: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+def _engines(devices: dict[str, dict[str, str]], missing: dict[str, str]) -> Iterator[Line]:
     for name, device in devices.items():
         yield GOOD, f"engine {name}", "ready"
         for what, here in device.items():
@@ -81,7 +109,7 @@ def _engines(devices: dict[str, dict[str, str]], missing: dict[str, str]) -> Ite
         yield GOOD, "NVIDIA GPU", line.strip()
 
 
-def _tools() -> Iterator[tuple[str, str, str]]:
+def _tools() -> Iterator[Line]:
     dot = shutil.which("dot")
     yield (
         (GOOD, "Graphviz", dot)
@@ -94,7 +122,7 @@ def _tools() -> Iterator[tuple[str, str, str]]:
     )
 
 
-def _plans() -> Iterator[tuple[str, str, str]]:
+def _plans() -> Iterator[Line]:
     from importlib.metadata import PackageNotFoundError, version
 
     from gpu.tensorrt.available import flavour, missing
@@ -107,10 +135,10 @@ def _plans() -> Iterator[tuple[str, str, str]]:
         which = version(name.replace("_", "-"))
     except PackageNotFoundError:  # installed in some other way
         which = "of an unknown version"
-    yield GOOD, "TensorRT", f"{name} {which}: phasewalk build makes plans; no engine runs them yet"
+    yield GOOD, "TensorRT", f"{name} {which}: phasewalk build makes plans"
 
 
-def _libraries() -> Iterator[tuple[str, str, str]]:
+def _libraries() -> Iterator[Line]:
     from importlib.metadata import PackageNotFoundError, version
 
     for name in (*LIBRARIES, *OPTIONAL):
@@ -121,7 +149,7 @@ def _libraries() -> Iterator[tuple[str, str, str]]:
             yield MISSING if optional else BAD, name, f"missing; pip install '{OPTIONAL.get(name, name)}'"
 
 
-def _import_names() -> Iterator[tuple[str, str, str]]:
+def _import_names() -> Iterator[Line]:
     from importlib.metadata import packages_distributions
 
     owners = packages_distributions()

@@ -57,6 +57,11 @@ Decode = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Plan = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A plan that phasewalk build made, instead of one of its own (tensorrt).",
+                 exists=True, dir_okay=False, rich_help_panel=MODEL),
+]  # fmt: skip
 Quantize = Annotated[
     Quantization,
     typer.Option(
@@ -110,6 +115,7 @@ def choose_engine(
     decode: str | None = None,
     quantize: Sequence[Quantization] = (),
     export: Path | None = None,
+    plan: Path | None = None,
 ) -> str:
     """Give the engine to load: what was named, or what "auto" comes to, which is told on stderr in a line."""
     if engine != "auto":
@@ -118,7 +124,8 @@ def choose_engine(
     from phases.generator import DEMO_MODEL
 
     kinds = [kind.option for kind in quantize]
-    chosen = choose_engine(DEMO_MODEL if model is None else model, quantize=kinds, decode=decode, export=export)
+    model = model or str(DEMO_MODEL)
+    chosen = choose_engine(model, quantize=kinds, decode=decode, export=export, plan=plan)
     tell(str(chosen))
     return chosen.name
 

@@ -25,6 +25,7 @@ def run(
     model: options.Model = None,
     engine: options.Engine = "auto",
     decode: options.Decode = None,
+    plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
     capacity: options.Capacity = None,
@@ -98,11 +99,11 @@ def run(
     )
     check_new(journal, "--journal", writable=not journal_optional)
     check_snapshot(snapshot, force=force, journal=journal)
-    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export)
+    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, quantize=quantize.option,
-            export=export, machine=machine,
+            export=export, plan=plan, machine=machine,
         )  # fmt: skip
     with generator:
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None

@@ -31,6 +31,7 @@ def step(
     model: options.Model = None,
     engine: options.Engine = "auto",
     decode: options.Decode = None,
+    plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
     capacity: options.Capacity = None,
@@ -89,11 +90,11 @@ def step(
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
     )
-    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export)
+    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode,
-            quantize=quantize.option, export=export,
+            quantize=quantize.option, export=export, plan=plan,
         )  # fmt: skip
     with generator:
         session = GenerationSession.live(generator, generator.start(x, params, keep=True))

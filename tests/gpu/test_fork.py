@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from asynchronous_engine import AsynchronousEngine
 from emulated_device import CAN_EMULATE, emulated
+from tensorrt_stand_in import CAN_STAND_IN, stood_in
 
 from gpu import Engine, ForkedError, HostEngine, engines, load_engine
 
@@ -38,11 +39,17 @@ def in_child(act: Callable[[], str]) -> str:
 ONNX = pytest.param("onnx", marks=pytest.mark.skipif("onnx" not in engines(), reason="onnxruntime is not installed"))
 CUDA = pytest.param("cuda, emulated", marks=pytest.mark.skipif(not CAN_EMULATE, reason="no g++ on x86-64"))
 
+TENSORRT = pytest.param(
+    "tensorrt, stand-in", marks=pytest.mark.skipif(not CAN_STAND_IN, reason="no g++ on x86-64, or no TensorRT")
+)
 
-@pytest.fixture(params=["numpy", "asynchronous", ONNX, CUDA])
+
+@pytest.fixture(params=["numpy", "asynchronous", ONNX, CUDA, TENSORRT])
 def forked(request: pytest.FixtureRequest, checkpoint: Path) -> Engine:
     if request.param == "cuda, emulated":
         return emulated(checkpoint, max_batch=6, capacity=48)
+    if request.param == "tensorrt, stand-in":
+        return stood_in(checkpoint, max_batch=6, capacity=48)
     name = "numpy" if request.param == "asynchronous" else request.param
     loaded = load_engine(checkpoint, name, max_batch=6, capacity=48)
     assert isinstance(loaded, HostEngine)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 HEAVY = (
     "transformers", "torch", "huggingface_hub", "safetensors", "textual", "rich", "structlog", "asyncio", "graphviz",
-    "httpx", "requests", "unittest", "onnx", "onnxruntime",
+    "httpx", "requests", "unittest", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx",
 )  # fmt: skip
 
 RUN = """

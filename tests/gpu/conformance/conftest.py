@@ -15,6 +15,7 @@ import pytest
 from asynchronous_engine import AsynchronousEngine
 from chat_checkpoint import write_chat_checkpoint
 from emulated_device import CAN_EMULATE, emulated
+from tensorrt_stand_in import CAN_STAND_IN, stood_in
 
 from gpu import Checkpoint, Engine, HostEngine, ModelConfig, engines, load_engine, unavailable_engines
 from phases import Generator, SamplingParams
@@ -49,12 +50,15 @@ ENGINES: dict[str, Load] = {
         if "onnx" in engines()
         else {}
     ),
+    **({"tensorrt": partial(load_engine, engine="tensorrt", dtype="float32")} if "tensorrt" in engines() else {}),
     "asynchronous": _asynchronous,
     **({"cuda, emulated": emulated} if CAN_EMULATE else {}),
+    **({"tensorrt, stand-in": stood_in} if CAN_STAND_IN else {}),
 }
 ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
+CLEARS = ("tensorrt", "tensorrt, stand-in")  # whose steps look at positions without a token, and make them zero first
 OF_CODES = ("onnx, int8",)  # whose weights are quantised, and activations rounded
-OF_DEVICES = ("cuda",)  # engines that need one, and are skipped visibly where there is none
+OF_DEVICES = ("cuda", "tensorrt")  # engines that need one, and are skipped visibly where there is none
 MISSING = unavailable_engines()
 
 
@@ -77,9 +81,15 @@ def allocates_nothing(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
+def clears(request: pytest.FixtureRequest) -> bool:
+    """Whether a step may make zero what lies behind the tokens of its rows."""
+    return request.node.callspec.params["load"] in CLEARS
+
+
+@pytest.fixture
 def near(request: pytest.FixtureRequest) -> float:
     """How near logits come to one another that are computed in other pieces; see `gpu.self_check`."""
-    return 0.1 if request.node.callspec.params["load"] in OF_CODES else 1e-4
+    return {"onnx, int8": 0.1, "tensorrt": 1e-3}.get(request.node.callspec.params["load"], 1e-4)
 
 
 @pytest.fixture

@@ -251,6 +251,7 @@ class CacheMachine(RuleBasedStateMachine):
     """Random prefill, decode, truncate and release on an engine, beside a model that keeps the tokens of each row."""
 
     make: Callable[[], Engine]
+    clears: bool
 
     @initialize()
     def load(self) -> None:
@@ -273,6 +274,8 @@ class CacheMachine(RuleBasedStateMachine):
             assert np.isfinite(after[row, :, :, :, start:stop]).all()
             assert np.isfinite(self.engine.read_logits(row)).all()
             self.before[row, :, :, :, start:stop] = after[row, :, :, :, start:stop]
+            if self.clears and not after[row, :, :, :, stop:].any():
+                self.before[row, :, :, :, stop:] = 0
         assert self.before.tobytes() == after.tobytes()
 
     @precondition(lambda self: len(self.tokens) < ROWS)
@@ -351,12 +354,12 @@ class CacheMachine(RuleBasedStateMachine):
             self.engine.close()
 
 
-def test_random_sequences_keep_lengths_neighbours_and_addresses(load: Load, checkpoint: Path) -> None:
+def test_random_sequences_keep_lengths_neighbours_and_addresses(load: Load, checkpoint: Path, clears: bool) -> None:
     def make() -> Engine:
         return load(checkpoint, max_batch=ROWS, capacity=CAPACITY, self_check=False)
 
     run_state_machine_as_test(
-        type("BoundCacheMachine", (CacheMachine,), {"make": staticmethod(make)}),
+        type("BoundCacheMachine", (CacheMachine,), {"make": staticmethod(make), "clears": clears}),
         settings=settings(
             max_examples=40, stateful_step_count=20, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),

@@ -242,4 +242,4 @@ def test_a_real_device_that_fails_is_told_and_the_process_ends(tmp_path: Path, k
     assert closed == "went on"
     assert last.startswith("the CPU goes on")
     if kernel != "spins":
-        assert "cannot run in this process any more, start another" in another[0]
+        assert "cannot be used in this process any more, start another" in another[0]

@@ -1,6 +1,5 @@
 """Plans that TensorRT's real builder makes of tiny random models, and how a build ends that cannot."""
 
-import hashlib
 import threading
 from collections import namedtuple
 from collections.abc import Callable
@@ -61,7 +60,7 @@ def test_every_family_builds_in_every_dtype(exported: Any, one_class: list[str],
     fingerprint = model_fingerprint(export.with_name("checkpoint"))
     assert (made.fingerprint, made.flavour, made.version) == (fingerprint, FLAVOUR, VERSION)
     assert (made.dtype, made.capacity, made.max_batch, made.chunk) == (dtype, 64, 2, 64)
-    found, engine = read_engine(plan, Here(FLAVOUR, VERSION, made.devices[0]), fingerprint)
+    found, engine, _ = read_engine(plan, Here(FLAVOUR, VERSION, made.devices[0]), fingerprint)
     assert found == made == read_identity(plan)
     assert len(engine) > (export / "weights.bin").stat().st_size
     assert left_beside(export) == ["model.plan"]
@@ -473,6 +472,5 @@ def test_two_builds_at_once_leave_one_whole_plan(exported: Any, one_class: list[
     failures = [failure for one in builds if (failure := one.exception()) is not None]
     assert all(isinstance(failure, PlanError) and "exists already" in str(failure) for failure in failures)
     made = read_identity(plan)
-    _, engine = read_engine(plan, Here(FLAVOUR, VERSION, made.devices[0]), made.fingerprint)
-    assert hashlib.sha256(engine).hexdigest()
+    read_engine(plan, Here(FLAVOUR, VERSION, made.devices[0]), made.fingerprint)
     assert left_beside(export) == ["model.plan"]

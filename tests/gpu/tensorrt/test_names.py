@@ -14,11 +14,23 @@ import gpu.tensorrt
 from gpu.tensorrt.available import FLAVOURS
 
 SOURCES = sorted(Path(gpu.tensorrt.__file__).parent.glob("*.py"))
-ONLY_RTX = {"ComputeCapability"}  # names that stand where the flavours are told apart
-ONLY_RTX_MEMBERS = {"num_compute_capabilities", "set_compute_capability"}
+# Names that stand where the flavours are told apart.
+ONLY_RTX = {"ComputeCapability", "DynamicShapesKernelSpecializationStrategy"}
+ONLY_RTX_MEMBERS = {
+    "num_compute_capabilities", "set_compute_capability", "dynamic_shapes_kernel_specialization_strategy",
+}  # fmt: skip
 CLASSES = {  # what the source calls an object, and what it then is
     "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser", "config": "IBuilderConfig",
-    "profile": "IOptimizationProfile", "layer": "ILayer", "tensor": "ITensor", "error": "ParserError",
+    "profile": "IOptimizationProfile", "layer": "ILayer", "tensor": "ITensor",
+    "runtime_config": "IRuntimeConfig",
+}  # fmt: skip
+OF_FILES = {  # what it calls so in some files alone; `_engine` is that of `self._engine`
+    "execution.py": {
+        "engine": "ICudaEngine", "_engine": "ICudaEngine", "_runtime": "Runtime", "context": "IExecutionContext",
+        "_context": "IExecutionContext",
+    },
+    "library.py": {"engine": "ICudaEngine"},
+    "network.py": {"error": "ParserError"},
 }  # fmt: skip
 
 
@@ -35,11 +47,14 @@ def names(tree: ast.AST) -> Iterator[str]:
                 yield ".".join(reversed(parts))
 
 
-def members(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Give (class, member) for what is asked of objects by their usual names."""
+def members(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
+    """Give (class, member) for what is asked of objects by their usual names, or those that they have in a file."""
+    classes = CLASSES | OF_FILES.get(file, {})
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in CLASSES:
-            yield CLASSES[node.value.id], node.attr
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+            called = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+            if called in classes:
+                yield classes[called], node.attr
 
 
 def resolve(module: ModuleType, name: str) -> object:
@@ -65,8 +80,14 @@ def flavour(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_the_scan_finds_names() -> None:
     found = {name for path in SOURCES for name in names(ast.parse(path.read_text()))}
     assert {"Builder", "OnnxParser", "LayerType.KV_CACHE_UPDATE", "MemoryPoolType.WORKSPACE"} <= found
-    asked = {pair for path in SOURCES for pair in members(ast.parse(path.read_text()))}
-    assert {("IBuilderConfig", "max_aux_streams"), ("Builder", "build_serialized_network")} <= asked
+    asked = {pair for path in SOURCES for pair in members(ast.parse(path.read_text()), path.name)}
+    assert {
+        ("IBuilderConfig", "max_aux_streams"), ("Builder", "build_serialized_network"),
+        ("Runtime", "deserialize_cuda_engine"), ("ICudaEngine", "get_aliased_input_tensor"),
+        ("ICudaEngine", "create_runtime_config"), ("IExecutionContext", "set_optimization_profile_async"),
+        ("IExecutionContext", "execute_async_v3"),
+    } <= asked  # fmt: skip
+    assert {"TensorIOMode.INPUT", "ExecutionContextAllocationStrategy.USER_MANAGED"} <= found
     with pytest.raises(AttributeError):
         resolve(ast, "NoSuchName")
 
@@ -79,7 +100,7 @@ def test_every_name_exists(flavour: ModuleType) -> None:
         for name in names(tree):
             if not (apart and name.split(".")[0] in ONLY_RTX):
                 resolve(flavour, name)
-        for class_name, member in members(tree):
+        for class_name, member in members(tree, path.name):
             if not (apart and member in ONLY_RTX_MEMBERS):
                 assert hasattr(getattr(flavour, class_name), member), f"{path.name}: {class_name}.{member}"
 

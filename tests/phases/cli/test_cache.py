@@ -32,11 +32,11 @@ def test_every_kind_can_be_named() -> None:
 
 
 def test_what_is_kept_is_counted_and_cleared(phasewalk: Command) -> None:
-    assert phasewalk("cache").out.count("0 bytes") == 3
+    assert phasewalk("cache").out.count("0 bytes") == 4
     fill()
     lines = phasewalk("cache").out.splitlines()
     assert lines[0] == str(user_cache("kernels").parent)
-    assert [line.split()[0] for line in lines[1:]] == ["kind", "exports", "kernels", "timings"]
+    assert [line.split()[0] for line in lines[1:]] == ["kind", "exports", "kernels", "plans", "timings"]
     assert "1        2.9 KiB" in lines[2]
     assert "2        2.0 KiB" in lines[3]
 

@@ -108,11 +108,13 @@ def test_ranges_of_the_real_package_change_nothing(phasewalk: Command, chat_fold
 
 FAILURES = [
     (("run", "x", "--engine", "numpy", "--decode", "per-op"), "the engine numpy has no option decode"),
+    (("run", "x", "--engine", "numpy", "--plan", __file__),
+     "the engine numpy has no option plan: leave it out, or take the engine tensorrt"),
     (("run", "", *NUMPY), "row 0 is empty"),
     (("run", "word " * 400, *NUMPY), "the capacity is 128 tokens"),
     (("run", "x", "--model", "nowhere/at/all"), "nowhere/at/all"),
     (("run", "x", "--capacity", "100000", *NUMPY), "128 positions"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "message"), FAILURES)
