@@ -136,8 +136,7 @@ class StandIn:
         self.calls: list[Call] = []
         self.answers: dict[str, Any] = {}
         self.says: dict[str, Any] = {}
-        self.changes: Callable[[GraphProto], None] = lambda graph: None
-        self.changes_steps = self.changes
+        self.changes_steps: Callable[[GraphProto], None] = lambda graph: None
         self.known: dict[str, Path] = {}
         self.log: Any = None
 
@@ -169,7 +168,6 @@ class _Engine:
         self._world, self.folder = world, folder
         self.identity, self.graph = read_export(folder)
         self.limits = profile_limits(self.identity, self.graph)
-        world.changes(self.graph.graph)
         self._contexts = 0
         self._names = [tensor.name for tensor in (*self.graph.graph.input, *self.graph.graph.output)]
         self.types = {
@@ -311,8 +309,9 @@ class _Context:
 
 
 def write_stand_in_plan(
-    folder: Path, target: Path, *, rows: int, capacity: int, positions: int | None = None, chunk: int = 256
-) -> Path:
+    folder: Path, target: Path, *, rows: int, capacity: int, positions: int | None = None, chunk: int = 256,
+    lora_rank: int | None = None,
+) -> Path:  # fmt: skip
     """Write a plan for the stand-in, in a new folder `target`."""
     from gpu.tensorrt.cached import positions_of
     from gpu.tensorrt.library import FLAVOUR, VERSION
@@ -322,12 +321,12 @@ def write_stand_in_plan(
     target.mkdir()
     export(
         Checkpoint.open(folder, model), model, target / "export", capacity=positions, max_batch=rows,
-        spare=max(0, positions - model.max_positions),
+        spare=max(0, positions - model.max_positions), lora_rank=lora_rank,
     )  # fmt: skip
     identity = PlanIdentity(
         fingerprint=model_fingerprint(folder), flavour=FLAVOUR, version=VERSION,
         devices=("sm89", device_class(EmulatedDevice.capability)), dtype="float32", capacity=positions, max_batch=rows,
-        chunk=min(chunk, positions),
+        chunk=min(chunk, positions), lora_rank=lora_rank,
     )  # fmt: skip
     write_plan(target / "model.plan", identity, memoryview(os.fsencode(target / "export")))
     return target / "model.plan"

@@ -5,11 +5,11 @@ from typing import Any
 
 from gpu.cuda.device import Device
 from gpu.errors import DeviceError, PlanError
+from gpu.onnx.lora import is_lora
 from gpu.printable import printable
 from gpu.tensorrt.library import ALIGNMENT, FLAVOUR, VERSION, Errors, make_context, trt
 
 PREFILL, DECODE = 0, 1  # the profiles of a plan, see `gpu.tensorrt.build.build`
-ADAPTER = "lora_"  # what the names of an adapter's tensors begin with
 _SIZES = {trt.DataType.FLOAT: 4, trt.DataType.HALF: 2, trt.DataType.BF16: 2}  # bytes, of what an adapter is made of
 DTYPES = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF, "bfloat16": trt.DataType.BF16}
 
@@ -94,7 +94,7 @@ class LoadedPlan:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         expected = {**taken, **given}
         for name in names:
-            if name.startswith(ADAPTER) and engine.get_tensor_dtype(name) in _SIZES:
+            if is_lora(name) and engine.get_tensor_dtype(name) in _SIZES:
                 self.adapter.append(name)
                 taken, expected = {**taken, name: None}, {**expected, name: engine.get_tensor_dtype(name)}
             if name not in expected:

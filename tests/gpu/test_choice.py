@@ -148,6 +148,7 @@ def test_a_choice_starts_nothing_and_reads_no_weights(large: Path, tmp_path: Pat
     assert done.stdout == "True set()\n"
 
 
-def test_the_reference_is_last_as_it_runs_everywhere() -> None:
-    assert list(_ENGINES)[-1] == engines()[-1] == "numpy"
+def test_the_reference_is_the_last_to_be_chosen_as_it_runs_everywhere() -> None:
+    assert list(_ENGINES)[-2:] == ["numpy", "tensorrt"]  # which is only for those who ask for it
+    assert "numpy" in engines()
     assert "numpy" not in _MISSING

@@ -1,6 +1,7 @@
 """What the engine asks of TensorRT, and in which order, by a stand-in whose every call is one of the real bindings."""
 
 import hashlib
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from checkpoints import write_checkpoint
 from full_tensorrt import full_tensorrt
-from onnx import GraphProto, TensorProto, helper
+from onnx import GraphProto, helper
 from tensorrt_stand_in import CAN_STAND_IN, SAID, Ada, StandIn, check_call, stood_in, write_stand_in_plan
 from unreliable_device import InterruptedDevice
 
@@ -28,6 +29,7 @@ from gpu import (
     load_engine,
     self_check,
 )
+from gpu.onnx.lora import RANK, lora_shapes
 from gpu.tensorrt.available import flavour, missing_to_run, not_for
 from gpu.tensorrt.plan import PAGE
 from gpu.verdict import verdict
@@ -379,27 +381,22 @@ def test_a_step_that_looks_at_what_no_token_has_is_found_at_load(load: Load, wor
         self_check(load())
 
 
-def test_inputs_of_an_adapter_are_bound_to_zeros_of_rank_1(load: Load, world: StandIn) -> None:
-    def adapt(graph: GraphProto) -> None:
-        for name, shape in (("lora_a.q", ["rank", 8]), ("lora_b.q", [VOCAB, "rank"])):
-            graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        last = next(node for node in graph.node if "logits" in node.output)
-        last.output[0] = "logits_alone"
-        graph.node.append(helper.make_node("ReduceSum", ["lora_a.q"], ["of_a"], keepdims=0))
-        graph.node.append(helper.make_node("ReduceSum", ["lora_b.q"], ["of_b"], keepdims=0))
-        graph.node.append(helper.make_node("Add", ["of_a", "of_b"], ["adapted"]))
-        graph.node.append(helper.make_node("Add", ["logits_alone", "adapted"], ["logits"]))
-
+def test_inputs_of_an_adapter_are_bound_to_zeros_of_rank_1(
+    load: Load, world: StandIn, checkpoint: Path, tmp_path: Path
+) -> None:
     expected = generate(load(), [0, 1])
     world.calls.clear()
-    world.changes = adapt
-    engine = load()
+    taking = write_stand_in_plan(checkpoint, tmp_path / "adapters", rows=ROWS, capacity=CAPACITY, lora_rank=4)
+    engine = load(plan=taking)
+    given = lora_shapes(engine.model)
     shapes = {name: shape for of, _, (name, shape) in world.named("set_input_shape") if of == "decode"}
-    assert (shapes["lora_a.q"], shapes["lora_b.q"]) == ((1, 8), (VOCAB, 1))
+    assert {name: shapes[name] for name in given} == {
+        name: tuple(1 if size == RANK else size for size in shape) for name, shape in given.items()
+    }
     bound = {name: address for _, _, (name, address) in world.named("set_tensor_address")}
     zeros = {buffer.name: buffer for buffer in engine.memory()}["no_adapter"]
-    assert bound["lora_a.q"] == bound["lora_b.q"] == zeros.address
-    assert zeros.shape == (VOCAB * 4,)
+    assert {bound[name] for name in given} == {zeros.address}
+    assert zeros.shape == (max(math.prod(shapes[name]) for name in given) * 4,)
     assert generate(engine, [0, 1]) == expected
 
 
