@@ -216,7 +216,8 @@ def measure(name: str, *, threads: int, repeats: int, steps: int | None, llama: 
             )
             return Contender(phasewalk(open_until_the_end.enter_context(loaded)), threads)
 
-        contenders["numpy, 1 thread"] = load("numpy", 1)
+        if threads > 1:
+            contenders["numpy, 1 thread"] = load("numpy", 1)
         contenders["numpy"] = load("numpy", threads)
         for kind in ("float32", "int8", "int4"):
             if "onnx" in gpu.engines():
@@ -236,7 +237,7 @@ def measure(name: str, *, threads: int, repeats: int, steps: int | None, llama: 
             system = f"llama-cpp-python {started.about['version']} ({_features(started.about['system'])})"
         found, bandwidths = in_turns(contenders, prompts, count, repeats=repeats)
     measured = results(name, contenders, found, bandwidths, count)
-    return [*measured, *missing(name, lacking)], f"{threads} threads read {_read(bandwidths, threads)}; {system}"
+    return [*measured, *missing(name, lacking)], f"{_read(bandwidths, threads)}; {system}"
 
 
 def exported(folder: Path, quantize: str | None) -> Path:
@@ -327,8 +328,8 @@ def table(shape: str, found: Sequence[Result]) -> Table:
 
 
 def _read(bandwidths: Bandwidths, threads: int) -> str:
-    one, all_of_them = (statistics.median(bandwidths[number]) / 1e9 for number in (1, threads))
-    return f"{all_of_them:.1f} GB/s, one reads {one:.1f} GB/s"
+    rates = {number: f"{statistics.median(bandwidths[number]) / 1e9:.1f} GB/s" for number in (1, threads)}
+    return ", ".join(f"{number} thread{'s read' if number > 1 else ' reads'} {rate}" for number, rate in rates.items())
 
 
 def processor() -> str:

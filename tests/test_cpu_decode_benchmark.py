@@ -23,7 +23,7 @@ def test_every_contender_has_a_row_at_every_batch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    names = {"numpy", "numpy, 1 thread", "onnx float32", "onnx int8", "onnx int4", "HF generate, 1 thread"}
+    names = {"numpy", "onnx float32", "onnx int8", "onnx int4", "HF generate, 1 thread"}
     missing = {"llama.cpp F32", "llama.cpp Q8_0", "llama.cpp Q4_0"}
     for batch in (1, 8):
         rows = {row["contender"]: row for row in found if row["batch"] == batch}

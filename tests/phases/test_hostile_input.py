@@ -20,7 +20,9 @@ def one_line(error: str) -> str:
 
 @pytest.mark.parametrize("command", ["run", "profile"])
 def test_a_prompt_of_bytes_that_are_no_text(phasewalk: Command, command: str) -> None:
-    answer = phasewalk(command, "caf\udce9 au lait")  # as Python reads the bytes caf\xe9 of a command line
+    answer = phasewalk(
+        command, "caf\udce9 au lait", "--engine", "numpy"
+    )  # as Python reads the bytes caf\xe9 of a command line
     assert answer.code == 1
     assert "bytes that are not UTF-8" in one_line(answer.err)
 
@@ -45,7 +47,7 @@ def test_a_template_that_loops(phasewalk: Command, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(template_limits, "SECONDS", 0.2)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     folder = write_chat_checkpoint(tmp_path / "model", template=loop)
-    answer = phasewalk("run", "hi", "--model", str(folder))
+    answer = phasewalk("run", "hi", "--model", str(folder), "--engine", "numpy")
     assert answer.code == 1
     assert "the checkpoint's chat template refuses these messages" in one_line(answer.err)
 
@@ -56,6 +58,6 @@ def test_a_model_that_needs_transformers_says_how_to_get_it(
     folder = write_chat_checkpoint(tmp_path / "model")
     (folder / "tekken.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    answer = phasewalk("run", "hi", "--model", str(folder))
+    answer = phasewalk("run", "hi", "--model", str(folder), "--engine", "numpy")
     assert answer.code == 1
     assert "pip install 'phasewalk[transformers]'" in one_line(answer.err)
