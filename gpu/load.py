@@ -16,6 +16,7 @@ from gpu.errors import CapacityError, CheckpointError, OptionError
 from gpu.memory import size
 from gpu.numpy.engine import NumpyEngine
 from gpu.onnx.available import missing as onnx_missing
+from gpu.printable import printable
 from gpu.self_check import self_check as check_engine
 
 _DEFAULT_CAPACITY = 4096
@@ -33,8 +34,8 @@ def _onnx(*arguments: Any, **options: Any) -> Engine:
     return OnnxEngine(*arguments, **options)
 
 
-# The fastest first, as `benchmarks/engines.py` measured them. On two CPUs in float32, one thread, onnx decodes one row
-# 1.1 to 1.9 times as fast as numpy and 8 rows 1.9 to 2.2 times, and takes 0.75 of its time for a prompt.
+# The fastest first. In float32 with one thread of a CPU, onnx decodes one row 1.05 (100M) to 1.9 times (2.6M) as fast as
+# numpy and 8 rows about twice as fast, and takes three quarters of its time for a prompt: `benchmarks/engines.py`.
 _ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "onnx": _onnx, "numpy": NumpyEngine}
 _MISSING: dict[str, Callable[[], str | None]] = {
     "cuda": cuda_missing,
@@ -48,7 +49,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all
 _QUANTIZED = {"cuda": ("int8", "fp8"), "onnx": ("int8", "int4")}  # what an engine can quantise weights to
 _WEIGHTS = {"cuda": "bfloat16", "numpy": "float32", "onnx": "float32"}  # as they are unless quantised
 # Bytes of float32 weights from which on it pays to start ONNX Runtime: that takes 0.25 s longer, and saves 0.65 ms a
-# token of the bundled model, of 6 MiB.
+# token of the bundled model, of 10 MiB.
 _WORTH_A_START = 64 * 2**20
 
 
@@ -109,7 +110,9 @@ def choose_engine(
     """
     kinds = [kind for kind in ([quantize] if isinstance(quantize, str) else quantize or ()) if kind is not None]
     wanted = [option for option, value in options.items() if value is not None]
-    asked = " and ".join([f"the option {option}" for option in wanted] + [f"{kind} weights" for kind in kinds])
+    asked = " and ".join(
+        [f"the option {option}" for option in wanted] + [f"{printable(kind, 80)} weights" for kind in kinds]
+    )
     folder = resolve_checkpoint(path_or_hub_id)
     model = ModelConfig.from_folder(folder)
     lacking = {name: _lacking(name, wanted, kinds) for name in _ENGINES}
@@ -117,8 +120,8 @@ def choose_engine(
     for name, lack in lacking.items():
         reason = lack or _missing(name) or (None if asked else _not_worth_it(name, model, folder))
         if reason is None:
-            why = [f"the fastest that runs here{asked and f' with {asked}'}"]
-            return EngineChoice(name, "; ".join(why + [f"not {other}: {reason}" for other, reason in passed.items()]))
+            because = f"the fastest that runs here{asked and f' with {asked}'}"
+            return EngineChoice(name, "; ".join([because, *(f"not {other}: {why}" for other, why in passed.items())]))
         passed[name] = reason
     having = [f"{name} has, and cannot run here: {passed[name]}" for name, lack in lacking.items() if lack is None]
     if having:
