@@ -34,8 +34,8 @@ def _onnx(*arguments: Any, **options: Any) -> Engine:
     return OnnxEngine(*arguments, **options)
 
 
-# The fastest first. In float32 with one thread of a CPU, onnx decodes one row 1.05 (100M) to 1.9 times (2.6M) as fast as
-# numpy and 8 rows about twice as fast, and takes three quarters of its time for a prompt: `benchmarks/engines.py`.
+# The fastest first. In float32 with one thread of a CPU, onnx decodes one row 1.05 (100M) to 1.9 times (2.6M) as fast
+# as numpy and 8 rows about twice as fast, and takes three quarters of its time for a prompt: `benchmarks/engines.py`.
 _ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "onnx": _onnx, "numpy": NumpyEngine}
 _MISSING: dict[str, Callable[[], str | None]] = {
     "cuda": cuda_missing,
