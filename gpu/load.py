@@ -16,6 +16,7 @@ from gpu.errors import CapacityError, CheckpointError, OptionError
 from gpu.memory import size
 from gpu.numpy.engine import NumpyEngine
 from gpu.onnx.available import missing as onnx_missing
+from gpu.printable import printable
 from gpu.self_check import self_check as check_engine
 from gpu.tensorrt.available import missing_to_run as tensorrt_missing
 
@@ -40,8 +41,8 @@ def _tensorrt(*arguments: Any, **options: Any) -> Engine:
     return TensorRTEngine(*arguments, **options)
 
 
-# The fastest first, as `benchmarks/engines.py` measured them. On two CPUs in float32, one thread, onnx decodes one row
-# 1.1 to 1.9 times as fast as numpy and 8 rows 1.9 to 2.2 times, and takes 0.75 of its time for a prompt.
+# The fastest first. In float32 with one thread of a CPU, onnx decodes one row 1.05 (100M) to 1.9 times (2.6M) as fast
+# as numpy and 8 rows about twice as fast, and takes three quarters of its time for a prompt: `benchmarks/engines.py`.
 # tensorrt stands last, where only who asks for it gets it: it builds a plan first, and was not yet measured on a GPU.
 _ENGINES: dict[str, Callable[..., Engine]] = {"cuda": _cuda, "onnx": _onnx, "numpy": NumpyEngine, "tensorrt": _tensorrt}
 _MISSING: dict[str, Callable[[], str | None]] = {
@@ -63,7 +64,7 @@ _WEIGHTS = {
     "tensorrt": "bfloat16",
 }  # as they are unless quantised
 # Bytes of float32 weights from which on it pays to start ONNX Runtime: that takes 0.25 s longer, and saves 0.65 ms a
-# token of the bundled model, of 6 MiB.
+# token of the bundled model, of 10 MiB.
 _WORTH_A_START = 64 * 2**20
 
 
@@ -124,7 +125,9 @@ def choose_engine(
     """
     kinds = [kind for kind in ([quantize] if isinstance(quantize, str) else quantize or ()) if kind is not None]
     wanted = [option for option, value in options.items() if value is not None]
-    asked = " and ".join([f"the option {option}" for option in wanted] + [f"{kind} weights" for kind in kinds])
+    asked = " and ".join(
+        [f"the option {option}" for option in wanted] + [f"{printable(kind, 80)} weights" for kind in kinds]
+    )
     folder = resolve_checkpoint(path_or_hub_id)
     model = ModelConfig.from_folder(folder)
     lacking = {name: _lacking(name, wanted, kinds) for name in _ENGINES}
@@ -132,8 +135,8 @@ def choose_engine(
     for name, lack in lacking.items():
         reason = lack or _missing(name) or (None if asked else _not_worth_it(name, model, folder))
         if reason is None:
-            why = [f"the fastest that runs here{asked and f' with {asked}'}"]
-            return EngineChoice(name, "; ".join(why + [f"not {other}: {reason}" for other, reason in passed.items()]))
+            because = f"the fastest that runs here{asked and f' with {asked}'}"
+            return EngineChoice(name, "; ".join([because, *(f"not {other}: {why}" for other, why in passed.items())]))
         passed[name] = reason
     having = [f"{name} has, and cannot run here: {passed[name]}" for name, lack in lacking.items() if lack is None]
     if having:
