@@ -151,14 +151,14 @@ class Generator:
         PhaseError
             When a phase fails; `__cause__` says why (a prompt that is empty or too long is a RequestError).
         """
-        run = self.start(x, params)
-        run.start()
+        with self.start(x, params) as run:
+            run.start()
         return self.result(run)
 
     async def agenerate(self, x: Any, params: Params = None) -> GenerationResult:
         """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
-        run = self.start(x, params)
-        await in_thread(run.start, stop=lambda: cancel(run))
+        with self.start(x, params) as run:
+            await in_thread(run.start, stop=lambda: cancel(run))
         return self.result(run)
 
     # --- as it comes --------------------------------------------------------------------------------------------
@@ -168,11 +168,11 @@ class Generator:
 
         Ending the iteration early (closing the iterator) cancels the run and frees its rows.
         """
-        run = self.start(x, params)
-        try:
-            yield from self.pieces(run)
-        finally:
-            cancel(run)
+        with self.start(x, params) as run:
+            try:
+                yield from self.pieces(run)
+            finally:
+                cancel(run)
 
     def pieces(
         self, run: Run[Generation], *, on_step: Callable[[Step], None] | None = None, whole: bool = False
@@ -193,12 +193,12 @@ class Generator:
 
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
-        run = self.start(x, params)
-        try:
-            async for piece in each_in_thread(self.pieces(run), stop=lambda: cancel(run)):
-                yield piece
-        finally:
-            cancel(run)
+        with self.start(x, params) as run:
+            try:
+                async for piece in each_in_thread(self.pieces(run), stop=lambda: cancel(run)):
+                    yield piece
+            finally:
+                cancel(run)
 
     # --- the machine itself -------------------------------------------------------------------------------------
 

@@ -36,9 +36,10 @@ class Subject:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, waits, or has gone as far as runs are driven."""
+        """Whether it has come to its end, waits, or has gone as far as runs are driven; one that failed may go on."""
         status = self.run.status
-        return status.ended or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
+        over = status.ended and status is not Status.FAILED
+        return over or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
 
     # --- moves --------------------------------------------------------------------------------------------------
 
