@@ -216,8 +216,8 @@ class Generator:
     ) -> Run[Generation]:
         """Make a run, ready to be stepped, driven, paused and watched.
 
-        It holds rows of the engine until it ends (or is forgotten). Its text so far is `run.context.output_ids`;
-        `result(run)` gives what `generate` would.
+        It holds rows of the engine until it ends, is closed or is forgotten; one that failed holds them too, as it can
+        be tried again. Its text so far is `run.context.output_ids`; `result(run)` gives what `generate` would.
 
         Parameters
         ----------
