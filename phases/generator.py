@@ -153,14 +153,14 @@ class Generator:
         PhaseError
             When a phase fails; `__cause__` says why (a prompt that is empty or too long is a RequestError).
         """
-        run = self.start(x, params)
-        run.start()
+        with self.start(x, params) as run:
+            run.start()
         return self.result(run)
 
     async def agenerate(self, x: Any, params: Params = None) -> GenerationResult:
         """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
-        run = self.start(x, params)
-        await in_thread(run.start, stop=lambda: cancel(run))
+        with self.start(x, params) as run:
+            await in_thread(run.start, stop=lambda: cancel(run))
         return self.result(run)
 
     # --- as it comes --------------------------------------------------------------------------------------------
@@ -170,11 +170,11 @@ class Generator:
 
         Ending the iteration early (closing the iterator) cancels the run and frees its rows.
         """
-        run = self.start(x, params)
-        try:
-            yield from self.pieces(run)
-        finally:
-            cancel(run)
+        with self.start(x, params) as run:
+            try:
+                yield from self.pieces(run)
+            finally:
+                cancel(run)
 
     def pieces(
         self, run: Run[Generation], *, on_step: Callable[[Step], None] | None = None, whole: bool = False
@@ -195,12 +195,12 @@ class Generator:
 
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
-        run = self.start(x, params)
-        try:
-            async for piece in each_in_thread(self.pieces(run), stop=lambda: cancel(run)):
-                yield piece
-        finally:
-            cancel(run)
+        with self.start(x, params) as run:
+            try:
+                async for piece in each_in_thread(self.pieces(run), stop=lambda: cancel(run)):
+                    yield piece
+            finally:
+                cancel(run)
 
     # --- the machine itself -------------------------------------------------------------------------------------
 
@@ -218,8 +218,8 @@ class Generator:
     ) -> Run[Generation]:
         """Make a run, ready to be stepped, driven, paused and watched.
 
-        It holds rows of the engine until it ends (or is forgotten). Its text so far is `run.context.output_ids`;
-        `result(run)` gives what `generate` would.
+        It holds rows of the engine until it ends, is closed or is forgotten; one that failed holds them too, as it can
+        be tried again. Its text so far is `run.context.output_ids`; `result(run)` gives what `generate` would.
 
         Parameters
         ----------

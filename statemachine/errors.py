@@ -31,11 +31,13 @@ class InvalidMachine(StateMachineError):
 
 
 class GuardError(StateMachineError):
-    """A guard that gave something other than True or False."""
+    """A guard that gave something other than True or False, or raised."""
 
     def __init__(self, guard: str, value: object) -> None:
         super().__init__(
-            f"guard {guard!r} must return True or False, but returned {value!r} ({type(value).__name__}); "
+            f"guard {guard!r} raised {type(value).__name__}: {value}"
+            if isinstance(value, BaseException)
+            else f"guard {guard!r} must return True or False, but returned {value!r} ({type(value).__name__}); "
             f"wrap the value in bool(...) if its truth is what you mean"
         )
 
@@ -47,7 +49,7 @@ class IllegalMove(StateMachineError):
 class PhaseError(StateMachineError):
     """An exception inside a phase; the original is its `__cause__`.
 
-    The run rests, failed, at this phase, and its context is as it was before the phase.
+    The run rests, failed, at this phase, and its context is as it was before the phase: `resume` tries it again.
     """
 
     def __init__(self, *, run_id: str, phase: str, step: int, cause: BaseException) -> None:

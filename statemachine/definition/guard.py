@@ -27,7 +27,7 @@ class Guard(Generic[Context]):
     Raises
     ------
     GuardError
-        On a call, when the predicate returns anything but True or False.
+        On a call, when the predicate returns anything but True or False, or raises.
     """
 
     __slots__ = ("_binding", "_combine", "atoms", "name", "predicate")
@@ -50,7 +50,12 @@ class Guard(Generic[Context]):
         return composed
 
     def __call__(self, context: Context) -> bool:
-        value = self.predicate(context)
+        try:
+            value = self.predicate(context)
+        except GuardError:  # of one that this one is made of
+            raise
+        except Exception as error:
+            raise GuardError(self.name, error) from error
         if value is True or value is False:
             return value
         raise GuardError(self.name, value)

@@ -90,7 +90,10 @@ def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
         (name, predicate) = atoms[0].name, atoms[0].predicate
 
         def one(context: Any) -> int:
-            value = predicate(context)
+            try:
+                value = predicate(context)
+            except Exception as error:
+                raise GuardError(name, error) from error
             if value is True or value is False:
                 return value
             raise GuardError(name, value)
@@ -99,13 +102,18 @@ def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
     weighed = tuple((1 << bit, atom.predicate, atom.name) for bit, atom in enumerate(atoms))
 
     def several(context: Any) -> int:
-        bits = 0
-        for weight, predicate, name in weighed:
-            value = predicate(context)
-            if value is True:
-                bits += weight
-            elif value is not False:
-                raise GuardError(name, value)
+        bits, name = 0, ""
+        try:
+            for weight, predicate, name in weighed:
+                value = predicate(context)
+                if value is True:
+                    bits += weight
+                elif value is not False:
+                    raise GuardError(name, value)
+        except GuardError:
+            raise
+        except Exception as error:
+            raise GuardError(name, error) from error
         return bits
 
     return several

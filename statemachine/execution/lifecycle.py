@@ -120,7 +120,7 @@ class Lifecycle(Generic[Context]):
                 if status is Status.WAITING:
                     expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
                 raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
-            if self._released and not self._status.ended and verb != "close":
+            if self._released and status not in (Status.DONE, Status.CANCELLED) and verb != "close":
                 raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
             return work()
 
@@ -163,6 +163,7 @@ class Lifecycle(Generic[Context]):
             self.timeline.origin = Frame(0, self._cursor.index, host_state.save(self.context))
         if on:
             self.timeline.cut()
+            self.timeline.ended_as = None
 
     def _check_place(self, number: int) -> None:
         first, count = self.timeline.first, self.timeline.count
@@ -183,6 +184,8 @@ class Lifecycle(Generic[Context]):
             self._log("info", "run.started")
         try:
             self._torn = True
+            if self._status is Status.FAILED:
+                self.resources.sync(self.context)  # whatever the phase that failed left there
             self._begin(on=True)
             self._status = Status.RUNNING
             self._inbox.remind()
@@ -223,6 +226,8 @@ class Lifecycle(Generic[Context]):
             self._log("info", "run.started")
         self._torn = True
         self.timeline.enter(Event(self.step_count, "edit", name, outcome))
+        if self._status is Status.FAILED:  # of what may be mended now
+            self._status, self.timeline.ended_as = Status.PAUSED, None
         host_state.adopt(self.context, scratch)
         if live:
             self.resources.sync(self.context)
@@ -286,7 +291,7 @@ class Lifecycle(Generic[Context]):
             self._status = self.timeline.ended_as = self.phase.status
             self._log("info", "run.finished", status=str(self._status))
         self._tell(rests=rests)
-        if self._status.ended:
+        if self._status.ended and self._status is not Status.FAILED:
             self._inbox.sent.clear()
             if not self._keep:
                 self._release()
@@ -304,19 +309,16 @@ class Lifecycle(Generic[Context]):
         timeline.cut()
         self._status = timeline.ended_as = Status.FAILED
         try:
-            self._agree(*state_at(timeline, self.context, self.step_count, timeline.events_here), live=False)
+            self._agree(*state_at(timeline, self.context, self.step_count, timeline.events_here))
         except Exception as broken:
             self._torn = False
-            error.add_note(f"its past cannot be folded again: {broken!r}")
+            error.add_note(f"what stands behind the run does not agree with it: {broken!r}")
         self._log("error", "run.failed", phase=self.phase.name, error=repr(error))
         try:
             if self.journal and not isinstance(error, JournalError):
                 self.journal.write(self, error)
         except JournalError as lost:  # what went wrong in the phase matters more
             self._log("error", "run.journal_lost", error=str(lost))
-        finally:
-            if not self._keep:
-                self._release()
         if isinstance(error, Exception) and not isinstance(error, JournalError):
             raise PhaseError(run_id=self.id, phase=self.phase.name, step=self.step_count, cause=error) from error
 

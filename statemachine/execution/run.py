@@ -20,7 +20,7 @@ from statemachine.execution.travel import state_at
 
 Context = TypeVar("Context")
 
-FREE = (Status.READY, Status.PAUSED)  # to take a step
+FREE = (Status.READY, Status.PAUSED, Status.FAILED)  # to take a step
 AT_REST = (*FREE, Status.WAITING)
 ANY = tuple(status for status in Status if status is not Status.RUNNING)
 
@@ -94,8 +94,8 @@ class Run(Lifecycle[Context]):
         return self.status
 
     def resume(self) -> Status:
-        """Drive a paused run on until it ends, pauses or waits."""
-        self._move("resume", (Status.PAUSED,), self._drive)
+        """Drive a paused run on until it ends, pauses or waits; one that failed tries the phase again that raised."""
+        self._move("resume", (Status.PAUSED, Status.FAILED), self._drive)
         return self.status
 
     async def astart(self) -> Status:
@@ -159,9 +159,11 @@ class Run(Lifecycle[Context]):
         return self._iterate(lambda: self.timeline.arcs[-1].source == number)
 
     def _iterate(self, stop: Callable[[], bool]) -> Iterator[Step]:
+        again = self._status is Status.FAILED
         if self._status is Status.PAUSED:
             self._inbox.pause = False
-        while not self._status.ended and not self._inbox.pause:
+        while (again or not self._status.ended) and not self._inbox.pause:
+            again = False
             step = self._move("iterate", FREE, lambda: self._step(pausable=True, stop=stop))
             if step and stop():
                 yield step

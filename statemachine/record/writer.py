@@ -137,7 +137,11 @@ class JournalWriter:
                 raise JournalError(f"the journal {self.path} cannot record run {account.id}: {complaint}")
             records.append(header)
             done = done._replace(begun=True, steps=timeline.first)
-        elif done.revived or min(timeline.cuts[done.cuts :], default=done.steps + 1) <= done.steps:
+        elif (
+            done.revived
+            or self._went_on(account, error)
+            or min(timeline.cuts[done.cuts :], default=done.steps + 1) <= done.steps
+        ):
             steps = min([*timeline.cuts[done.cuts :], done.steps])
             records.append(GotoRecord(n=steps))
             events = len(timeline.events_before(steps))
@@ -161,6 +165,12 @@ class JournalWriter:
             steps=timeline.count, events=len(timeline.events), cuts=len(timeline.cuts), pending=pending,
             ended=status.ended, paused=rests or (done.paused and not many),
         )  # fmt: skip
+
+    def _went_on(self, account: Account, error: BaseException | None) -> bool:
+        """Whether the run has done something since its end was recorded, as one does that failed."""
+        done, timeline = self._done, account.timeline
+        more = timeline.count > done.steps or len(timeline.events) > done.events
+        return done.ended and (more or error is not None or not account.status.ended)
 
     def _settle(self, *, again: bool = False) -> None:
         """Write what is owed; if an interrupt keeps it from its end, the next call does it `again`, the rest of it."""

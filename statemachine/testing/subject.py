@@ -36,9 +36,10 @@ class Subject:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, waits, or has gone as far as runs are driven."""
+        """Whether it has come to its end, waits, or has gone as far as runs are driven; one that failed may go on."""
         status = self.run.status
-        return status.ended or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
+        over = status.ended and status is not Status.FAILED
+        return over or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
 
     # --- moves --------------------------------------------------------------------------------------------------
 
@@ -69,12 +70,12 @@ class Subject:
         self.note()
         return step
 
-    def steps(self, count: int) -> list[Step | None]:
-        """At most so many steps, as far as the run goes; None for one that failed."""
+    def steps(self, count: int) -> list[Step]:
+        """The steps that came of trying so often, as far as the run goes."""
         taken = []
         for _ in range(count):
-            if not self.done:
-                taken.append(self.step())  # noqa: PERF401  # each step decides whether there is another
+            if not self.done and (step := self.step()):
+                taken.append(step)  # noqa: PERF401  # each step decides whether there is another
         return taken
 
     def drive(self, last: int, *, pauses: bool) -> None:

@@ -183,11 +183,11 @@ class Watch(Generic[Context]):
         try:
             return atom(context)
         except GuardError as error:
-            self.breach(str(error))
-        except Exception as error:
+            if error.__cause__ is None:
+                self.breach(str(error))
             self.breach(
-                f"guard {atom.name!r} raised {type(error).__name__}: {error}; a guard must have a value for every "
-                "context that its phase leaves behind, whatever the other guards say"
+                f"{error}; a guard must have a value for every context that its phase leaves behind, whatever the "
+                "other guards say"
             )
 
 

@@ -138,7 +138,30 @@ def test_generation_keeps_the_rules_when_phases_fail(eight: Generator, faulty: G
     assert free(eight) == 8
 
 
-def test_a_run_that_fails_gives_its_rows_back_and_disturbs_no_other(eight: Generator, faulty: Generator) -> None:
+def test_a_generation_that_failed_tries_again_and_comes_to_the_same_text(eight: Generator, faulty: Generator) -> None:
+    failures = []
+
+    @given(requests(), FAULTS)
+    @settings(SETTINGS, max_examples=100)
+    def tries_again(request_: Any, faults: list[int]) -> None:
+        expected = eight.generate(*request_)
+        faulty.engine.arm(faults)
+        with faulty.start(*request_) as run:
+            while run.status is not Status.DONE:
+                try:
+                    run.start() if run.status is Status.READY else run.resume()
+                except PhaseError as error:
+                    failures.append(type(error.__cause__))
+            assert faulty.result(run) == expected
+
+    tries_again()
+    assert set(failures) == {OSError}
+    assert free(eight) == 8
+
+
+def test_a_run_that_failed_gives_its_rows_back_when_it_is_closed_and_disturbs_no_other(
+    eight: Generator, faulty: Generator
+) -> None:
     cache = eight.engine.kv_cache
     failures = []
 
@@ -159,7 +182,10 @@ def test_a_run_that_fails_gives_its_rows_back_and_disturbs_no_other(eight: Gener
                 failures.append(type(error.__cause__))
                 assert doomed.status is Status.FAILED
                 assert host_state.save(doomed.context) == before
-                assert cache.free >= 8 - len(undisturbed.context.slots)
+                held = len(undisturbed.context.slots)
+                assert cache.free == 8 - held - len(doomed.context.slots)
+                doomed.close()
+                assert cache.free == 8 - held
         doomed.close()
         assert eight.result(undisturbed) == alone
         assert free(eight) == 8

@@ -161,6 +161,8 @@ def test_an_exception_leaves_the_run_failed_and_the_context_as_before_the_phase(
     assert isinstance(failure.value.__cause__, ZeroDivisionError)
     assert (run.status, run.phase, run.step_count) == (Status.FAILED, add, 6)
     assert run.context == Tally(count=3, seen=[1, 2, 3], explode_at=3)
+    assert ended == []  # it can be tried again
+    run.close()
     assert ended == [run.context]
 
 
