@@ -317,7 +317,7 @@ def write_stand_in_plan(
     from gpu.tensorrt.library import FLAVOUR, VERSION
 
     model = ModelConfig.from_folder(folder)
-    positions = positions or positions_of(model, "float32", capacity)
+    positions = positions or positions_of(capacity)
     target.mkdir()
     export(
         Checkpoint.open(folder, model), model, target / "export", capacity=positions, max_batch=rows,

@@ -1,14 +1,12 @@
 """Plans that the engine made before, in the user's cache folder: one for each checkpoint, device, dtype and size."""
 
 import shutil
-from math import gcd
 from pathlib import Path
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint
 from gpu.checkpoint.index import Checkpoint
 from gpu.errors import ExportError, PlanError
-from gpu.onnx.data import item_type
 from gpu.onnx.export import export
 from gpu.printable import printable
 from gpu.tensorrt.build import build
@@ -18,14 +16,16 @@ from gpu.user_cache import user_cache
 from gpu.whole_folder import remove_folder, whole_folder
 
 SPARE = 1  # positions of a plan that no token has: rows that rest while others decode write there
+_STEP = ALIGNMENT  # positions
 _PLAN = "model.plan"
 
 
-def positions_of(model: ModelConfig, dtype: str, capacity: int) -> int:
-    """Give the positions of a plan for so many tokens of a row: with some spare, and each row's cache aligned."""
-    of_a_position = model.kv_heads * model.head_dim * item_type(dtype).itemsize
-    step = ALIGNMENT // gcd(ALIGNMENT, of_a_position)
-    return -(-(capacity + SPARE) // step) * step
+def positions_of(capacity: int) -> int:
+    """Give the positions of a plan for so many tokens of a row, and more: other capacities near by take the same plan.
+
+    Each row's part of a cache then begins where TensorRT takes it, whatever a position takes.
+    """
+    return -(-(capacity + SPARE) // _STEP) * _STEP
 
 
 def cached_plan(
@@ -45,7 +45,8 @@ def cached_plan(
         If the checkpoint cannot be read.
     """
     fingerprint = model_fingerprint(checkpoint.folder)
-    key = f"{fingerprint}-{here.flavour}-{here.version}-{here.device}-{dtype}-{rows}x{capacity}-{FORMAT}"
+    positions = positions_of(capacity)
+    key = f"{fingerprint}-{here.flavour}-{here.version}-{here.device}-{dtype}-{rows}x{positions}-{FORMAT}"
     folder = user_cache("plans") / key
     try:
         if folder.is_dir():
@@ -55,7 +56,7 @@ def cached_plan(
                 remove_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _make(folder, checkpoint, model, here, dtype=dtype, rows=rows, capacity=capacity)
+            _make(folder, checkpoint, model, here, dtype=dtype, rows=rows, positions=positions)
         except (ExportError, PlanError, OSError):
             if not folder.is_dir():  # else another process was first
                 raise
@@ -69,13 +70,13 @@ def cached_plan(
 
 
 def _make(
-    folder: Path, checkpoint: Checkpoint, model: ModelConfig, here: Here, *, dtype: str, rows: int, capacity: int
+    folder: Path, checkpoint: Checkpoint, model: ModelConfig, here: Here, *, dtype: str, rows: int, positions: int
 ) -> None:
-    positions = positions_of(model, dtype, capacity)
     with whole_folder(folder) as part:
         exported = part / "export"
         export(
-            checkpoint, model, exported, dtype=dtype, capacity=positions, max_batch=rows, spare=positions - capacity
+            checkpoint, model, exported, dtype=dtype, capacity=positions, max_batch=rows,
+            spare=max(0, positions - model.max_positions),
         )  # fmt: skip
         told: set[str] = set()
 

@@ -98,7 +98,7 @@ class TensorRTEngine(DeviceEngine):
             raise OptionError(f"dtype is {printable(dtype, 40)}: expected {', '.join(DTYPES)}")
         if plan is None:
             dtype = dtype or DTYPE
-            positions = positions_of(model, dtype, capacity)
+            positions = positions_of(capacity)
         else:
             identity = read_identity(Path(plan))
             capacity = _fitting(identity, rows, capacity, dtype)
@@ -120,7 +120,7 @@ class TensorRTEngine(DeviceEngine):
         self._weight_bytes = weights - (0 if model.tied_embeddings else sizes[EMBEDDINGS])
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            state = _state(Shape(model, rows, positions_of(model, dtype, capacity)), dtype, chunk=capacity)
+            state = _state(Shape(model, rows, positions_of(capacity)), dtype, chunk=capacity)
             cache = size_of({"kv_cache": state["kv_cache"]})
             return {"KV cache": cache, "buffers": size_of(state) - cache}
 

@@ -60,7 +60,7 @@ def test_it_is_made_once_with_words_for_what_takes_long(folder: Path, here: Here
     assert len(building) == len(set(building)) > 1
     [name, plan] = files(own_cache)
     assert plan == f"{name}/model.plan"  # and no export beside it
-    for part in (here.flavour, here.version, here.device, "bfloat16", "2x32"):
+    for part in (here.flavour, here.version, here.device, "bfloat16", "2x256"):
         assert part in name
     told.clear()
     assert cached(folder, here, told) == made
@@ -86,9 +86,15 @@ def test_every_row_is_aligned_and_there_is_a_position_more_than_tokens(folder: P
 
     model, item = ModelConfig.from_folder(folder), 4 if dtype == "float32" else 2
     for capacity in range(1, 200):
-        positions = positions_of(model, dtype, capacity)
+        positions = positions_of(capacity)
         assert capacity < positions <= capacity + 256
         assert model.kv_heads * model.head_dim * item * positions % 256 == 0
+
+
+def test_capacities_near_by_take_the_same_plan(folder: Path, here: Here, own_cache: Path) -> None:
+    plans = {cached(folder, here, capacity=capacity).sha256 for capacity in (20, 21, 100)}
+    assert len(plans) == 1
+    assert len(list(own_cache.iterdir())) == 1
 
 
 def test_the_spare_position_is_none_of_the_models(folder: Path, here: Here) -> None:

@@ -412,7 +412,7 @@ def test_it_exports_and_builds_what_it_needs_and_then_finds_it(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model, told = ModelConfig.from_folder(checkpoint), []
-    positions = positions_of(model, "float32", CAPACITY)
+    positions = positions_of(CAPACITY)
     export(Checkpoint.open(checkpoint, model), model, tmp_path / "same", capacity=positions, max_batch=ROWS)
 
     class Known(dict[str, Path]):
