@@ -172,9 +172,7 @@ class Decoder:
         q = self._heads(normed, at + "q", model.heads, norm=model.qk_norm, turn=True)
         k = self._heads(normed, at + "k", model.kv_heads, norm=model.qk_norm, turn=True)
         v = self._heads(normed, at + "v", model.kv_heads)
-        tokens = self._node("Transpose", self._attend(layer, q, k, v), name=at + "tokens", perm=[0, 2, 1, 3])
-        self._shape("joined_heads", [0, 0, model.heads * model.head_dim])
-        joined = self._node("Reshape", tokens, "joined_heads", name=at + "joined")
+        joined = self._joined(self._attend(layer, q, k, v), at)
         return self._linear(self._in_company(joined), at + "o_proj", bias=model.output_bias)
 
     def _attend(self, layer: int, q: str, k: str, v: str) -> str:
@@ -190,16 +188,26 @@ class Decoder:
     def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
         """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""
         projected = self._without_company(self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias))
-        self._shape(f"split_{heads}", [0, 0, heads, self._model.head_dim])
-        x = self._node("Reshape", projected, f"split_{heads}", name=f"{at}.split")
+        x = self._split(projected, at, heads)
         if norm:
             x = self._norm(x, f"{at}_norm")
-        x = self._node("Transpose", x, name=f"{at}.heads", perm=[0, 2, 1, 3])
         if not turn:
             return x
         # In float32 whatever the dtype: a rounded cosine would shorten keys and queries.
         turned = self._node("RotaryEmbedding", self._float32(x, f"{at}.wide"), "cosine", "sine", name=f"{at}.turned")
         return self._narrow(turned, f"{at}.rotated")
+
+    def _split(self, projected: str, at: str, heads: int) -> str:
+        """[batch, heads, sequence, head_dim], of what is [batch, sequence, heads * head_dim]."""
+        self._shape(f"split_{heads}", [0, 0, heads, self._model.head_dim])
+        split = self._node("Reshape", projected, f"split_{heads}", name=f"{at}.split")
+        return self._node("Transpose", split, name=f"{at}.heads", perm=[0, 2, 1, 3])
+
+    def _joined(self, attended: str, at: str) -> str:
+        """[batch, sequence, heads * head_dim], of what is [batch, heads, sequence, head_dim]."""
+        tokens = self._node("Transpose", attended, name=at + "tokens", perm=[0, 2, 1, 3])
+        self._shape("joined_heads", [0, 0, self._model.heads * self._model.head_dim])
+        return self._node("Reshape", tokens, "joined_heads", name=at + "joined")
 
     def _seen(self, cache: str, length: str) -> str:
         """The positions of the cache that are looked at; what lies behind may hold anything, even NaN."""

@@ -53,6 +53,14 @@ class _Together(Decoder):
             )
         return self._node("Concat", *heads, name=f"model.layers.{layer}.self_attn.attended", axis=0)
 
+    def _split(self, projected: str, at: str, heads: int) -> str:
+        self._shape(f"split_{heads}", [0, heads, 1, self._model.head_dim])  # of one token, so that nothing moves
+        return self._node("Reshape", projected, f"split_{heads}", name=f"{at}.heads")
+
+    def _joined(self, attended: str, at: str) -> str:
+        self._shape("joined_heads", [0, 1, self._model.heads * self._model.head_dim])
+        return self._node("Reshape", attended, "joined_heads", name=at + "joined")
+
     def _change(self, x: str, at: str) -> str:
         self._apart(x)
         changes = [
