@@ -42,7 +42,9 @@ Load = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def plan(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_stand_in_plan(checkpoint, tmp_path_factory.mktemp("plan") / "made", rows=ROWS, capacity=CAPACITY)
+    return write_stand_in_plan(
+        checkpoint, tmp_path_factory.mktemp("plan") / "made", rows=ROWS, capacity=CAPACITY, positions=28
+    )
 
 
 @pytest.fixture
@@ -413,7 +415,10 @@ def test_it_exports_and_builds_what_it_needs_and_then_finds_it(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model, told = ModelConfig.from_folder(checkpoint), []
     positions = positions_of(CAPACITY)
-    export(Checkpoint.open(checkpoint, model), model, tmp_path / "same", capacity=positions, max_batch=ROWS)
+    export(
+        Checkpoint.open(checkpoint, model), model, tmp_path / "same", capacity=positions, max_batch=ROWS,
+        spare=positions - model.max_positions,
+    )  # fmt: skip
 
     class Known(dict[str, Path]):
         def get(self, sha256: str, default: object = None) -> Path:  # type: ignore[override]
