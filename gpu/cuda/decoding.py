@@ -17,7 +17,7 @@ from gpu.cuda.persistent import Persistent
 from gpu.cuda.shape import SPLIT, Shape
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
-from gpu.errors import DeviceError
+from gpu.errors import DeviceError, SelfCheckError
 
 _STEPS, _ROUNDS = 4, 3  # of a measurement
 
@@ -68,11 +68,6 @@ class Decoding:
                 found.append(time.perf_counter() - begin)
             return min(found[1:]) / _STEPS
 
-        def logits() -> npt.NDArray[np.float32]:
-            found = np.empty((shape.rows, shape.model.vocab), np.float32)
-            window.read(arena.lines("logits"), found, "load")
-            return found
-
         words = []
         for tokens in sorted(self._ways):
             ways, taken, longest = 1, 0, shape.ways(shape.capacity)
@@ -85,9 +80,9 @@ class Decoding:
                     self._ways = {}
                     self.why = f"one kernel for a whole step cannot be launched here: {error}"
                     return
-                of_whole = logits()
+                of_whole = _logits(shape, arena, window)
                 apart = seconds(PER_OP, tokens, ways)
-                if not np.array_equal(of_whole, logits(), equal_nan=True):
+                if not np.array_equal(of_whole, _logits(shape, arena, window), equal_nan=True):
                     self._ways = {}
                     self.why = "one kernel for a whole step gave other bits on this device: please tell us"
                     return
@@ -100,9 +95,36 @@ class Decoding:
         if words:
             self.why = "measured: " + ", ".join(words)
 
+    def compare(self, shape: Shape, arena: Arena, staging: Staging, window: Window) -> None:
+        """See that the one kernel, which was asked for, gives the bits of the others, for the fewest rows and the most.
+
+        Raises
+        ------
+        SelfCheckError
+            If it does not.
+        """
+        for tokens in {min(self._ways), max(self._ways)}:
+            rows, found = range(min(tokens, shape.rows)), []
+            for path in (PERSISTENT, PER_OP):
+                staging.write(arena.lines("step"), step_of(shape, rows, [0] * len(rows)))
+                self._launch(path, tokens, 1)
+                found.append(_logits(shape, arena, window))
+            of_whole, apart = found
+            if not np.array_equal(of_whole, apart, equal_nan=True):
+                raise SelfCheckError(
+                    f"decode={PERSISTENT!r} gives other bits than {PER_OP!r} on this device: leave it out, and tell us"
+                )
+
     def _launch(self, path: str, tokens: int, ways: int) -> None:
         whole = self._persistent
         if path == PERSISTENT and whole is not None:
             self._graphs.run((PERSISTENT, tokens), lambda: whole.decode(tokens))
         else:
             self._graphs.run((PER_OP, tokens, ways), lambda: self._forward.decode(tokens, ways))
+
+
+def _logits(shape: Shape, arena: Arena, window: Window) -> npt.NDArray[np.float32]:
+    """Wait for the logits of all rows."""
+    found = np.empty((shape.rows, shape.model.vocab), np.float32)
+    window.read(arena.lines("logits"), found, "load")
+    return found

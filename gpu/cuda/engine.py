@@ -138,6 +138,8 @@ class CudaEngine(DeviceEngine):
 
         if decode is None:
             self._decoding.measure(device, shape, self._arena, self._staging, self._watchdog, self._window)
+        elif whole_steps:
+            self._decoding.compare(shape, self._arena, self._staging, self._window)
         if weights > _COMPARED_FROM:
             self._prefilling.compare(self._window)
 

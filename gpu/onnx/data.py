@@ -14,10 +14,10 @@ from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint, expected_tensors
 from gpu.errors import ExportError
 from gpu.onnx.codes import CODES, SCALES
+from gpu.onnx.products import EMBEDDINGS, is_linear, products
 from gpu.printable import printable
 
 DATA_FILE = "weights.bin"
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PAGE = 4096  # bytes; what lies at a page's start can be mapped
 _PIECE = 4 * 2**20  # bytes of a matrix that are quantised between two reports
 _FLOAT = 4  # bytes of a float32
@@ -27,8 +27,7 @@ ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16,
 class Place(NamedTuple):
     """A tensor by its name in the checkpoint; a matrix of a linear layer lies as [in, out], as MatMul reads it.
 
-    Quantised, it lies as its codes, and the scales behind them. The table of embeddings never does: where it is the
-    head's matrix too, that one's codes have the head's name.
+    Quantised, it lies as its codes, and the scales behind them, alone or with others: see `gpu.onnx.products`.
     """
 
     name: str
@@ -83,12 +82,12 @@ def write_data(path: Path, checkpoint: Checkpoint, model: ModelConfig, dtype: st
     OSError
         If the disk is full, or cannot be written to.
     """
-    following = iter(places(model, dtype, quantize))
+    offsets = {place.name: place.offset for place in places(model, dtype, quantize)}
     quantising = _Quantising(checkpoint, model, quantize)
     with path.open("xb") as file:
         for name in expected_tensors(model):
-            for values in _stored(name, checkpoint.read(name), dtype, quantising):
-                file.seek(next(following).offset)
+            for place, first, values in _stored(name, checkpoint.read(name), dtype, quantising):
+                file.seek(offsets[place] + first * (values.nbytes // len(values)))
                 file.write(values.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
@@ -107,26 +106,25 @@ def _is_count(text: str) -> bool:
 
 
 def _tensors(model: ModelConfig, plain: int, quantize: str | None) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """Give name, type and shape of what is stored; `_stored` gives the numbers in the same order."""
+    """Give name, type and shape of what is stored; `_stored` gives the numbers."""
+    quantised = {} if quantize is None else products(model)
     for name, shape in expected_tensors(model).items():
-        quantised = _quantised_name(name, model, quantize)
-        if quantised != name:
-            yield name, plain, shape[::-1] if _is_linear(name) else shape
-        if quantised is not None and quantize is not None:
-            codes, scales = CODES[quantize].shapes(*shape)
-            yield quantised, TensorProto.UINT8, codes
-            yield quantised + SCALES, TensorProto.FLOAT, scales
+        product = quantised.get(name)
+        if product is None or name == EMBEDDINGS:
+            yield name, plain, shape[::-1] if is_linear(name) else shape
+        if product is not None and quantize is not None and name == next(iter(product.parts)):
+            codes, scales = CODES[quantize].shapes(*product.shape)
+            yield product.name, TensorProto.UINT8, codes
+            yield product.name + SCALES, TensorProto.FLOAT, scales
 
 
 class _Quantising:
     """Quantises one matrix after the other, and reports how far it is: that takes longer than to read them."""
 
     def __init__(self, checkpoint: Checkpoint, model: ModelConfig, quantize: str | None) -> None:
-        self.name_of = {name: _quantised_name(name, model, quantize) for name in expected_tensors(model)}
+        self.products = {} if quantize is None else products(model)
         self._checkpoint, self._codes, self._done = checkpoint, CODES.get(quantize or ""), 0
-        self._total = sum(
-            _FLOAT * math.prod(shape) for name, shape in expected_tensors(model).items() if self.name_of[name]
-        )
+        self._total = sum(_FLOAT * math.prod(expected_tensors(model)[name]) for name in self.products)
 
     def of(self, matrix: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Give the codes and scales of a matrix, some rows after the others."""
@@ -145,25 +143,15 @@ class _Quantising:
 
 def _stored(
     name: str, values: npt.NDArray[np.float32], dtype: str, quantising: _Quantising
-) -> Iterator[npt.NDArray[Any]]:
-    quantised = quantising.name_of[name]
-    if quantised != name:
-        yield _rounded(name, values, dtype)
-    if quantised is not None:
-        yield from quantising.of(values)
-
-
-def _quantised_name(name: str, model: ModelConfig, quantize: str | None) -> str | None:
-    """Give the name of the codes that are made of a tensor, if any are."""
-    if quantize is None:
-        return None
-    if name == EMBEDDINGS:
-        return HEAD if model.tied_embeddings else None
-    return name if _is_linear(name) or name == HEAD else None
-
-
-def _is_linear(name: str) -> bool:
-    return name.endswith("_proj.weight")
+) -> Iterator[tuple[str, int, npt.NDArray[Any]]]:
+    """Give the place of what becomes of a tensor, the row of it that it begins at, and its numbers."""
+    product = quantising.products.get(name)
+    if product is None or name == EMBEDDINGS:
+        yield name, 0, _rounded(name, values, dtype)
+    if product is not None:
+        codes, scales = quantising.of(values)
+        yield product.name, product.first(name), codes
+        yield product.name + SCALES, product.first(name), scales
 
 
 def _numpy_type(element_type: int) -> np.dtype[Any]:
@@ -172,7 +160,7 @@ def _numpy_type(element_type: int) -> np.dtype[Any]:
 
 def _rounded(name: str, values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
-        rounded = np.ascontiguousarray((values.T if _is_linear(name) else values).astype(item_type(dtype)))
+        rounded = np.ascontiguousarray((values.T if is_linear(name) else values).astype(item_type(dtype)))
     if dtype == "float16" and np.isinf(rounded).sum() > np.isinf(values).sum():
         raise ExportError(f"{name} holds numbers above 65504, the largest of float16: export in bfloat16 or float32")
     return rounded

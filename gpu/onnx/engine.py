@@ -15,11 +15,12 @@ from gpu.host_engine import HostEngine
 from gpu.memory import check_capacity, check_weights, machine_memory, too_large
 from gpu.onnx.cached import DTYPE, cached_export
 from gpu.onnx.codes import CODES
-from gpu.onnx.data import EMBEDDINGS, places
+from gpu.onnx.data import places
 from gpu.onnx.export import GRAPH_FILE, check_export
 from gpu.onnx.graph import cache_names
 from gpu.onnx.identity import FORMAT, Identity
 from gpu.onnx.lora import no_adapter
+from gpu.onnx.products import EMBEDDINGS
 from gpu.onnx.runtime import VERSION, Binding, Session, bind, bind_cache, open_session
 from gpu.onnx.together import Together
 from gpu.onnx.together_graph import together_of

@@ -9,11 +9,11 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from gpu.checkpoint.config import ModelConfig
-from gpu.checkpoint.index import expected_tensors
 from gpu.onnx.codes import CODES, DOMAIN, OPERATOR, SCALES
-from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, EMBEDDINGS, HEAD, Place, places
+from gpu.onnx.data import DATA_FILE, ELEMENT_TYPES, Place, places
 from gpu.onnx.identity import Identity
 from gpu.onnx.lora import lora_names, lora_shapes
+from gpu.onnx.products import EMBEDDINGS, HEAD, Product, products
 
 OPSET = 24  # the first with TensorScatter
 _IR_VERSION = 11
@@ -89,6 +89,7 @@ class Decoder:
         self._constants: list[TensorProto] = []
         self._gives_company = identity.quantize is not None and CODES[identity.quantize].in_company
         self._places = places(model, identity.dtype, identity.quantize)
+        self._products = products(model)
 
     def graph(self) -> GraphProto:
         model = self._model
@@ -250,7 +251,7 @@ class Decoder:
         if self._identity.quantize is None:
             product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
         else:
-            product = self._quantised(x, f"{at}.weight", f"{at}.weight", name=f"{at}.product")
+            product = self._part(x, at)
         if bias:
             product = self._node("Add", product, f"{at}.bias", name=f"{at}.biased")
         if self._identity.lora_rank is None:
@@ -274,15 +275,27 @@ class Decoder:
         if self._identity.quantize is None:
             return self._node("Gemm", last, matrix, name="projected", transB=1)
         if not self._gives_company:
-            return self._quantised(last, HEAD, matrix, name="projected")
+            return self._quantised(last, self._products[matrix], name="projected")
         # Its token for every row, and as much again for company.
-        both = self._quantised(self._node("Concat", last, last, name="last_twice", axis=0), HEAD, matrix, name="twice")
+        twice = self._node("Concat", last, last, name="last_twice", axis=0)
+        both = self._quantised(twice, self._products[matrix], name="twice")
         return self._node("Slice", both, "zero", "rows", name="projected")
 
-    def _quantised(self, x: str, codes: str, matrix: str, *, name: str) -> str:
-        """The product with a matrix of the checkpoint, of which there are codes."""
-        kind = CODES[self._identity.quantize or ""]
-        attributes = kind.attributes(*expected_tensors(self._model)[matrix])
+    def _part(self, x: str, at: str) -> str:
+        """The product with a linear layer's matrix, which may be part of one that has others in it."""
+        product = self._products[f"{at}.weight"]
+        names = [f"{part.removesuffix('.weight')}.product" for part in product.parts]
+        if len(names) == 1:
+            return self._quantised(x, product, name=names[0])
+        joined = self._quantised(x, product, name=f"{product.name.removesuffix('.weight')}.product")
+        self._shape(f"{joined}.rows", [*product.parts.values()])
+        self._add(helper.make_node("Split", [joined, f"{joined}.rows"], names, name=f"{joined}.apart", axis=-1))
+        return f"{at}.product"
+
+    def _quantised(self, x: str, product: Product, *, name: str) -> str:
+        """The product with a matrix of which there are codes."""
+        attributes = CODES[self._identity.quantize or ""].attributes(*product.shape)
+        codes = product.name
         return self._node(OPERATOR, x, codes, codes + SCALES, name=name, domain=DOMAIN, **attributes)
 
     def _float32(self, x: str, name: str) -> str:

@@ -18,9 +18,10 @@ from gpu.cuda.device_engine import DeviceEngine
 from gpu.cuda.shape import Shape, drawing_digest
 from gpu.errors import OptionError, PlanError
 from gpu.memory import check_capacity, check_weights, too_large
-from gpu.onnx.data import EMBEDDINGS, places
+from gpu.onnx.data import places
 from gpu.onnx.graph import cache_names
 from gpu.onnx.identity import DTYPES
+from gpu.onnx.products import EMBEDDINGS
 from gpu.printable import printable
 from gpu.tensorrt.available import device_class, not_for
 from gpu.tensorrt.cached import SPARE, cached_plan, positions_of

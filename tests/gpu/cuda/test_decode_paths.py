@@ -10,7 +10,7 @@ import pytest
 from checkpoints import tiny_config, write_checkpoint
 from emulated_device import CAN_EMULATE, EmulatedDevice
 
-from gpu import CudaEngine, DeviceError, ModelConfig, OptionError, load_engine, unavailable_engines
+from gpu import CudaEngine, DeviceError, ModelConfig, OptionError, SelfCheckError, load_engine, unavailable_engines
 from gpu.cuda.decoding import Decoding
 from gpu.cuda.device import Device, Module
 from gpu.cuda.shape import SPLIT
@@ -273,3 +273,5 @@ def test_kernels_that_give_other_bits_are_not_taken(monkeypatch: pytest.MonkeyPa
             found.append(engine.read_logits(row))
         assert np.array_equal(found[0], found[1])
         assert np.array_equal(found[0], found[2])
+    with pytest.raises(SelfCheckError, match="decode='persistent' gives other bits than 'per-op' on this device"):
+        CudaEngine(model, None, rows=1, capacity=80, decode="persistent", device=Damaged())

@@ -20,6 +20,7 @@ from gpu.onnx.data import item_type
 from gpu.onnx.export import check_export, export
 from gpu.onnx.identity import DTYPES
 from gpu.onnx.lora import lora_shapes, no_adapter
+from gpu.onnx.products import products
 from gpu.onnx.runtime import open_session
 from gpu.onnx.together_graph import together_of
 
@@ -140,13 +141,12 @@ def test_an_adapter_stands_on_quantised_weights(tmp_path: Path, family: str, qua
         for tensor in onnx.load(graph / "model.onnx").graph.initializer
         if tensor.name.endswith((".weight", ".scales"))
     }
-    shapes = {name: entry.shape for name, entry in Checkpoint.open(folder, model).entries.items()}
     weights = {
-        name.removesuffix(".scales"): dequantised(
-            quantize, stored[name.removesuffix(".scales")], scales, shapes[name.removesuffix(".scales")][1]
-        )
-        for name, scales in stored.items()
-        if name.endswith(".scales")
+        part: dequantised(quantize, stored[product.name], stored[f"{product.name}.scales"], product.columns)[
+            (first := product.first(part)) : first + rows
+        ]
+        for product in products(model).values()
+        for part, rows in product.parts.items()
     }
     assert len(weights) == 7 * model.layers + 1
     adapter = random_adapter(model, 4)
