@@ -65,8 +65,8 @@ class LinearKVCache:
         with self._lock:
             if count > len(self._free):
                 raise NoFreeRows(
-                    f"{count} rows were asked for, {len(self._free)} of {self.rows} are free: finish, cancel or close a "
-                    f"run, split the batch, or load the engine with a larger max_batch"
+                    f"{count} rows were asked for, {len(self._free)} of {self.rows} are free: finish, cancel or close "
+                    f"a run, split the batch, or load the engine with a larger max_batch"
                 )
             return tuple(sorted(self._free.pop() for _ in range(count)))
 
