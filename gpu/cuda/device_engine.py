@@ -30,7 +30,7 @@ _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
 class DeviceEngine(RowKeeper):
     """The part of an engine that launches, waits, draws, and brings values to the device and back.
 
-    Whoever inherits calls `_hold` while it loads, within `_loading`, and adds `prefill`, `decode` and `_stretch`, what
+    Whoever inherits calls `_hold` while it loads, within `_loading`, and adds `prefill`, `_decode` and `_stretch`, what
     there is to tell of it, and `_unload` if it has more to give back than memory of the device.
 
     Parameters
@@ -118,6 +118,21 @@ class DeviceEngine(RowKeeper):
             self._staging.write(self._arena.lines("drawn", row), np.array([token, 0], np.int32))
 
     # --- what is computed ---------------------------------------------------------------------------------------
+
+    def decode(self, rows: Sequence[int]) -> None:
+        """Feed one token a row, see `Engine.decode`."""
+        with self._launching("decode", rows):
+            self._check_rows(rows)
+            for row in rows:
+                self.kv_cache.check_room(row, 1)
+            if not rows:
+                return
+            positions = self._stepping(rows)
+            self._step = None  # until the step is whole: an interrupt may come between
+            self._decode(rows, positions)
+            self._step = tuple(rows), tuple(position + 1 for position in positions)
+            for row in rows:
+                self.kv_cache.commit(row, 1)
 
     def sample(self, rows: Sequence[int]) -> None:
         """Draw the next token of each row, see `gpu.sampling`; it is on its way to the host at once."""
@@ -279,6 +294,10 @@ class DeviceEngine(RowKeeper):
             except Exception as error:
                 self._watchdog.examine(error)
                 raise
+
+    def _decode(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        """Launch a step of these rows, which the device knows, and whose tokens come to these positions."""
+        raise NotImplementedError
 
     def _prompts_of(self, rows: Sequence[int]) -> list[npt.NDArray[np.int32]]:
         """Give the prompts that a prefill of these rows feeds, all of which fit."""

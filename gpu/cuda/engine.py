@@ -167,24 +167,6 @@ class CudaEngine(DeviceEngine):
             for row, count in zip(rows, counts, strict=True):
                 self.kv_cache.commit(row, count)
 
-    def decode(self, rows: Sequence[int]) -> None:
-        """Feed one token a row, see `Engine.decode`."""
-        with self._launching("decode", rows):
-            self._check_rows(rows)
-            for row in rows:
-                self.kv_cache.check_room(row, 1)
-            if not rows:
-                return
-            positions = self._stepping(rows)
-            tokens = bucket(len(rows))
-            ways = self._shape.ways(max(positions) + 1)
-            self._step = None  # until the step is whole: an interrupt may come between
-            self._watchdog.path = self._decoding.path(tokens, ways)
-            self._decoding.launch(tokens, ways)
-            self._step = tuple(rows), tuple(position + 1 for position in positions)
-            for row in rows:
-                self.kv_cache.commit(row, 1)
-
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         """Count the bytes that one decode step of these rows reads."""
         used = sum(self.kv_cache.length(row) for row in rows)
@@ -236,6 +218,12 @@ class CudaEngine(DeviceEngine):
                 return profiler.profile()
         finally:
             self.kv_cache.release(used)
+
+    def _decode(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        tokens = bucket(len(rows))
+        ways = self._shape.ways(max(positions) + 1)
+        self._watchdog.path = self._decoding.path(tokens, ways)
+        self._decoding.launch(tokens, ways)
 
     def _stretch(self, row: int, first: int, last: int) -> tuple[Lines]:
         """A line for each layer's keys and values of each head: all of a row's cache lies in one piece."""

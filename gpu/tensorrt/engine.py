@@ -37,9 +37,9 @@ class TensorRTEngine(DeviceEngine):
     """Runs a model of the Llama family as TensorRT compiled it; see `gpu.engine.Engine` for what the verbs mean.
 
     A prompt goes through the plan's first profile, a row alone and chunk by chunk. A decode step goes through its
-    second one, which always has all rows of the engine and looks at all positions: so nothing of it ever changes, one
-    graph serves all steps, and a row's bits do not depend on who shares its batch. A row that rests puts a token aside,
-    at the last position of the plan, which no token has and nobody looks at.
+    second one, which always has all rows of the engine and looks at its whole capacity: so nothing of it ever changes,
+    one graph serves all steps, and a row's bits do not depend on who shares its batch. A row that rests puts a token
+    aside, at the last position of the plan, which no token has and nobody looks at.
 
     What lies behind a row's length is looked at, and counts for nothing as long as it is finite. So it is made zero
     before a row decodes that has been made shorter, or was written to there.
@@ -181,23 +181,6 @@ class TensorRTEngine(DeviceEngine):
             for row, prompt in zip(rows, prompts, strict=True):
                 self.kv_cache.commit(row, len(prompt))
 
-    def decode(self, rows: Sequence[int]) -> None:
-        """Feed one token a row, see `Engine.decode`."""
-        with self._launching("decode", rows):
-            self._check_rows(rows)
-            for row in rows:
-                self.kv_cache.check_room(row, 1)
-            if not rows:
-                return
-            for row in rows:
-                self._clear_behind(row)
-            positions = self._stepping(rows)
-            self._step = None  # until the step is whole: an interrupt may come between
-            self._graphs.run(("decode", self._of_steps.changes), self._launch_step)
-            self._step = tuple(rows), tuple(position + 1 for position in positions)
-            for row in rows:
-                self.kv_cache.commit(row, 1)
-
     # --- the cache ----------------------------------------------------------------------------------------------
 
     def import_kv(self, row: int, first: int, array: npt.NDArray[Any]) -> None:
@@ -296,6 +279,11 @@ class TensorRTEngine(DeviceEngine):
         context.shape("positions", start + len(ids))
         context.ready()
         context.run()
+
+    def _decode(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        for row in rows:
+            self._clear_behind(row)
+        self._graphs.run(("decode", self._of_steps.changes), self._launch_step)
 
     def _launch_step(self) -> None:
         """Take a step of all rows: those of `step` get logits, and are counted on."""
