@@ -42,7 +42,13 @@ class Status(StrEnum):
 
     @property
     def ended(self) -> bool:
+        """Whether the run goes no further by itself."""
         return self in (Status.DONE, Status.FAILED, Status.CANCELLED)
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has come to an end: one that failed has not, it can be tried again."""
+        return self in (Status.DONE, Status.CANCELLED)
 
 
 class Phase(State, Generic[Context, Outcome]):
@@ -107,7 +113,7 @@ class End(Phase[Context, None]):
     """A final phase: a run that reaches it has ended, with this status."""
 
     def __init__(self, name: str, *, status: Status = Status.DONE) -> None:
-        if not status.ended or status is Status.FAILED:
+        if not status.over:
             raise ValueError(f"an end is {Status.DONE!r} or {Status.CANCELLED!r}, not {status!r}")
         super().__init__(name)
         self.final = True

@@ -120,7 +120,7 @@ class Lifecycle(Generic[Context]):
                 if status is Status.WAITING:
                     expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
                 raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
-            if self._released and status not in (Status.DONE, Status.CANCELLED) and verb != "close":
+            if self._released and not status.over and verb != "close":
                 raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
             return work()
 
@@ -291,7 +291,7 @@ class Lifecycle(Generic[Context]):
             self._status = self.timeline.ended_as = self.phase.status
             self._log("info", "run.finished", status=str(self._status))
         self._tell(rests=rests)
-        if self._status.ended and self._status is not Status.FAILED:
+        if self._status.over:
             self._inbox.sent.clear()
             if not self._keep:
                 self._release()

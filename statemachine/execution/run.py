@@ -183,9 +183,7 @@ class Run(Lifecycle[Context]):
         """Take one step with a given outcome instead of running the phase: only `apply` and the guards are called."""
 
         def given() -> None:
-            if digest is not None:
-                self.timeline.digests[self.timeline.count] = digest
-            self._enter(outcome, elapsed_ns)
+            self._enter(outcome, elapsed_ns, digest)
             self._tend(perf_counter_ns())
 
         def take() -> Step:
@@ -195,9 +193,11 @@ class Run(Lifecycle[Context]):
 
         return self._move("take a step in", AT_REST, take)
 
-    def _enter(self, outcome: Any, elapsed_ns: int) -> None:
+    def _enter(self, outcome: Any, elapsed_ns: int, digest: Any = None) -> None:
         """Take the step that this outcome of the present phase leads to."""
         timeline, arc = self.timeline, self._led_to(self.context, outcome)
+        if digest is not None:
+            timeline.digests[timeline.count] = digest
         timeline.arcs.append(arc)
         timeline.outcomes.append(outcome)
         self._cursor.index = arc.target

@@ -332,5 +332,5 @@ class MachineRules(RuleBasedStateMachine):
             raise watch.broken
         watch.check_buffers(run.context, "somebody")
         self._subject.check_outcomes()
-        if run.status.ended and run.status is not Status.FAILED and not run.phase.final:
+        if run.status.over and not run.phase.final:
             watch.breach(f"the run is {run.status}, but rests at {run.phase.name!r}")

@@ -38,8 +38,7 @@ class Subject:
     def done(self) -> bool:
         """Whether it has come to its end, waits, or has gone as far as runs are driven; one that failed may go on."""
         status = self.run.status
-        over = status.ended and status is not Status.FAILED
-        return over or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
+        return status.over or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
 
     # --- moves --------------------------------------------------------------------------------------------------
 

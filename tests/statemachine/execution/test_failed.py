@@ -156,6 +156,22 @@ def test_it_fails_twice_at_the_same_step(tmp_path: Path) -> None:
     assert verify(Journal.open(tmp_path / "j"), Run(machine, Payment(4))).ended == "done"
 
 
+def test_an_outcome_that_cannot_be_taken_leaves_no_digest() -> None:
+    class Picky(Charge):
+        def apply(self, context: Payment, outcome: int) -> None:
+            if outcome < 0:
+                raise GatewayDown("less than nothing")
+            super().apply(context, outcome)
+
+    phase = Picky("charge")
+    table = [Transition(phase, phase, ~settled), Transition(phase, done, settled)]
+    run = Run(Machine("payment", start=phase, transitions=table), Payment(2))
+    with pytest.raises(PhaseError):
+        run.take(-1, digest={"sum": -1})
+    run.take(0)
+    assert (run.step_count, run.timeline.digests) == (1, {})
+
+
 def test_a_failed_run_travels_forks_and_is_saved(tmp_path: Path) -> None:
     run = failed([2])
     fork = run.fork()
