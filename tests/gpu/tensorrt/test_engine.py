@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from checkpoints import write_checkpoint
 from full_tensorrt import full_tensorrt
+from greedy import generate, prompted
 from onnx import GraphProto, helper
 from tensorrt_stand_in import CAN_STAND_IN, SAID, Ada, StandIn, check_call, stood_in, write_stand_in_plan
 from unreliable_device import InterruptedDevice
@@ -75,12 +76,6 @@ def load(world: StandIn, checkpoint: Path, plan: Path) -> Iterator[Load]:
             return stack.enter_context(closing(engine))
 
         yield make
-
-
-def prompted(engine: Any, row: int, tokens: list[int]) -> None:
-    engine.kv_cache.truncate(row, 0)
-    engine.write_prompt(row, tokens)
-    engine.prefill([row])
 
 
 def names_of(calls: list[Any]) -> list[str]:
@@ -159,17 +154,6 @@ def test_a_step_that_cannot_be_recorded_is_launched_plainly_and_told(
     assert generate(engine, [0, 1]) == generate(load_engine(checkpoint, "numpy", capacity=CAPACITY), [0, 1])
     assert [call for call in world.calls if call[0] == "decode"] == [("decode", "execute_async_v3", (1,))] * 6
     assert engine.facts()["graph fallbacks"] == 12  # steps, and draws
-
-
-def generate(engine: Any, rows: list[int], count: int = 6) -> list[tuple[int, ...]]:
-    tokens = []
-    for row in rows:
-        prompted(engine, row, [5, 1 + row, 7])
-    for _ in range(count):
-        engine.sample(rows)
-        tokens.append(engine.sampled(rows))
-        engine.decode(rows)
-    return tokens
 
 
 def test_a_prompt_sets_only_what_differs_from_the_one_before(load: Load, world: StandIn) -> None:
@@ -569,17 +553,11 @@ sys.modules["tensorrt"] = found
 import importlib.util
 importlib.util.find_spec = lambda name, find=importlib.util.find_spec: True if name == "tensorrt" else find(name)
 from checkpoints import write_checkpoint
+from greedy import generate
 from tensorrt_stand_in import stood_in
 from gpu.tensorrt.library import FLAVOUR
 engine = stood_in(write_checkpoint(folder / "checkpoint"), max_batch=2, capacity=16)
-engine.write_prompt(0, [5, 1, 7])
-engine.prefill([0])
-tokens = []
-for _ in range(6):
-    engine.sample([0])
-    tokens += engine.sampled([0])
-    engine.decode([0])
-print(FLAVOUR, tokens)
+print(FLAVOUR, generate(engine, [0, 1]))
 """
 
 
@@ -591,11 +569,4 @@ def test_with_the_full_flavour_the_same_is_asked_of_it(tmp_path: Path) -> None:
     if done.stdout.startswith("skip "):
         pytest.skip(done.stdout.removeprefix("skip ").strip())
     engine = load_engine(write_checkpoint(tmp_path / "again"), "numpy", max_batch=2, capacity=16)
-    engine.write_prompt(0, [5, 1, 7])
-    engine.prefill([0])
-    tokens = []
-    for _ in range(6):
-        engine.sample([0])
-        tokens += engine.sampled([0])
-        engine.decode([0])
-    assert done.stdout.strip() == f"tensorrt {tokens}"
+    assert done.stdout.strip() == f"tensorrt {generate(engine, [0, 1])}"
