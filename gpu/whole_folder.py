@@ -85,6 +85,13 @@ def sweep(folder: Path) -> None:
                         entry.unlink()
 
 
+def sweep_parts(path: Path) -> None:
+    """Take away all that was begun of `path` and not ended; the caller knows that nobody is at it."""
+    for entry in path.parent.iterdir():
+        if PARTS.fullmatch(entry.name) and entry.name.startswith(f".{path.name[:100]}."):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def _part(path: Path, mark: str) -> Path:
     return path.with_name(f".{path.name[:100]}.{os.getpid()}-{mark}.part")
 
@@ -105,4 +112,6 @@ def _alive(process: int) -> bool:
         return False
     except OSError:
         return True
+    with suppress(OSError):  # where there is no /proc, a process counts until its parent has seen its end
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][:1] not in ("Z", "X")
     return True

@@ -18,7 +18,7 @@ from gpu.onnx.export import check_export, export
 from gpu.onnx.identity import FORMAT, Identity
 from gpu.printable import printable
 from gpu.user_cache import user_cache
-from gpu.whole_folder import remove_folder
+from gpu.whole_folder import remove_folder, sweep_parts
 
 DTYPE = "float32"  # the one that ONNX Runtime computes in on a CPU
 
@@ -52,6 +52,7 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | No
                 if folder.is_dir():
                     remove_folder(folder)
                 folder.parent.mkdir(parents=True, exist_ok=True)
+                sweep_parts(folder)
                 export(checkpoint, model, folder, dtype=DTYPE, quantize=quantize)
     except OSError as error:
         raise ExportError(

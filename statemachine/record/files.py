@@ -71,4 +71,6 @@ def _alive(pid: int) -> bool:
         return False
     except OSError:
         return True
+    with suppress(OSError):  # where there is no /proc, a process counts until its parent has seen its end
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in ("Z", "X")
     return True

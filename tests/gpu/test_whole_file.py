@@ -43,3 +43,14 @@ def test_what_a_killed_process_left_is_taken_away_and_what_a_living_one_writes_i
         one.write(b"1")
         other.write(b"2")
     assert names(tmp_path) == [mine, "c", "d"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc tells that a process has ended")
+def test_a_process_that_has_ended_counts_as_such_before_its_parent_looks(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    (tmp_path / f".b.{ended.pid}-{'0' * 32}.part").write_bytes(b"half")
+    with whole_file(tmp_path / "a") as file:
+        file.write(b"1")
+    assert names(tmp_path) == ["a"]
+    ended.wait()

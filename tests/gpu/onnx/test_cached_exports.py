@@ -112,10 +112,10 @@ def test_who_waits_for_one_that_is_killed_makes_it(tmp_path: Path, cache: Path) 
     second = subprocess.Popen([sys.executable, "-u", "-c", WAITING, str(folder)], stdout=subprocess.PIPE, text=True)
     assert second.stdout is not None
     assert second.stdout.readline() == "waiting for another process that exports the model\n"
-    first.kill()
-    first.wait()
+    first.kill()  # and nobody has waited for its end yet
     assert "reading weights\n" in second.communicate()[0]
     assert second.returncode == 0
+    first.wait()
     assert len([*cache.iterdir()]) == 1
 
 

@@ -215,6 +215,16 @@ def test_what_a_killed_save_left_is_taken_away_by_the_next(tmp_path: Path) -> No
     assert load(tmp_path / "a.snap")
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc tells that a process has ended")
+def test_a_process_that_has_ended_counts_as_such_before_its_parent_looks(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    (tmp_path / f".b.snap.{ended.pid}-{'0' * 32}.part").write_bytes(b"")
+    at(12).snapshot(tmp_path / "a.snap")
+    assert not list(tmp_path.rglob("*.part"))
+    ended.wait()
+
+
 def test_two_threads_that_save_do_not_sweep_each_others_files(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
