@@ -10,38 +10,37 @@ import numpy.typing as npt
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint
 from gpu.checkpoint.index import Checkpoint
-from gpu.errors import ExportError, OptionError
+from gpu.errors import OptionError
 from gpu.host_engine import HostEngine
-from gpu.memory import check_capacity, check_weights, machine_memory, too_large
+from gpu.memory import check_capacity, check_weights, too_large
 from gpu.onnx.cached import DTYPE, cached_export
 from gpu.onnx.codes import CODES
 from gpu.onnx.data import places
-from gpu.onnx.export import GRAPH_FILE, check_export
+from gpu.onnx.export import check_export
+from gpu.onnx.fused_graph import cannot_fuse, fused_of
 from gpu.onnx.graph import cache_names
 from gpu.onnx.identity import FORMAT, Identity
 from gpu.onnx.lora import no_adapter
 from gpu.onnx.products import EMBEDDINGS
 from gpu.onnx.runtime import VERSION, Binding, Session, bind, bind_cache, open_session
-from gpu.onnx.together import Together
-from gpu.onnx.together_graph import together_of
 from gpu.processor import processor
 
 _CHUNK = 256  # tokens of a prompt that go through the graph together
 _TOGETHER = 8  # rows at most that take a decode step together
-_NOT_YET = "none yet"
+_NOT_YET, _IN_TURN = "none yet", "one row after the other"
 
 
 class OnnxEngine(HostEngine):
-    """Runs a model of the Llama family in float32, as the graph that `gpu.onnx.export` makes of it.
+    """Runs a model of the Llama family in float32: the layers and weights of what `gpu.onnx.export` makes of it.
 
     With `quantize`, products are of codes of 8 or 4 bits, and activations are rounded to 8 bits where they meet them.
 
-    The graph takes the cache and gives it back in the same memory, and is told how many positions it looks at: a step
-    costs what the row holds, not what it could hold. Prompts, and a row that decodes alone, go through it on the
-    memory that was bound to the row. Rows that decode together go through a second graph of the same weights, in which
-    each row's attention has the shapes that it has alone. The first such step is computed both ways: unless the bits
-    are the same, rows decode one after the other from then on, and `facts` says so. So a row's bits never depend on who
-    shares its batch.
+    The graph takes the cache and gives it back in the same memory, and is told how many positions each row has: a step
+    costs what the rows hold, not what they could hold. Prompts, and a row that decodes alone, go through it on the
+    memory that was bound to the row. Rows that decode together go through it on memory that was bound to neighbours;
+    who rests among them is computed too, and left as it was. The first such step of so many rows is computed both
+    ways: unless the bits are the same, rows decode one after the other from then on, and `facts` says so. So a row's
+    bits never depend on who shares its batch.
 
     Parameters
     ----------
@@ -66,7 +65,8 @@ class OnnxEngine(HostEngine):
     ExportError
         If the export cannot be made or kept, is damaged, or is one of another model.
     OptionError
-        If there are no such codes, or the export is made for others, or for another dtype, capacity or number of rows.
+        If there are no such codes, or the export is made for others, or for another dtype, capacity or number of rows;
+        if the model's heads are of an odd size.
     """
 
     name = "onnx"
@@ -84,6 +84,8 @@ class OnnxEngine(HostEngine):
     ) -> None:
         if quantize not in (None, *CODES):
             raise OptionError(f"quantize is {quantize!r}: expected {' or '.join(CODES)}")
+        if reason := cannot_fuse(model):
+            raise OptionError(f"the engine onnx does not take this model: {reason}; the engine numpy does")
         chunk = min(_CHUNK, capacity)
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
@@ -116,26 +118,33 @@ class OnnxEngine(HostEngine):
         unread = 0 if table_is_head else sizes[EMBEDDINGS]  # but for the rows of the tokens
         self._weight_bytes = weights - unread
         checkpoint.announce("starting ONNX Runtime")
-        session = open_session(folder / GRAPH_FILE, data=folder, threads=self._threads)
-        self._session: Session | None = session
-        self._folder = folder
-        self._together: Together | None = None
+        identity = Identity("", quantize=quantize, lora_rank=lora_rank)
+        graph = fused_of(model, identity).SerializeToString()
+        self._session: Session | None = open_session(graph, data=folder, threads=self._threads)
         self._batches = _NOT_YET
-        self._positions = np.arange(capacity, dtype=np.int64)  # [capacity], of which a step is given the first ones
-        self._write_index = np.zeros(rows, np.int64)  # [rows]
-        self._chunk_lengths = np.ones(rows, np.int32)  # [rows], tokens that are fed
-        self._bindings = [self._bound(session, row) for row in range(rows)]
+        self._same: set[int] = set()  # so many rows together were seen to have the bits that each has alone
+        half = model.head_dim // 2
+        cosine, sine = model.rope.table(model.head_dim, capacity)
+        self._cosine, self._sine = cosine[:, :half].copy(), sine[:, half:].copy()  # [capacity, head_dim / 2]
+        self._ids = np.zeros((rows, 1), np.int32)  # [rows, 1], tokens of a step
+        self._lengths = np.ones(rows, np.int32)  # [rows], tokens that are fed
+        self._last = np.zeros(rows, np.int32)  # [rows], the position of the last one
+        self._longest = np.ones(1, np.int32)  # positions of the row that has most of them
+        self._together = np.zeros((min(rows, _TOGETHER), model.vocab), np.float32)  # of rows that decode together
+        self._bindings: dict[tuple[int, int], Binding] = {}  # by the first row and how many
+        for row in range(rows):
+            self._bound(row, 1)
 
     def prefill(self, rows: Sequence[int]) -> None:
         """Feed the prompts, row by row and chunk by chunk, see `Engine.prefill`."""
         self._home.check()
         with self._lock:
-            session, cache = self._opened(), self.kv_cache
-            prompts = self._prompts(rows)
+            self._opened()
+            cache, prompts = self.kv_cache, self._prompts(rows)
             for row, ids in zip(rows, prompts, strict=True):
                 start = cache.length(row)
                 for first in range(0, len(ids), self._chunk):
-                    self._feed(session, row, start + first, ids[first : first + self._chunk])
+                    self._feed(row, start + first, ids[first : first + self._chunk])
             for row, ids in zip(rows, prompts, strict=True):
                 cache.commit(row, len(ids))
 
@@ -143,12 +152,13 @@ class OnnxEngine(HostEngine):
         """Feed one token a row, see `Engine.decode`."""
         self._home.check()
         with self._lock:
-            session, cache = self._opened(), self.kv_cache
+            self._opened()
+            cache = self.kv_cache
             self._check_rows(rows)
             for row in rows:
                 cache.check_room(row, 1)
-            for first in range(0, len(rows), _TOGETHER):
-                self._step(session, rows[first : first + _TOGETHER])
+            for some in self._neighbours(rows):
+                self._step(some)
             for row in rows:
                 cache.commit(row, 1)
 
@@ -169,6 +179,7 @@ class OnnxEngine(HostEngine):
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
             "graph": FORMAT,
+            "attention": "fused",
             "onnxruntime": VERSION,
             "numpy": np.__version__,
             **processor(),
@@ -183,73 +194,99 @@ class OnnxEngine(HostEngine):
         if self._home.left:  # the lock may be held for ever, and nobody here can compute
             return
         with self._lock:
-            self._session = self._together = None
+            self._session = None
             self._bindings.clear()
 
-    def _step(self, session: Session, rows: Sequence[int]) -> None:
+    def _neighbours(self, rows: Sequence[int]) -> list[list[int]]:
+        """Part rows into those that take a step together; a full row among them, which rests, parts them as well."""
+        cache, groups = self.kv_cache, list[list[int]]()
+        for row in sorted(rows):
+            if groups and row - groups[-1][0] < _TOGETHER:
+                between = range(groups[-1][-1] + 1, row)
+                if all(cache.length(resting) < cache.capacity for resting in between):
+                    groups[-1].append(row)
+                    continue
+            groups.append([row])
+        return groups
+
+    def _step(self, rows: list[int]) -> None:
         """Feed these rows' next tokens: together, if that gives the bits that each has alone."""
-        starts = [self.kv_cache.length(row) for row in rows]
-        if len(rows) > 1 and self._together is not None:
-            self._together.feed(rows, starts)
+        count = rows[-1] - rows[0] + 1
+        if count > 1 and count in self._same:
+            self._feed_together(rows)
             return
-        for row, start in zip(rows, starts, strict=True):
-            self._feed(session, row, start, self.buffers.next_token[row : row + 1])
-        if len(rows) > 1 and self._batches == _NOT_YET:
-            self._try_together(rows, starts)
+        for row in rows:
+            self._feed(row, self.kv_cache.length(row), self.buffers.next_token[row : row + 1])
+        if count > 1 and not self._batches.startswith(_IN_TURN):
+            self._try_together(rows)
 
-    def _try_together(self, rows: Sequence[int], starts: Sequence[int]) -> None:
+    def _try_together(self, rows: list[int]) -> None:
         """Compute a step once more, in company, and go on so if it gives the same bits; else leave it as it was."""
-        together_at_most = min(_TOGETHER, self.kv_cache.rows)
-        if 2 * self._weight_bytes > machine_memory():
-            self._batches = "one row after the other: a second graph's weights would not fit into memory"
-            return
-        identity = Identity("", quantize=self._quantize, lora_rank=self._lora_rank)
-        graph = together_of(self.model, identity, together_at_most).SerializeToString()
-        try:
-            session = open_session(graph, data=self._folder, threads=self._threads)
-        except ExportError as error:
-            self._batches = f"one row after the other: {error}"
-            return
-        together = Together(session, self.model, self.buffers, self._positions, self._adapter, together_at_most)
-        alone = self._left(rows, starts)
-        together.feed(rows, starts)
-        in_company = self._left(rows, starts)
+        alone = self._left(rows)
+        self._feed_together(rows)
+        in_company = self._left(rows)
         if all(np.array_equal(a.view(np.int32), b.view(np.int32)) for a, b in zip(alone, in_company, strict=True)):
-            self._together, self._batches = together, f"up to {together_at_most} rows together"
+            self._same.add(rows[-1] - rows[0] + 1)
+            self._batches = f"up to {len(self._together)} rows together"
             return
-        self._batches = "one row after the other: this build of ONNX Runtime rounds a row otherwise in company"
-        for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        self._same.clear()
+        self._batches = f"{_IN_TURN}: this build of ONNX Runtime rounds a row otherwise in company"
+        for index, row in enumerate(rows):
             self.buffers.logits[row] = alone[2 * index]
-            self.buffers.kv_cache[:, :, row, :, start] = alone[2 * index + 1]
+            self.buffers.kv_cache[:, :, row, :, self.kv_cache.length(row)] = alone[2 * index + 1]
 
-    def _left(self, rows: Sequence[int], starts: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    def _left(self, rows: Sequence[int]) -> list[npt.NDArray[np.float32]]:
         """Copy what a step left of each row: its logits, and the keys and values at its position."""
         left = []
-        for row, start in zip(rows, starts, strict=True):
-            left += [self.buffers.logits[row].copy(), self.buffers.kv_cache[:, :, row, :, start].copy()]
+        for row in rows:
+            position = self.kv_cache.length(row)
+            left += [self.buffers.logits[row].copy(), self.buffers.kv_cache[:, :, row, :, position].copy()]
         return left
 
-    def _feed(self, session: Session, row: int, start: int, ids: npt.NDArray[np.int32]) -> None:
-        """Run tokens of a row through the graph, at positions from `start` on; its logits are those of the last one."""
-        self._write_index[row], self._chunk_lengths[row] = start, len(ids)
-        binding = self._bindings[row]
-        bind(binding.bind_input, "input_ids", ids[None])
-        bind(binding.bind_input, "positions", self._positions[: start + len(ids)])
-        session.run_with_iobinding(binding)
+    def _feed_together(self, rows: list[int]) -> None:
+        """Feed each row's next token at its position, and leave its logits; rows among them are left as they were."""
+        buffers, first, count = self.buffers, rows[0], rows[-1] - rows[0] + 1
+        here = slice(first, first + count)
+        lengths = self.kv_cache.lengths[here]
+        self._last[here], self._lengths[here], self._longest[0] = lengths, 1, max(lengths) + 1
+        self._ids[here] = 0
+        self._ids[rows, 0] = buffers.next_token[rows]
+        resting = [(row, lengths[row - first]) for row in {*range(first, first + count)}.difference(rows)]
+        behind = [buffers.kv_cache[:, :, row, :, position].copy() for row, position in resting]
+        self._run(self._bound(first, count))
+        for (row, position), before in zip(resting, behind, strict=True):
+            buffers.kv_cache[:, :, row, :, position] = before
+        buffers.logits[rows] = self._together[[row - first for row in rows]]
 
-    def _bound(self, session: Session, row: int) -> Binding:
-        """Bind what a row never has elsewhere; past and present are the same memory."""
-        binding = session.io_binding()
-        here = slice(row, row + 1)
-        bind(binding.bind_input, "write_index", self._write_index[here])
-        bind(binding.bind_input, "input_lengths", self._chunk_lengths[here])
-        bind(binding.bind_output, "logits", self.buffers.logits[here])
+    def _feed(self, row: int, start: int, ids: npt.NDArray[np.int32]) -> None:
+        """Run tokens of a row through the graph, at positions from `start` on; its logits are those of the last one."""
+        end = start + len(ids)
+        self._lengths[row], self._last[row], self._longest[0] = len(ids), end - 1, end
+        binding = self._bound(row, 1)
+        bind(binding.bind_input, "input_ids", ids[None])
+        self._run(binding)
+
+    def _bound(self, first: int, count: int) -> Binding:
+        """Give the binding of neighbours, which is made once; past and present cache are the same memory."""
+        if (first, count) in self._bindings:
+            return self._bindings[first, count]
+        binding, here = self._opened().io_binding(), slice(first, first + count)
+        bind(binding.bind_input, "input_ids", self._ids[here])
+        bind(binding.bind_input, "input_lengths", self._lengths[here])
+        bind(binding.bind_input, "last_position", self._last[here])
+        bind(binding.bind_input, "longest", self._longest)
+        bind(binding.bind_input, "cosine", self._cosine)
+        bind(binding.bind_input, "sine", self._sine)
+        bind(binding.bind_output, "logits", self.buffers.logits[here] if count == 1 else self._together[:count])
         for layer in range(self.model.layers):
             for name, cache in zip(cache_names(layer), self.buffers.kv_cache[layer], strict=True):
                 bind_cache(binding, name, cache[here])
         for name, matrix in self._adapter.items():
             bind(binding.bind_input, name, matrix)
-        return binding
+        return self._bindings.setdefault((first, count), binding)
+
+    def _run(self, binding: Binding) -> None:
+        self._opened().run_with_iobinding(binding)
 
     def _opened(self) -> Session:
         if self._session is None:

@@ -42,10 +42,10 @@ def model_of(model: ModelConfig, identity: Identity) -> ModelProto:
     return whole(Decoder(model, identity).graph(), identity)
 
 
-def whole(graph: GraphProto, identity: Identity) -> ModelProto:
+def whole(graph: GraphProto, identity: Identity, *, contributed: bool = False) -> ModelProto:
     """Say of a graph what operators it is made of, and what it is."""
     operators = [helper.make_opsetid("", OPSET)]
-    if identity.quantize is not None:
+    if contributed or identity.quantize is not None:
         operators.append(helper.make_opsetid(DOMAIN, 1))
     made = helper.make_model(graph, opset_imports=operators, ir_version=_IR_VERSION, producer_name="phasewalk")
     helper.set_model_props(made, identity.metadata())
@@ -86,15 +86,13 @@ class Decoder:
         self._model, self._identity = model, identity
         self._type = ELEMENT_TYPES[identity.dtype]
         self._nodes: dict[str, NodeProto] = {}
-        self._constants: list[TensorProto] = []
+        self._constants: dict[str, TensorProto] = {}
         self._gives_company = identity.quantize is not None and CODES[identity.quantize].in_company
         self._places = places(model, identity.dtype, identity.quantize)
         self._products = products(model)
 
     def graph(self) -> GraphProto:
         model = self._model
-        self._integers("zero", [0])
-        self._integers("two", [2])
         self._company()
         self._positions()
         self._mask()
@@ -117,7 +115,7 @@ class Decoder:
             [*self._inputs(), *self._caches(""), *self._adapter()],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.vocab]),
              *self._caches("present.")],
-            [*self._constants, *(self._weight(place) for place in self._places)],
+            [*self._constants.values(), *(self._weight(place) for place in self._places)],
         )  # fmt: skip
 
     # --- what holds for all layers --------------------------------------------------------------------------------
@@ -145,6 +143,7 @@ class Decoder:
         model = self._model
         self._constant("frequencies", model.rope.inverse_frequencies(model.head_dim))
         self._constant("rope_scale", np.float32(model.rope.attention_factor))
+        self._integers("two", [2])
         floats = self._float32("query_positions", "float_positions")
         column = self._node("Unsqueeze", floats, "two", name="position_column")
         angles = self._node("Mul", column, "frequencies", name="angles")
@@ -153,43 +152,51 @@ class Decoder:
             self._node("Mul", plain, "rope_scale", name=name)
 
     def _company(self) -> None:
-        """`company`, an amount of padding: a lone token is fed with zeros behind it, several are fed as they are."""
+        """`company`, an amount of padding: a lone token is fed with zeros behind it, several are fed as they are.
+
+        `company_of_rows` is that of one token a row.
+        """
         if not self._gives_company:
             return
-        self._integers("pair", [2])
-        self._integers("before", [0, 0, 0, 0])
-        self._integers("behind", [0])
-        self._integers("sequence_axis", [1])
         self._node("Shape", "input_ids", name="rows", end=1)
-        tokens = self._node("Shape", "input_ids", name="tokens", start=1)
-        missing = self._node("Sub", self._node("Max", tokens, "pair", name="fed"), tokens, name="missing")
-        self._node("Concat", "before", missing, "behind", name="company", axis=0)
+        self._node("Shape", "input_ids", name="tokens", start=1)
+        fed = self._node("ReduceProd", self._node("Shape", "input_ids", name="fed_shape"), name="fed")
+        self._integers("pair", [2])
+        self._integers("before", [0, 0])
+        self._integers("behind", [0])
+        for count, name in ((fed, "company"), ("rows", "company_of_rows")):
+            at_least = self._node("Max", count, "pair", name=f"{name}.at_least")
+            missing = self._node("Sub", at_least, count, name=f"{name}.missing")
+            axes = ["before", "before", missing, "behind"] if count == fed else ["before", missing, "behind"]
+            self._node("Concat", *axes, name=name, axis=0)
 
     # --- a layer ----------------------------------------------------------------------------------------------------
 
     def _attention(self, layer: int, normed: str) -> str:
         """Grouped-query attention of the tokens over what the cache holds, theirs included."""
+        at = f"model.layers.{layer}.self_attn.o_proj"
+        return self._linear(self._in_company(self._attend(layer, normed)), at, bias=self._model.output_bias)
+
+    def _attend(self, layer: int, normed: str) -> str:
+        """[batch, sequence, heads * head_dim]: keys and values are written to the cache, and it is looked at."""
         model, at = self._model, f"model.layers.{layer}.self_attn."
         q = self._heads(normed, at + "q", model.heads, norm=model.qk_norm, turn=True)
         k = self._heads(normed, at + "k", model.kv_heads, norm=model.qk_norm, turn=True)
         v = self._heads(normed, at + "v", model.kv_heads)
-        joined = self._joined(self._attend(layer, q, k, v), at)
-        return self._linear(self._in_company(joined), at + "o_proj", bias=model.output_bias)
-
-    def _attend(self, layer: int, q: str, k: str, v: str) -> str:
-        """[batch, heads, sequence, head_dim]: keys and values are written to the cache, and it is looked at."""
         keys, values = (
-            self._seen(
-                self._node("TensorScatter", cache, new, "write_index", name=f"present.{cache}", axis=2), "attended"
-            )
+            self._seen(self._node("TensorScatter", cache, new, "write_index", name=f"present.{cache}", axis=2))
             for cache, new in zip(cache_names(layer), (k, v), strict=True)
         )
-        return self._node("Attention", q, keys, values, "mask", name=f"model.layers.{layer}.self_attn.attended")
+        attended = self._node("Attention", q, keys, values, "mask", name=at + "attended")
+        tokens = self._node("Transpose", attended, name=at + "tokens", perm=[0, 2, 1, 3])
+        self._integers("joined_heads", [0, 0, model.heads * model.head_dim])
+        return self._node("Reshape", tokens, "joined_heads", name=at + "joined")
 
     def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
         """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""
-        projected = self._without_company(self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias))
-        x = self._split(projected, at, heads)
+        self._integers(f"split_{heads}", [0, 0, heads, self._model.head_dim])
+        split = self._node("Reshape", self._projected(normed, at), f"split_{heads}", name=f"{at}.split")
+        x = self._node("Transpose", split, name=f"{at}.heads", perm=[0, 2, 1, 3])
         if norm:
             x = self._norm(x, f"{at}_norm")
         if not turn:
@@ -198,21 +205,15 @@ class Decoder:
         turned = self._node("RotaryEmbedding", self._float32(x, f"{at}.wide"), "cosine", "sine", name=f"{at}.turned")
         return self._narrow(turned, f"{at}.rotated")
 
-    def _split(self, projected: str, at: str, heads: int) -> str:
-        """[batch, heads, sequence, head_dim], of what is [batch, sequence, heads * head_dim]."""
-        self._shape(f"split_{heads}", [0, 0, heads, self._model.head_dim])
-        split = self._node("Reshape", projected, f"split_{heads}", name=f"{at}.split")
-        return self._node("Transpose", split, name=f"{at}.heads", perm=[0, 2, 1, 3])
+    def _projected(self, normed: str, at: str) -> str:
+        """[batch, sequence, numbers of all heads]: what attention takes."""
+        return self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias, company=False)
 
-    def _joined(self, attended: str, at: str) -> str:
-        """[batch, sequence, heads * head_dim], of what is [batch, heads, sequence, head_dim]."""
-        tokens = self._node("Transpose", attended, name=at + "tokens", perm=[0, 2, 1, 3])
-        self._shape("joined_heads", [0, 0, self._model.heads * self._model.head_dim])
-        return self._node("Reshape", tokens, "joined_heads", name=at + "joined")
-
-    def _seen(self, cache: str, length: str) -> str:
+    def _seen(self, cache: str) -> str:
         """The positions of the cache that are looked at; what lies behind may hold anything, even NaN."""
-        return self._node("Slice", cache, "zero", length, "two", name=f"seen.{cache.removeprefix('present.')}")
+        self._integers("zero", [0])
+        self._integers("two", [2])
+        return self._node("Slice", cache, "zero", "attended", "two", name=f"seen.{cache.removeprefix('present.')}")
 
     def _swiglu(self, at: str, normed: str) -> str:
         bias = self._model.mlp_bias
@@ -224,7 +225,7 @@ class Decoder:
         """[batch, hidden]: of the row's tokens the last."""
         self._scalar("one_back", 1)
         self._integers("last_axes", [1, 2])
-        self._shape("last_shape", [1, 1, self._model.hidden])
+        self._integers("last_shape", [1, 1, self._model.hidden])
         self._integers("last_axis", [1])
         lengths = self._node("Cast", "input_lengths", name="lengths", to=TensorProto.INT64)
         index = self._node("Sub", lengths, "one_back", name="last_index")
@@ -239,6 +240,8 @@ class Decoder:
     def _without_company(self, x: str) -> str:
         if not self._gives_company:
             return x
+        self._integers("zero", [0])
+        self._integers("sequence_axis", [1])
         return self._node("Slice", x, "zero", "tokens", "sequence_axis", name=f"{x}.without_company")
 
     # --- operators --------------------------------------------------------------------------------------------------
@@ -247,25 +250,22 @@ class Decoder:
         epsilon = self._model.rms_norm_eps
         return self._node("RMSNormalization", x, f"{at}.weight", name=f"{at}.normed", axis=-1, epsilon=epsilon)
 
-    def _linear(self, x: str, at: str, *, bias: bool) -> str:
+    def _linear(self, x: str, at: str, *, bias: bool, company: bool = True) -> str:
+        """A linear layer of tokens, and of their company; without company, what it gives is of the tokens alone."""
         if self._identity.quantize is None:
             product = self._node("MatMul", x, f"{at}.weight", name=f"{at}.product")
         else:
-            product = self._part(x, at)
+            product = self._part(x, at, company)
         if bias:
             product = self._node("Add", product, f"{at}.bias", name=f"{at}.biased")
         if self._identity.lora_rank is None:
             return product
-        change = self._in_company(self._change(self._without_company(x), at))
-        return self._node("Add", product, change, name=f"{at}.adapted")
+        change = self._change(self._without_company(x), at)
+        return self._node("Add", product, self._in_company(change) if company else change, name=f"{at}.adapted")
 
     def _change(self, x: str, at: str) -> str:
-        """What the adapter adds to a linear layer's product: of tokens without company, as it is of rows together."""
-        return self._low_rank(x, lora_names(at))
-
-    def _low_rank(self, x: str, matrices: Sequence[str]) -> str:
-        """Two products, with few numbers between them."""
-        for matrix in matrices:
+        """What the adapter adds to a linear layer's product: two products, with few numbers between them."""
+        for matrix in lora_names(at):
             turned = self._node("Transpose", matrix, name=f"{matrix}.turned", perm=[1, 0])
             x = self._node("MatMul", x, turned, name=f"{matrix}.product")
         return x
@@ -276,20 +276,23 @@ class Decoder:
             return self._node("Gemm", last, matrix, name="projected", transB=1)
         if not self._gives_company:
             return self._quantised(last, self._products[matrix], name="projected")
-        # Its token for every row, and as much again for company.
-        twice = self._node("Concat", last, last, name="last_twice", axis=0)
-        both = self._quantised(twice, self._products[matrix], name="twice")
-        return self._node("Slice", both, "zero", "rows", name="projected")
+        padded = self._node("Pad", last, "company_of_rows", name="last_in_company")
+        every = self._quantised(padded, self._products[matrix], name="projected_in_company")
+        self._integers("zero", [0])
+        return self._node("Slice", every, "zero", "rows", name="projected")
 
-    def _part(self, x: str, at: str) -> str:
+    def _part(self, x: str, at: str, company: bool) -> str:
         """The product with a linear layer's matrix, which may be part of one that has others in it."""
         product = self._products[f"{at}.weight"]
         names = [f"{part.removesuffix('.weight')}.product" for part in product.parts]
         if len(names) == 1:
             return self._quantised(x, product, name=names[0])
         joined = self._quantised(x, product, name=f"{product.name.removesuffix('.weight')}.product")
-        self._shape(f"{joined}.rows", [*product.parts.values()])
-        self._add(helper.make_node("Split", [joined, f"{joined}.rows"], names, name=f"{joined}.apart", axis=-1))
+        rows = f"{joined}.rows"
+        self._integers(rows, [*product.parts.values()])
+        if not company:
+            joined = self._without_company(joined)
+        self._add(helper.make_node("Split", [joined, rows], names, name=f"{joined}.apart", axis=-1))
         return f"{at}.product"
 
     def _quantised(self, x: str, product: Product, *, name: str) -> str:
@@ -320,12 +323,10 @@ class Decoder:
     def _integers(self, name: str, values: Sequence[int]) -> None:
         self._constant(name, np.asarray(values, np.int64))
 
-    def _shape(self, name: str, values: Sequence[int]) -> None:
-        if all(constant.name != name for constant in self._constants):
-            self._integers(name, values)
-
     def _constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> None:
-        self._constants.append(numpy_helper.from_array(np.asarray(value), name))
+        """Add a constant; one that several need is there once."""
+        constant = numpy_helper.from_array(np.asarray(value), name)
+        assert self._constants.setdefault(name, constant) == constant
 
     def _inputs(self) -> list[ValueInfoProto]:
         return [

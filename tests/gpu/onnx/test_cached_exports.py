@@ -206,7 +206,7 @@ def test_an_engine_that_decoded_together_is_closed_whole(checkpoint: Path, cache
     engine.prefill(rows)
     engine.decode(rows)
     engine.close()
-    assert engine._session is engine._together is None
-    assert engine._bindings == []
+    assert engine._session is None
+    assert engine._bindings == {}
     with pytest.raises(RuntimeError, match="closed"):
         engine.decode(rows)

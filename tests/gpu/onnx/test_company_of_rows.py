@@ -8,7 +8,6 @@ import pytest
 from checkpoints import write_checkpoint
 
 from gpu import Engine, OnnxEngine, load_engine
-from gpu.onnx.together import Together
 
 pytestmark = pytest.mark.slow
 
@@ -72,33 +71,47 @@ def test_every_length_has_its_bits_in_any_place_and_company(
         assert engine.facts() == {"batches": "up to 8 rows together"}
 
 
+def test_who_rests_among_those_that_decode_is_left_as_it_was(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, max_position_embeddings=1024, **SIZES)
+    with started(folder) as engine:
+        cache = engine.buffers.kv_cache
+        cache[np.isnan(cache)] = 0
+        alone = step(engine, [[row] for row in range(len(LENGTHS))])
+        for rows in ([0, 7], [1, 4, 5], [3, 11], [0, 2, 4, 6, 8, 10]):
+            resting = [row for row in range(len(LENGTHS)) if row not in rows]
+            before = cache[:, :, resting].tobytes() + engine.buffers.logits[resting].tobytes()
+            for _ in range(2):  # the second time they are known to have the bits that they have alone
+                assert step(engine, [rows]) == {row: alone[row] for row in rows}
+            assert cache[:, :, resting].tobytes() + engine.buffers.logits[resting].tobytes() == before
+
+
+def test_rows_on_both_sides_of_a_full_one_decode(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, max_position_embeddings=1024, **SIZES)
+    with started(folder, rows=5) as engine:
+        alone = step(engine, [[0], [1], [3], [4]])
+        engine.buffers.kv_cache[:, :, 2, :, LENGTHS[2] :] = 1
+        engine.kv_cache.commit(2, 560 - LENGTHS[2])
+        full = engine.export_kv(2, 0, 560)
+        for _ in range(2):
+            assert step(engine, [[0, 1, 3, 4]]) == alone
+        assert np.array_equal(engine.export_kv(2, 0, 560), full)
+
+
 def test_where_company_changes_a_bit_rows_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A last bit that is turned in one row's logits stands in for a library that rounds otherwise."""
     folder = write_checkpoint(tmp_path, max_position_embeddings=1024, **SIZES)
-    with started(folder, rows=3) as engine:
+    with started(folder, rows=4) as engine:
         alone = step(engine, [[0], [1], [2]])
+        assert step(engine, [[0, 1]]) == {row: alone[row] for row in (0, 1)}  # who have the same bits
 
-        def feed(self: Together, rows: Sequence[int], starts: Sequence[int]) -> None:
-            plain(self, rows, starts)
-            engine.buffers.logits[rows[-1]] = np.nextafter(engine.buffers.logits[rows[-1]], np.float32(np.inf))
+        def feed(self: OnnxEngine, rows: list[int]) -> None:
+            plain(self, rows)
+            self.buffers.logits[rows[-1]] = np.nextafter(self.buffers.logits[rows[-1]], np.float32(np.inf))
 
-        plain = Together.feed
-        monkeypatch.setattr(Together, "feed", feed)
-        for _ in range(2):
-            assert step(engine, [[2, 0, 1]]) == alone
+        plain = OnnxEngine._feed_together
+        monkeypatch.setattr(OnnxEngine, "_feed_together", feed)
+        for rows in ([2, 0, 1], [0, 1, 2], [0, 1]):
+            assert step(engine, [rows]) == {row: alone[row] for row in rows}
         assert engine.facts() == {
             "batches": "one row after the other: this build of ONNX Runtime rounds a row otherwise in company"
         }
-
-
-def test_where_two_copies_of_the_weights_do_not_fit_rows_take_turns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import gpu.onnx.engine as module
-
-    folder = write_checkpoint(tmp_path, max_position_embeddings=1024, **SIZES)
-    with started(folder, rows=3) as engine:
-        monkeypatch.setattr(module, "machine_memory", lambda: 2**20)
-        alone = step(engine, [[0], [1], [2]])
-        assert step(engine, [[2, 0, 1]]) == alone
-        assert "a second graph's weights would not fit into memory" in str(engine.facts()["batches"])

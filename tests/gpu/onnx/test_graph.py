@@ -98,7 +98,7 @@ def test_the_file_is_standard_and_says_what_it_is(tmp_path: Path, dtype: str) ->
     assert metadata.pop("phasewalk.weights")
     assert metadata.pop("phasewalk.graph")
     assert metadata == {
-        "phasewalk.format": "4", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
+        "phasewalk.format": "5", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
         "phasewalk.capacity": "48", "phasewalk.max_batch": "4", "phasewalk.quantize": "none",
         "phasewalk.lora_rank": "none",
     }  # fmt: skip

@@ -46,7 +46,7 @@ def said(code: str, *arguments: str | Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["none", *CODES])
-def test_nothing_is_printed_when_a_second_graph_is_loaded(checkpoint: Path, kind: str) -> None:
+def test_nothing_is_printed_when_rows_decode_together(checkpoint: Path, kind: str) -> None:
     assert said(RUN, checkpoint, kind) == ""
 
 
@@ -87,6 +87,11 @@ def test_both_are_bound_at_the_address_of_the_buffer(checkpoint: Path, monkeypat
         for _ in range(4):
             engine.decode(rows[:1])
         assert [name for name, _ in bound if "kv_cache" in name] == []  # bound once
+        for _ in range(4):
+            engine.decode(rows)
+        assert sorted(entry for entry in bound if "kv_cache" in entry[0]) == sorted(
+            expected[::3]
+        )  # and neighbours once
 
 
 def test_a_step_costs_the_same_at_any_capacity(tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ from gpu.onnx.export import check_export, export
 from gpu.onnx.identity import DTYPES
 from gpu.onnx.lora import lora_shapes, no_adapter
 from gpu.onnx.products import products
-from gpu.onnx.runtime import open_session
-from gpu.onnx.together_graph import together_of
 
 pytestmark = pytest.mark.slow
 
@@ -160,38 +158,6 @@ def test_an_adapter_stands_on_quantised_weights(tmp_path: Path, family: str, qua
 # --- rows together ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
-def test_rows_with_adapters_of_their_own_have_the_bits_that_each_has_alone(
-    tmp_path: Path, quantize: str | None, threads: int
-) -> None:
-    folder = write_checkpoint(tmp_path / "checkpoint", "qwen2", hidden_size=320, intermediate_size=868, head_dim=64)
-    model = ModelConfig.from_folder(folder)
-    graph = exported(folder, tmp_path / "export", quantize=quantize, lora_rank=64)
-    identity = check_export(graph, model, model_fingerprint(folder))
-    alone: Any = open_session(graph / "model.onnx", data=graph, threads=threads)
-    ranks, starts = (1, 4, 17, 64, 4), (3, 7, 1, 20, 0)
-    together: Any = open_session(
-        together_of(model, identity, len(ranks)).SerializeToString(), data=graph, threads=threads
-    )
-    random = np.random.default_rng(0)
-    feed: Tensors = {
-        "input_ids": random.integers(0, 97, (len(ranks), 1)).astype(np.int32), "write_index": np.array(starts),
-    }  # fmt: skip
-    expected = []
-    for row, (rank, start) in enumerate(zip(ranks, starts, strict=True)):
-        own = as_inputs(random_adapter(model, rank, seed=row)) | {"positions": np.arange(start + 1)}
-        for layer in range(model.layers):
-            for kind in ("keys", "values"):
-                shape = (1, model.kv_heads, CAPACITY, model.head_dim)
-                own[f"kv_cache.{layer}.{kind}"] = random.standard_normal(shape).astype(np.float32)
-        feed |= {f"{name}.{row}": values for name, values in own.items()}
-        here = {"input_ids": feed["input_ids"][[row]], "write_index": np.array([start])}
-        expected += alone.run(["logits"], own | here | {"input_lengths": np.ones(1, np.int32)})
-    [found] = together.run(["logits"], feed)
-    assert np.array_equal(found.view(np.int32), np.concatenate(expected).view(np.int32))
-
-
 def bits(folder: Path, graph: Path, quantize: str | None) -> list[bytes]:
     """The logits and caches of rows that go alone, together, and alone again."""
     with load_engine(folder, "onnx", max_batch=3, capacity=40, export=graph, quantize=quantize) as engine:
@@ -228,16 +194,15 @@ def test_zeros_are_bound_once_in_one_memory(tmp_path: Path, monkeypatch: pytest.
         plain(act, name, array)
 
     plain = runtime.bind
-    for module in ("engine", "together"):
-        monkeypatch.setattr(f"gpu.onnx.{module}.bind", watched)
+    monkeypatch.setattr("gpu.onnx.engine.bind", watched)
     folder = write_checkpoint(tmp_path / "checkpoint")
     graph = exported(folder, tmp_path / "export")
     names = set(lora_shapes(ModelConfig.from_folder(folder)))
     with load_engine(folder, "onnx", max_batch=2, capacity=24, export=graph) as engine:
         rows = engine.kv_cache.acquire(2)
-        engine.decode(rows)  # makes the graph of rows together
+        engine.decode(rows)  # binds what neighbours have
         adapters = {name: address for name, address in bound.items() if name.startswith("lora_")}
-        assert adapters.keys() == names | {f"{name}.{place}" for name in names for place in (0, 1)}
+        assert adapters.keys() == names
         assert len({*adapters.values()}) == 1
         bound.clear()
         for some in (rows, rows[:1], rows[1:]):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from checkpoints import FAMILIES, write_checkpoint
 
-from gpu import Engine, load_engine
+from gpu import Engine, OptionError, choose_engine, load_engine
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "one_kv_head": {"num_key_value_heads": 1},
     "all_kv_heads": {"num_key_value_heads": 4},
     "wide_heads": {"head_dim": 32},
-    "odd_heads": {"head_dim": 6, "vocab_size": 101, "intermediate_size": 37},
+    "odd_sizes": {"head_dim": 24, "vocab_size": 101, "intermediate_size": 37},
+    "heads_of_80": {"head_dim": 80},
     "one_layer": {"num_hidden_layers": 1, "rms_norm_eps": 1e-3},
 }
 CASES = [
@@ -98,3 +99,17 @@ def test_stored_dtypes_and_shards_agree(tmp_path: Path, dtype: str, shards: int)
             found.append(logits_of(engine, [[1, 2, 3], [4]], 3))
     for expected, logits in zip(*found, strict=True):
         np.testing.assert_allclose(logits, expected, atol=5e-5)
+
+
+def test_heads_that_the_operator_does_not_take_are_refused_before_anything_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    large = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4}
+    folder = write_checkpoint(tmp_path / "odd", head_dim=6, **large)
+    with pytest.raises(OptionError, match=r"its heads have 6 numbers, .* multiples of 8; the engine numpy does"):
+        load_engine(folder, "onnx")
+    assert not (tmp_path / "cache").exists()
+    choice = choose_engine(folder)
+    assert (choice.name != "onnx", "not onnx: its heads have 6 numbers" in choice.why) == (True, choice.name == "numpy")
+    load_engine(folder, choice.name, max_batch=1, capacity=16).close()

@@ -24,7 +24,6 @@ from gpu.onnx import data
 from gpu.onnx.codes import CODES
 from gpu.onnx.data import data_size
 from gpu.onnx.export import export
-from gpu.onnx.runtime import Session
 from phases import Generator, JournalError, SamplingParams, SnapshotError
 from phases.generator import DEMO_MODEL
 from phases.replay import load_generator, replay
@@ -69,7 +68,7 @@ def logits_of(engine: Engine) -> np.ndarray:
 SHAPES: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in FAMILIES),
     ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
-    ("qwen3", {"head_dim": 6, "vocab_size": 193, "intermediate_size": 37}),
+    ("qwen3", {"head_dim": 24, "vocab_size": 193, "intermediate_size": 37}),
 ]
 
 
@@ -119,9 +118,9 @@ class _WritesOverTheLast(OnnxEngine):
 
     shift = -1
 
-    def _feed(self, session: Session, row: int, start: int, ids: np.ndarray) -> None:
+    def _feed(self, row: int, start: int, ids: np.ndarray) -> None:
         decodes = len(ids) == 1 and start > 0
-        super()._feed(session, row, start + self.shift if decodes else start, ids)
+        super()._feed(row, start + self.shift if decodes else start, ids)
 
 
 class _LeavesAHole(_WritesOverTheLast):
