@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from checkpoints import FAMILIES, write_checkpoint
 
-from gpu import Engine, OptionError, choose_engine, load_engine
+from gpu import Checkpoint, Engine, ModelConfig, OptionError, choose_engine, load_engine
+from gpu.onnx.cached import cached_export
+from gpu.onnx.graph import cache_names
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +75,29 @@ def test_logits_and_cache_agree_with_the_reference(tmp_path: Path, family: str, 
     for expected, cache in zip(*caches, strict=True):
         np.testing.assert_allclose(cache, expected, atol=5e-5)
     assert np.std(found[0]) > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rope", ["llama3", "yarn_attention_factor"])
+def test_the_engine_computes_what_the_exported_graph_does(tmp_path: Path, family: str, rope: str) -> None:
+    folder = write_checkpoint(tmp_path, family, rope_parameters=ROPES[rope])
+    model = ModelConfig.from_folder(folder)
+    graph = cached_export(Checkpoint.open(folder, model), model) / "model.onnx"
+    exported = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    prompt = np.random.default_rng(1).integers(0, 97, (1, 40)).astype(np.int32)
+    feed = {"input_ids": prompt, "input_lengths": np.full(1, 40, np.int32), "write_index": np.zeros(1, np.int64)}
+    feed |= {"positions": np.arange(40)}
+    cache = np.zeros((1, model.kv_heads, 64, model.head_dim), np.float32)
+    feed |= {name: cache for layer in range(model.layers) for name in cache_names(layer)}
+    logits, keys, values = exported.run(["logits", *(f"present.{name}" for name in cache_names(1))], feed)
+    with load_engine(folder, "onnx", max_batch=1, capacity=64) as engine:
+        [row] = engine.kv_cache.acquire(1)
+        engine.write_prompt(row, prompt[0].tolist())
+        engine.prefill([row])
+        np.testing.assert_allclose(engine.read_logits(row), logits[0], atol=2e-5)
+        written = engine.export_kv(row, 0, 40)[1]
+        np.testing.assert_allclose(written, np.stack([keys[0, :, :40], values[0, :, :40]]), atol=2e-5)
+    assert np.std(logits) > 0.1
 
 
 def test_angles_of_far_positions_agree(tmp_path: Path) -> None:
