@@ -10,7 +10,7 @@ from gpu import OptionError, refused_engine
 from phases.context import Generation
 from phases.generation import machine as generation_machine
 from phases.recorded import MOST_ROWS, MOST_TOKENS, capacity_of, other_weights, quantize_of, request_of
-from statemachine import Divergence, Journal, JournalError, Run, Verdict, play, verify
+from statemachine import Divergence, Journal, JournalError, Machine, Run, Verdict, play, verify
 from statemachine.record.exact import shown
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def replay(
     generator: "Generator | None" = None,
     at: int | None = None,
     new_journal: str | PathLike[str] | None = None,
+    machine: Machine[Generation] = generation_machine,
     progress: "Progress | None" = None,
     watch: Callable[[int], None] | None = None,
 ) -> Replay:
@@ -61,6 +62,8 @@ def replay(
         For "play" and "fork": stop before the step of this number; unless given, at the end of the record.
     new_journal
         For "fork": where to record the new run, the part that is played included.
+    machine
+        The one that the journal was recorded with; a `generator` that is given has its own.
     progress
         See `Generator.from_pretrained`, if a model is loaded.
     watch
@@ -78,11 +81,11 @@ def replay(
         raise ValueError(f"mode is 'verify', 'play' or 'fork', not {mode!r}")
     opened = journal if isinstance(journal, Journal) else Journal.open(journal)
     if mode == "play":
-        run = played_run(opened)
+        run = played_run(opened, machine)
         return Replay(opened, run, play(opened, run, until=at, watch=watch))
     request, capacity = request_of(opened), capacity_of(opened)
     if generator is None:
-        generator = load_generator(opened, progress=progress)
+        generator = load_generator(opened, machine=machine, progress=progress)
     elif (other := other_weights(opened, generator.environment())) is not None:
         raise JournalError(other)
     run = generator.start(request, keep=True, journal=new_journal, capacity=capacity)
@@ -99,14 +102,20 @@ def replay(
         raise
 
 
-def played_run(journal: Journal) -> Run[Generation]:
+def played_run(journal: Journal, machine: Machine[Generation] = generation_machine) -> Run[Generation]:
     """A ready run of a recorded generation that has neither engine nor tokenizer: it can only be played."""
     request, capacity = request_of(journal), capacity_of(journal)
     context = Generation(request, tuple(range(len(request.requests))), capacity)
-    return Run(generation_machine, context, run_id=journal.header.run, request=request, keep=True)
+    return Run(machine, context, run_id=journal.header.run, request=request, keep=True)
 
 
-def load_generator(journal: Journal, *, model: str | None = None, progress: "Progress | None" = None) -> "Generator":
+def load_generator(
+    journal: Journal,
+    *,
+    model: str | None = None,
+    machine: Machine[Generation] = generation_machine,
+    progress: "Progress | None" = None,
+) -> "Generator":
     """Load the model that a journal names (or that stands elsewhere now), as it was then.
 
     That is, with the same engine, capacity, rows and threads, and weights quantised in the same way.
@@ -143,7 +152,7 @@ def load_generator(journal: Journal, *, model: str | None = None, progress: "Pro
         raise JournalError(f"{journal.path} cannot be run again: {shown(refused)}")
     path = None if source == DEMO else str(source)
     try:
-        return Generator.from_pretrained(path, engine, progress=progress, **options)
+        return Generator.from_pretrained(path, engine, machine=machine, progress=progress, **options)
     except OptionError as error:
         raise JournalError(f"{journal.path} cannot be run again: {error}") from error
 

@@ -1,15 +1,16 @@
-"""Which model a recorded run is run again with: what the user says, or what the record names, if it can be trusted."""
+"""What a recorded run is run again with: what the user says, or what the record names, if it can be trusted."""
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from phases.cli.screen import warn
 from phases.printable import printable
 
 if TYPE_CHECKING:
-    from statemachine import Journal
+    from statemachine import Journal, Machine
 
 
 def model_of(journal: "Journal", model: str | None) -> str | None:
@@ -37,3 +38,13 @@ def model_of(journal: "Journal", model: str | None) -> str | None:
             return named
         raise CheckpointError("nothing was fetched; say which model with --model NAME")
     raise CheckpointError(f"{what}; say which with --model NAME (a folder or a Hugging Face hub id)")
+
+
+def tell_of_lacking_phases(journal: "Journal", machine: "Machine[Any]") -> None:
+    """Warn that a record is of another machine than the one that is to go through it."""
+    its = journal.header.machine
+    if its.version >= machine.version and (lacking := [name for name in its.phases if name not in machine.phases]):
+        warn(
+            f"{journal.path} was recorded by a machine with the phase {', '.join(lacking)}, which the one here lacks: "
+            f"name yours with --machine MODULE:NAME"
+        )

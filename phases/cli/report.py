@@ -9,9 +9,11 @@ from phases.cli.files import is_stdout, output_file, readable_file
 from phases.cli.process import DIVERGED, INCOMPLETE
 from phases.cli.recorded_model import model_of
 from phases.cli.screen import loading_bar, stderr, warn
+from phases.cli.target import MachineOption, generating_machine
 
 if TYPE_CHECKING:
-    from statemachine import Journal, Verdict
+    from phases.context import Generation
+    from statemachine import Journal, Machine, Verdict
 
 
 def report(
@@ -27,6 +29,7 @@ def report(
     model: Annotated[
         str | None, typer.Option(help="Where the checkpoint is now.", show_default="where it was when recorded")
     ] = None,
+    machine: MachineOption = None,
 ) -> None:  # fmt: skip
     """Write a recorded run as one HTML page that needs no network.
 
@@ -42,10 +45,11 @@ def report(
     from phases.views.report import report_of
     from statemachine import Journal
 
+    generating = generating_machine(machine)
     journal = Journal.open(path)
-    verdict = _verified(journal, model) if verify else None
+    verdict = _verified(journal, model, generating) if verify else None
     with output_file(output, unlike=path) as file:
-        page = report_of(journal, verdict=verdict, model=model)
+        page = report_of(journal, verdict=verdict, model=model, machine=generating)
         file.write(page.encode(errors="replace"))
     if not is_stdout(output):
         stderr().print(f"{output}: open it in any browser", markup=False, soft_wrap=True)
@@ -57,12 +61,12 @@ def report(
         raise typer.Exit(INCOMPLETE)
 
 
-def _verified(journal: "Journal", model: str | None) -> "Verdict | None":
+def _verified(journal: "Journal", model: str | None, machine: "Machine[Generation]") -> "Verdict | None":
     from phases.replay import load_generator, replay
 
     model = model_of(journal, model)
     with (
         loading_bar(model or "the demo model") as progress,
-        load_generator(journal, model=model, progress=progress) as generator,
+        load_generator(journal, model=model, machine=machine, progress=progress) as generator,
     ):
         return replay(journal, generator=generator).verdict

@@ -7,8 +7,9 @@ import typer
 
 from phases.cli.driving import drive
 from phases.cli.files import check_new, check_snapshot, readable_file
-from phases.cli.recorded_model import model_of
+from phases.cli.recorded_model import model_of, tell_of_lacking_phases
 from phases.cli.screen import loading_bar
+from phases.cli.target import MachineOption, generating_machine
 
 
 def resume(
@@ -21,6 +22,7 @@ def resume(
         str | None,
         typer.Option(help="Where the checkpoint is now.", show_default="where it was when the run was saved"),
     ] = None,
+    machine: MachineOption = None,
     stats: Annotated[bool, typer.Option("--stats", help="Also tell speed and share of memory bandwidth.")] = False,
     phases: Annotated[bool, typer.Option("--phases", help="Show the phases as they pass.")] = False,
     journal: Annotated[Path | None, typer.Option(metavar="FILE", help="Record the whole run here.")] = None,
@@ -44,6 +46,7 @@ def resume(
     from statemachine import Journal
     from statemachine.record.snapshot import load
 
+    generating = generating_machine(machine)
     check_new(journal, "--journal")
     saved = None if _is_journal(path) else load(path)
     if saved is None and journal is not None:
@@ -53,9 +56,10 @@ def resume(
     if snapshot is not None:
         check_snapshot(snapshot, force=force, resumed=path if saved else None, journal=journal if saved else path)
     record = saved.journal if saved else Journal.open(path)
+    tell_of_lacking_phases(record, generating)
     model = model_of(record, model)
     with loading_bar(model or "the demo model") as progress:
-        generator = load_generator(record, model=model, progress=progress)
+        generator = load_generator(record, model=model, machine=generating, progress=progress)
     with generator:
         run = generator.resume(saved, journal=journal) if saved else generator.recover(path)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)

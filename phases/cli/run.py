@@ -10,6 +10,7 @@ from phases.cli import options
 from phases.cli.driving import drive
 from phases.cli.files import check_new, check_snapshot
 from phases.cli.screen import loading_bar, warn
+from phases.cli.target import MachineOption, generating_machine
 
 if TYPE_CHECKING:
     from phases.request import RowRequest
@@ -29,6 +30,7 @@ def run(
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
     capacity: options.Capacity = None,
+    machine: MachineOption = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -82,14 +84,14 @@ def run(
 
     phasewalk run "Hello" --journal hello.jsonl; phasewalk replay hello.jsonl
     """
-    from phases.generation import machine
     from phases.generator import Generator
 
+    generating = generating_machine(machine)
     if nvtx:
         from phases.nvtx_ranges import with_ranges
 
         try:
-            machine = with_ranges(machine)
+            generating = with_ranges(generating)
         except ImportError as error:
             raise typer.BadParameter(str(error), param_hint="--nvtx") from error
     options.check_engine(engine)
@@ -103,7 +105,7 @@ def run(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, quantize=quantize.option,
-            export=export, plan=plan, machine=machine,
+            export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None

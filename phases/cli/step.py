@@ -10,7 +10,9 @@ import typer
 from phases.cli import options
 from phases.cli.files import check_new, readable_file
 from phases.cli.process import FAILED
+from phases.cli.recorded_model import tell_of_lacking_phases
 from phases.cli.screen import loading_bar
+from phases.cli.target import MachineOption, generating_machine
 
 if TYPE_CHECKING:
     from phases.debugger.generation import GenerationSession
@@ -35,6 +37,7 @@ def step(
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
     capacity: options.Capacity = None,
+    machine: MachineOption = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -80,11 +83,16 @@ def step(
             raise typer.BadParameter("a journal holds its own prompt: give no other beside it", param_hint="--journal")
         from phases.debugger.generation import GenerationSession
 
-        _show(GenerationSession.recorded(journal), plain=plain, light=light, picture=picture)
+        generating = generating_machine(machine)
+        session = GenerationSession.recorded(journal, generating)
+        assert session.record is not None
+        tell_of_lacking_phases(session.record.journal, generating)
+        _show(session, plain=plain, light=light, picture=picture)
         return
     from phases.debugger.generation import GenerationSession
     from phases.generator import Generator
 
+    generating = generating_machine(machine)
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
@@ -94,7 +102,7 @@ def step(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode,
-            quantize=quantize.option, export=export, plan=plan,
+            quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:
         session = GenerationSession.live(generator, generator.start(x, params, keep=True))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from phases.context import Generation
     from statemachine import Machine
 
 BUILT_IN = "phases.generation:machine"
@@ -22,6 +23,15 @@ MachineArgument = Annotated[
     typer.Argument(
         metavar="[MODULE:NAME|FILE.py:NAME]",
         help="A machine of yours, e.g. my_package.lights:machine or ./lights.py:machine.",
+        show_default="the built-in one",
+    ),
+]
+MachineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--machine",
+        metavar="MODULE:NAME",
+        help="Your machine that generates, or FILE.py:NAME: the built-in one with a phase inserted, say.",
         show_default="the built-in one",
     ),
 ]
@@ -56,6 +66,30 @@ def find_machine(target: str) -> "Machine[Any]":
     if not isinstance(machine, Machine):
         raise typer.BadParameter(f"{target} is a {type(machine).__name__}, not a Machine")
     return machine
+
+
+def generating_machine(target: str | None) -> "Machine[Generation]":
+    """Import the machine that `--machine` names; the built-in one if it names none.
+
+    Raises
+    ------
+    typer.BadParameter
+        When there is none, or it lacks a phase that a generation is driven and shown by.
+    InvalidMachine, UserCodeError
+        As `find_machine`.
+    """
+    from phases.generation import machine
+
+    if target is None:
+        return machine
+    found = find_machine(target)
+    if lacking := [name for name in machine.phases if name not in found.phases]:
+        raise typer.BadParameter(
+            f"{target} is no machine that generates: it has no phase {' and none '.join(lacking)}; make one of the "
+            f"built-in one, with phases.machine.insert(...)",
+            param_hint="--machine",
+        )
+    return found
 
 
 def _of_name(name: str) -> ModuleType:

@@ -7,10 +7,12 @@ import typer
 
 from phases.cli.files import is_stdout, output_file, readable_file
 from phases.cli.screen import stderr
+from phases.cli.target import MachineOption, generating_machine
 
 if TYPE_CHECKING:
+    from phases.context import Generation
     from phases.views.recorded_rows import RecordedRows
-    from statemachine import Journal
+    from statemachine import Journal, Machine
     from statemachine.record.records import EditRecord, StepRecord
     from statemachine.views.trace import Details, Extra
 
@@ -23,6 +25,7 @@ def trace(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Unless given, or if -, stdout.")
     ] = None,
+    machine: MachineOption = None,
 ) -> None:  # fmt: skip
     """Turn a recorded run into a trace: open it with Perfetto (ui.perfetto.dev) or chrome://tracing.
 
@@ -37,21 +40,22 @@ def trace(
     from statemachine import Journal
     from statemachine.views.trace import write_trace
 
+    generating = generating_machine(machine)
     journal = Journal.open(path)
-    details = _details(journal)
+    details = _details(journal, generating)
     with output_file(output, unlike=path) as file:
         count = write_trace(journal, file, details)
     if output is not None and not is_stdout(output):
         stderr().print(f"{output}: {count} events; open it at ui.perfetto.dev", markup=False, soft_wrap=True)
 
 
-def _details(journal: "Journal") -> "Details | None":
+def _details(journal: "Journal", machine: "Machine[Generation]") -> "Details | None":
     """The rows of a generation; None for any other machine."""
     from phases.views.recorded_rows import RecordedRows
     from statemachine import JournalError
 
     try:
-        return GenerationDetails(RecordedRows(journal))
+        return GenerationDetails(RecordedRows(journal, machine))
     except JournalError:
         return None
 

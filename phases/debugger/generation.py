@@ -12,7 +12,8 @@ from phases.debugger.errors import DebuggerError
 from phases.debugger.names import Names, token_settled
 from phases.debugger.session import Session, positive
 from phases.debugger.text import Text, label, text_of, words_of
-from statemachine import Run, Step
+from phases.generation import machine as built_in
+from statemachine import Machine, Run, Step
 
 if TYPE_CHECKING:
     from phases.debugger.recording import Recording
@@ -45,11 +46,11 @@ class GenerationSession(Session[Generation]):
         return cls(run, generator)
 
     @classmethod
-    def recorded(cls, path: Path) -> "GenerationSession":
-        """Walk a journal, from its start; raises JournalError."""
+    def recorded(cls, path: Path, machine: Machine[Generation] = built_in) -> "GenerationSession":
+        """Walk a journal that this machine recorded, from its start; raises JournalError."""
         from phases.debugger.recording import Recording
 
-        recording = Recording(path)
+        recording = Recording(path, machine)
         recording.run.goto(0)
         return cls(recording.run, None, recording, f"recorded in {path.name}")
 

@@ -8,7 +8,7 @@ from phases import logits_digest
 from phases.context import Generation
 from phases.debugger.errors import DebuggerError
 from phases.replay import played_run
-from statemachine import Journal, JournalError, Run
+from statemachine import Journal, JournalError, Machine, Run
 from statemachine.record.exact import shown
 from statemachine.record.records import ErrorRecord, StepRecord
 from statemachine.record.replay import play
@@ -23,6 +23,8 @@ class Recording:
     ----------
     path
         The journal.
+    machine
+        The one that it was recorded with.
 
     Attributes
     ----------
@@ -37,8 +39,9 @@ class Recording:
         When the journal is damaged or holds no generation.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, machine: Machine[Generation]) -> None:
         self.journal = Journal.open(path)
+        self._machine = machine
         self._digests: dict[int, Any] = {}
         self.notice = ""
         self._scan()
@@ -70,7 +73,7 @@ class Recording:
         return record.d
 
     def _ready(self) -> Run[Generation]:
-        ready = played_run(self.journal)
+        ready = played_run(self.journal, self._machine)
         return Run(ready.machine, ready.context, run_id=ready.id, request=ready.request, keep=True)
 
     def digest(self, run: Run[Generation]) -> Any:

@@ -7,13 +7,10 @@ from typing import Any
 
 from phases import logits_digest
 from phases.context import Generation
-from phases.generation import machine
 from phases.recorded import capacity_of, request_of
-from statemachine import Journal, JournalError
+from statemachine import Journal, JournalError, Machine
 from statemachine.record.exact import shown, typed
 from statemachine.record.records import EditRecord, StepRecord
-
-KNOWN = dict(machine.phases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +35,8 @@ class Walked:
 class RecordedRows:
     """Folds the outcomes of a generation's journal, record by record, with no engine and no tokenizer.
 
-    Memory is that of one generation, however long the journal is: steps are not kept. Phases that somebody inserted
-    into the machine are let pass, as they belong to no row.
+    Memory is that of one generation, however long the journal is: steps are not kept. Phases that `machine` does not
+    have are let pass, as they belong to no row.
 
     Raises
     ------
@@ -47,9 +44,10 @@ class RecordedRows:
         When the journal records no generation.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, machine: Machine[Generation]) -> None:
         request, capacity = request_of(journal), capacity_of(journal)
         self._path = journal.path
+        self._phases, self._edits = machine.phases, {edit.name: edit for edit in machine.edits}
         self.context = Generation(request, tuple(range(len(request.requests))), capacity)
         self._coming: dict[int, Any] = {}  # by row, the digest of the logits that its next token will be drawn from
         self._drawn_from: dict[int, Any] = {}  # ... that the token just drawn was drawn from
@@ -60,7 +58,7 @@ class RecordedRows:
             return self._walked(record)
 
     def _walked(self, record: StepRecord) -> Walked:
-        phase, context = KNOWN.get(record.p), self.context
+        phase, context = self._phases.get(record.p), self.context
         if phase is None:
             return Walked(())
         rows = self._rows(record.p)
@@ -75,11 +73,10 @@ class RecordedRows:
         return Walked(rows, tokens)
 
     def edit(self, record: EditRecord) -> None:
-        """Take an edit; one that the built-in machine does not know is let pass."""
-        known = {edit.name: edit for edit in machine.edits}
-        if record.name in known:
+        """Take an edit; one that the machine does not know is let pass."""
+        if edit := self._edits.get(record.name):
             with self._naming(record):
-                known[record.name].apply(self.context, typed(record.o, known[record.name]))
+                edit.apply(self.context, typed(record.o, edit))
 
     @contextmanager
     def _naming(self, record: StepRecord | EditRecord) -> Iterator[None]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 
+from phases.context import Generation
+from phases.generation import machine as built_in
 from phases.views.recorded_rows import RecordedRows, Token
 from phases.views.token_text import TokenText, outcome_words
-from statemachine import Divergence, GraphvizMissing, Journal, JournalError, Verdict, to_mermaid, to_svg
+from statemachine import Divergence, GraphvizMissing, Journal, JournalError, Machine, Verdict, to_mermaid, to_svg
 from statemachine.record.divergence import plain_text
 from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
 from statemachine.views.chart import Chart
@@ -32,7 +34,13 @@ def write_report(journal: Journal, output: Path, **options: Any) -> None:
     output.write_text(report_of(journal, **options), encoding="utf-8", errors="replace")
 
 
-def report_of(journal: Journal, *, verdict: Verdict | None = None, model: str | None = None) -> str:
+def report_of(
+    journal: Journal,
+    *,
+    verdict: Verdict | None = None,
+    model: str | None = None,
+    machine: Machine[Generation] = built_in,
+) -> str:
     """The report of a journal as HTML.
 
     Parameters
@@ -41,13 +49,15 @@ def report_of(journal: Journal, *, verdict: Verdict | None = None, model: str | 
         What running it again came to, if it was.
     model
         The folder of the checkpoint whose tokenizer turns ids into text; unless given, the one that the journal names.
+    machine
+        The one that a generation was recorded with: it enters what its phases found.
 
     Raises
     ------
     JournalError
         When the journal is damaged.
     """
-    page = _Page.of(journal, model)
+    page = _Page.of(journal, model, machine)
     found = _divergence(verdict.divergence, page) if verdict and verdict.divergence else None
     return str(_template().render(page=page, divergence=found, verdict=verdict))
 
@@ -111,10 +121,10 @@ class _Page:
     torn: int
 
     @classmethod
-    def of(cls, journal: Journal, model: str | None) -> "_Page":
+    def of(cls, journal: Journal, model: str | None, machine: Machine[Generation]) -> "_Page":
         header = journal.header
         chart, tally = Chart.of_record(header.machine), Tally.of(journal)
-        walk = _Walk(journal, tally)
+        walk = _Walk(journal, tally, machine)
         text = TokenText.of(journal, model) if walk.rows else TokenText(None, "")
         return cls(
             title=f"{header.machine.name}, run {header.run}",
@@ -181,13 +191,13 @@ def _phases(tally: Tally, ends: frozenset[str]) -> list[dict[str, Any]]:
 class _Walk:
     """One pass over the timeline: bars, events, and the tokens of each row if it is a generation."""
 
-    def __init__(self, journal: Journal, tally: Tally) -> None:
+    def __init__(self, journal: Journal, tally: Tally, machine: Machine[Generation]) -> None:
         self.per_bar = max(1, math.ceil(tally.steps / BARS))
         self.bars: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.tokens: list[list[Token]] = []
         try:
-            self.rows: RecordedRows | None = RecordedRows(journal)
+            self.rows: RecordedRows | None = RecordedRows(journal, machine)
             self.tokens = [[] for _ in self.rows.context.slots]
         except JournalError:  # another machine: there is no text to show
             self.rows = None

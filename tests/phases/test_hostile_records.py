@@ -10,6 +10,7 @@ from statemachine_recorded import forge, lines
 from phases import Generator, SamplingParams
 from phases.cli.trace import GenerationDetails
 from phases.debugger.generation import GenerationSession
+from phases.generation import machine
 from phases.replay import load_generator, played_run, replay
 from phases.views.recorded_rows import RecordedRows
 from phases.views.report import report_of
@@ -42,13 +43,13 @@ def read(path: Path) -> None:
     """Everything that one can do with the record of a generation and no model."""
     journal = Journal.open(path)
     hostile.check_divergence(replay(journal, "play").divergence)
-    rows = RecordedRows(journal)
+    rows = RecordedRows(journal, machine)
     for record in journal.timeline():
         if isinstance(record, StepRecord):
             rows.step(record)
         elif isinstance(record, EditRecord):
             rows.edit(record)
-    write_trace(journal, io.BytesIO(), GenerationDetails(RecordedRows(journal)))
+    write_trace(journal, io.BytesIO(), GenerationDetails(RecordedRows(journal, machine)))
     GenerationSession.recorded(path)
 
 
