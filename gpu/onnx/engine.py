@@ -131,9 +131,11 @@ class OnnxEngine(HostEngine):
         self._last = np.zeros(rows, np.int32)  # [rows], the position of the last one
         self._longest = np.ones(1, np.int32)  # positions of the row that has most of them
         self._together = np.zeros((min(rows, _TOGETHER), model.vocab), np.float32)  # of rows that decode together
-        self._bindings: dict[tuple[int, int], Binding] = {}  # by the first row and how many
+        self._bindings: dict[tuple[int, int], Binding] = {}  # of a step, by the first row and how many
         for row in range(rows):
             self._bound(row, 1)
+        # Of prompts, by the row; their tokens are bound chunk by chunk.
+        self._prompt_bindings = [self._new_binding(row, 1) for row in range(rows)]
 
     def prefill(self, rows: Sequence[int]) -> None:
         """Feed the prompts, row by row and chunk by chunk, see `Engine.prefill`."""
@@ -196,6 +198,7 @@ class OnnxEngine(HostEngine):
         with self._lock:
             self._session = None
             self._bindings.clear()
+            self._prompt_bindings.clear()
 
     def _neighbours(self, rows: Sequence[int]) -> list[list[int]]:
         """Part rows into those that take a step together; a full row among them, which rests, parts them as well."""
@@ -262,14 +265,21 @@ class OnnxEngine(HostEngine):
         """Run tokens of a row through the graph, at positions from `start` on; its logits are those of the last one."""
         end = start + len(ids)
         self._lengths[row], self._last[row], self._longest[0] = len(ids), end - 1, end
-        binding = self._bound(row, 1)
-        bind(binding.bind_input, "input_ids", ids[None])
-        self._run(binding)
+        if len(ids) == 1:
+            self._ids[row] = ids
+            self._run(self._bound(row, 1))
+        else:
+            bind(self._prompt_bindings[row].bind_input, "input_ids", ids[None])
+            self._run(self._prompt_bindings[row])
 
     def _bound(self, first: int, count: int) -> Binding:
-        """Give the binding of neighbours, which is made once; past and present cache are the same memory."""
-        if (first, count) in self._bindings:
-            return self._bindings[first, count]
+        """Give the binding of neighbours that take a step, which is made once."""
+        if (first, count) not in self._bindings:
+            self._bindings[first, count] = self._new_binding(first, count)
+        return self._bindings[first, count]
+
+    def _new_binding(self, first: int, count: int) -> Binding:
+        """Bind all that the graph takes and gives to the memory of neighbours; past and present cache are the same."""
         binding, here = self._opened().io_binding(), slice(first, first + count)
         bind(binding.bind_input, "input_ids", self._ids[here])
         bind(binding.bind_input, "input_lengths", self._lengths[here])
@@ -283,7 +293,7 @@ class OnnxEngine(HostEngine):
                 bind_cache(binding, name, cache[here])
         for name, matrix in self._adapter.items():
             bind(binding.bind_input, name, matrix)
-        return self._bindings.setdefault((first, count), binding)
+        return binding
 
     def _run(self, binding: Binding) -> None:
         self._opened().run_with_iobinding(binding)

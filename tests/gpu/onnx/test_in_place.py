@@ -67,6 +67,7 @@ def test_both_are_bound_at_the_address_of_the_buffer(checkpoint: Path, monkeypat
 
     plain = runtime.bind
     monkeypatch.setattr(runtime, "bind", watched)
+    monkeypatch.setattr("gpu.onnx.engine.bind", watched)
     with load_engine(checkpoint, "onnx", max_batch=3, capacity=32) as engine:  # type: ignore[attr-defined]
         assert isinstance(engine, OnnxEngine)
         rows = engine.kv_cache.acquire(3)
@@ -79,19 +80,22 @@ def test_both_are_bound_at_the_address_of_the_buffer(checkpoint: Path, monkeypat
             for index, kind in enumerate(("keys", "values"))
             for row in range(3)
         ]
-        assert once == sorted(expected)
+        assert once == sorted(2 * expected)  # for prompts, and for steps
         for row in rows:
             engine.write_prompt(row, [1, 2])
         bound.clear()
         engine.prefill(rows)
+        assert [name for name, _ in bound] == ["input_ids"] * 3
+        bound.clear()
         for _ in range(4):
             engine.decode(rows[:1])
-        assert [name for name, _ in bound if "kv_cache" in name] == []  # bound once
+        assert bound == []
+        engine.decode(rows)
+        assert sorted(entry for entry in bound if "kv_cache" in entry[0]) == sorted(expected[::3])  # of neighbours
+        bound.clear()
         for _ in range(4):
             engine.decode(rows)
-        assert sorted(entry for entry in bound if "kv_cache" in entry[0]) == sorted(
-            expected[::3]
-        )  # and neighbours once
+        assert bound == []
 
 
 def test_a_step_costs_the_same_at_any_capacity(tmp_path: Path) -> None:
