@@ -5,6 +5,10 @@ class RequestError(ValueError):
     """A request that cannot be run as it is; the message says what was expected, what came and what to do."""
 
 
+class IgnoredSettings(UserWarning):
+    """A checkpoint asks for what nobody here heeds."""
+
+
 class PromptTooLong(RequestError):
     """A prompt that leaves no room to generate; it knows what would make room."""
 

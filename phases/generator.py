@@ -1,6 +1,8 @@
 """The door for applications: a model that generates text, whole, as a stream or step by step."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,16 +19,17 @@ from gpu import (
 from gpu.checkpoint.files import read_object
 from phases.candidates import Candidate, next_candidates
 from phases.context import Generation
-from phases.errors import RequestError
+from phases.errors import IgnoredSettings, RequestError
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
+from phases.generation_config import not_honoured, params_of
 from phases.printable import one_line
-from phases.request import GenerationRequest, GenerationResult, SamplingParams
+from phases.request import GenerationRequest, GenerationResult, Params, SamplingParams
 from phases.resources import EngineResources
 from phases.result import result_of
 from phases.streaming import TextPiece, cancel, fresh_pieces
 from phases.tokenizer import TextStream, Tokenizer
-from statemachine import Machine, Run, SnapshotError, Step
+from statemachine import Machine, PhaseError, Run, SnapshotError, Step
 from statemachine.definition.machine import Interpreter
 from statemachine.execution.tasks import each_in_thread, in_thread
 
@@ -36,7 +39,6 @@ if TYPE_CHECKING:  # what records is imported by those who record: a first token
 DEMO = "the bundled demo model"
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 UNSET = SamplingParams()
-Params = SamplingParams | Sequence[SamplingParams] | None
 
 
 class Generator:
@@ -91,6 +93,7 @@ class Generator:
         capacity: int | None = None,
         threads: int | None = None,
         self_check: bool = True,
+        strict: bool = False,
         progress: Progress | None = None,
         machine: Machine[Generation] = generation_machine,
         **options: Any,
@@ -110,6 +113,9 @@ class Generator:
             Threads for the engine's heavy work; unless given, the engine's choice.
         self_check
             Compare prefill with decode once before use; costs a few tokens' time.
+        strict
+            Refuse a checkpoint whose generation_config.json asks for what is not honoured, instead of warning
+            (`phases.errors.IgnoredSettings`) of it.
         progress
             Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
         **options
@@ -121,18 +127,20 @@ class Generator:
         Raises
         ------
         CheckpointError
-            When there is no such checkpoint, a file of it is damaged, or no engine here can run it.
+            When there is no such checkpoint, a file of it is damaged, or no engine here can run it; with `strict`, also
+            when it asks for what is not honoured.
         OptionError
             When the engine has no such option, or not with this value.
         """
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
+        asked = _defaults(folder, strict=strict)
         loaded = load_engine(
             folder, engine, max_batch=max_batch, capacity=capacity, threads=threads, self_check=self_check,
             progress=progress, **options,
         )  # fmt: skip
         try:
             tokenizer = Tokenizer.from_pretrained(folder)
-            defaults = _defaults(folder).over(SamplingParams(stop_token_ids=loaded.model.eos_ids))
+            defaults = asked.over(SamplingParams(stop_token_ids=loaded.model.eos_ids))
             source = DEMO if path_or_hub_id is None else str(path_or_hub_id)
             return cls(loaded, tokenizer, defaults=defaults, machine=machine, source=source, folder=folder)
         except BaseException:
@@ -147,19 +155,19 @@ class Generator:
         Raises
         ------
         RequestError
-            Before anything has run: no such request can be made.
+            When no such request can be made, or a prompt is empty or too long.
         NoFreeRows
             Before anything has run: not enough rows are free.
         PhaseError
-            When a phase fails; `__cause__` says why (a prompt that is empty or too long is a RequestError).
+            When a phase fails; `__cause__` says why.
         """
-        with self.start(x, params) as run:
+        with self.start(x, params) as run, _refused_plainly():
             run.start()
         return self.result(run)
 
     async def agenerate(self, x: Any, params: Params = None) -> GenerationResult:
         """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
-        with self.start(x, params) as run:
+        with self.start(x, params) as run, _refused_plainly():
             await in_thread(run.start, stop=lambda: cancel(run))
         return self.result(run)
 
@@ -170,7 +178,7 @@ class Generator:
 
         Ending the iteration early (closing the iterator) cancels the run and frees its rows.
         """
-        with self.start(x, params) as run:
+        with self.start(x, params) as run, _refused_plainly():
             try:
                 yield from self.pieces(run)
             finally:
@@ -195,7 +203,7 @@ class Generator:
 
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
-        with self.start(x, params) as run:
+        with self.start(x, params) as run, _refused_plainly():
             try:
                 async for piece in each_in_thread(self.pieces(run), stop=lambda: cancel(run)):
                     yield piece
@@ -379,7 +387,7 @@ class Generator:
         return dict(self._environment)
 
     def result(self, run: Run[Generation]) -> GenerationResult:
-        """What a run has generated so far; rows that have not ended count as cancelled."""
+        """What a run has generated so far; a row that has not ended has no finish reason."""
         return result_of(run, self.tokenizer)
 
     @property
@@ -413,13 +421,30 @@ class Generator:
         self.close()
 
 
-def _defaults(folder: Path) -> SamplingParams:
+@contextmanager
+def _refused_plainly() -> Iterator[None]:
+    """Let a request that a phase refuses be what it is to whoever asked for text, not a failure of that phase."""
+    try:
+        yield
+    except PhaseError as error:
+        if isinstance(error.__cause__, RequestError):
+            raise error.__cause__ from None
+        raise
+
+
+def _defaults(folder: Path, *, strict: bool) -> SamplingParams:
     """What the checkpoint's generation_config.json asks for, if it has one."""
     path = folder / "generation_config.json"
     if not path.exists():
         return SamplingParams()
     config = read_object(path)
     try:
-        return SamplingParams.from_generation_config(config)
+        params = params_of(config)
     except RequestError as error:
         raise CheckpointError(f"{one_line(path)} cannot be used: {error}; correct it or take it out") from error
+    if odd := not_honoured(config):
+        words = f"{one_line(path)} asks for {one_line(', '.join(odd))}, which is not honoured"
+        if strict:
+            raise CheckpointError(f"{words}: take it out, or load without strict")
+        warnings.warn(words, IgnoredSettings, stacklevel=3)
+    return params

@@ -5,6 +5,7 @@ import operator
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -135,20 +136,24 @@ class SamplingParams:
         return replace(self, **unset)
 
     @classmethod
-    def from_generation_config(cls, config: Mapping[str, Any]) -> Self:
-        """What a checkpoint's generation_config.json says; `do_sample: false` means greedy. Raises RequestError."""
-        known: dict[str, Any] = {
-            name: config.get(name) for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")
-        }
-        if config.get("do_sample") is False:
-            known["temperature"] = 0
-        stop = config.get("eos_token_id")
-        if stop is not None and not isinstance(stop, int | list):
-            raise RequestError(f"eos_token_id is a token id or a list of them, not {stop!r:.200}")
-        stops = (stop,) if isinstance(stop, int) else None if stop is None else tuple(stop)
-        return cls(**known, stop_token_ids=stops)
+    def of(cls, params: "SamplingParams | Mapping[str, Any] | None") -> "SamplingParams":
+        """Read what may be given as a mapping; raises RequestError where a field of it is none of these."""
+        if params is None or isinstance(params, SamplingParams):
+            return params or cls()
+        if not isinstance(params, Mapping):
+            raise RequestError(f"params are SamplingParams or a mapping of their fields, not {params!r:.200}")
+        names = [field.name for field in fields(cls)]
+        for name in params:
+            if name not in names:
+                near = get_close_matches(str(name), names, 1)
+                raise RequestError(
+                    f"params have no field {name!r:.80}{f', did you mean {near[0]}?' if near else ':'} expected "
+                    f"{', '.join(names)}"
+                )
+        return cls(**params)
 
 
+Params = SamplingParams | Mapping[str, Any] | Sequence[SamplingParams | Mapping[str, Any]] | None
 DEFAULTS = SamplingParams(temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128)
 
 
@@ -179,6 +184,7 @@ class RowRequest:
             object.__setattr__(self, "messages", messages)
         if self.token_ids is not None:
             object.__setattr__(self, "token_ids", _token_ids(self.token_ids, "token_ids"))
+        object.__setattr__(self, "params", SamplingParams.of(self.params))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +199,7 @@ class GenerationRequest:
             raise RequestError("a request has at least one row, but an empty batch came")
 
     @classmethod
-    def of(cls, x: Any, params: SamplingParams | Sequence[SamplingParams] | None = None, *, raw: bool = False) -> Self:
+    def of(cls, x: Any, params: "Params" = None, *, raw: bool = False) -> Self:
         """Make a request of a prompt, messages, token ids, or a list of any of these (a batch).
 
         Raises
@@ -207,13 +213,17 @@ class GenerationRequest:
             return x
         if isinstance(x, Message | Mapping):
             raise RequestError(f"a chat is a list of messages: put this one message in a list ({x!r:.200})")
+        _refuse_bytes(x)
         rows = [x] if _is_row(x) else list(x) if isinstance(x, Iterable) else []
         if not rows:
             raise RequestError(
                 f"expected a prompt, a list of messages, a list of token ids, or a batch (a list of these), "
                 f"not {x!r:.200}"
             )
-        many = [params or SamplingParams()] * len(rows) if not isinstance(params, Sequence) else list(params)
+        given: Sequence[Any] = [params] * len(rows)
+        if isinstance(params, Sequence) and not isinstance(params, str | bytes):
+            given = params
+        many = [SamplingParams.of(one) for one in given]
         if len(many) != len(rows):
             raise RequestError(f"{len(rows)} rows need one params for all or {len(rows)} of them, but {len(many)} came")
         return cls(tuple(_row(row, p, raw=raw) for row, p in zip(rows, many, strict=True)))
@@ -256,6 +266,7 @@ def _row(x: Any, params: SamplingParams, *, raw: bool) -> RowRequest:
         return RowRequest(prompt=x, params=params, raw=raw)
     if isinstance(x, Message | Mapping):
         raise RequestError("a batch mixes messages with rows; put the messages of each row in a list of their own")
+    _refuse_bytes(x)
     items = list(x) if isinstance(x, Iterable) else []
     if items and all(isinstance(item, Message | Mapping) for item in items):
         return RowRequest(messages=tuple(items), params=params)
@@ -264,11 +275,20 @@ def _row(x: Any, params: SamplingParams, *, raw: bool) -> RowRequest:
     raise RequestError(f"a row is a prompt, a list of messages or a list of token ids, not {x!r:.200}")
 
 
+def _refuse_bytes(x: Any) -> None:
+    """Refuse bytes, which look like token ids."""
+    if isinstance(x, bytes | bytearray | memoryview):
+        raise RequestError(
+            f"text or token ids are expected, not bytes ({bytes(x[:40])!r}): decode them, or list the ids"
+        )
+
+
 def _is_int(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _token_ids(values: Iterable[Any], name: str) -> tuple[int, ...]:
+    _refuse_bytes(values)
     try:
         ids = tuple(operator.index(value) for value in values)
     except TypeError:
@@ -292,7 +312,7 @@ class GenerationResult:
 
     output_ids: list[list[int]]  # what was drawn, the stop token included
     output_texts: list[str]  # without special tokens
-    finish_reasons: list[FinishReason]
+    finish_reasons: list[FinishReason | None]  # None: the row has not ended yet
     prompt_tokens: list[int]  # counts
     output_tokens: list[int]  # counts
     time_to_first_token: float = field(compare=False)  # seconds of work, all rows together

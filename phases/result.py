@@ -4,18 +4,19 @@ from phases.context import Generation
 from phases.generation import check_stop
 from phases.request import FinishReason, GenerationResult
 from phases.tokenizer import Tokenizer
-from statemachine import Run
+from statemachine import Run, Status
 
 
 def result_of(run: Run[Generation], tokenizer: Tokenizer) -> GenerationResult:
-    """The result of a run, ended or not; rows that have not ended count as cancelled."""
+    """The result of a run, ended or not."""
     context = run.context
+    unended = FinishReason.CANCELLED if run.status is Status.CANCELLED else None
     texts = context.output_texts or [tokenizer.decode(ids) for ids in context.output_ids]
     first, per_token = _timings(run)
     return GenerationResult(
         output_ids=[list(ids) for ids in context.output_ids],
         output_texts=list(texts),
-        finish_reasons=[reason or FinishReason.CANCELLED for reason in context.finish_reasons],
+        finish_reasons=[reason or unended for reason in context.finish_reasons],
         prompt_tokens=[len(ids) for ids in context.prompt_ids] or [0] * len(context.slots),
         output_tokens=[len(ids) for ids in context.output_ids],
         time_to_first_token=first,

@@ -79,6 +79,14 @@ Export = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse a model whose generation_config.json asks for what is not honoured; else that is a warning.",
+        rich_help_panel=MODEL,
+    ),
+]
 Capacity = Annotated[
     int | None, typer.Option(min=2, help="Tokens that prompt and output may have together.", rich_help_panel=MODEL)
 ]

@@ -29,6 +29,7 @@ def run(
     plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
+    strict: options.Strict = False,
     capacity: options.Capacity = None,
     machine: MachineOption = None,
     temperature: options.Temperature = None,
@@ -104,8 +105,8 @@ def run(
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
-            model, engine, max_batch=1, capacity=capacity, progress=progress, decode=decode, quantize=quantize.option,
-            export=export, plan=plan, machine=generating,
+            model, engine, max_batch=1, capacity=capacity, strict=strict, progress=progress, decode=decode,
+            quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None

@@ -36,6 +36,7 @@ def step(
     plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
+    strict: options.Strict = False,
     capacity: options.Capacity = None,
     machine: MachineOption = None,
     temperature: options.Temperature = None,
@@ -101,7 +102,7 @@ def step(
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
-            model, engine, max_batch=RUNS, capacity=capacity, progress=progress, decode=decode,
+            model, engine, max_batch=RUNS, capacity=capacity, strict=strict, progress=progress, decode=decode,
             quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:

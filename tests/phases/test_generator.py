@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import threading
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from phases import (
     RowRequest,
     SamplingParams,
 )
+from phases.errors import IgnoredSettings
 from phases.generation import sample
 from statemachine import JournalError, Phase, PhaseError, Status
 
@@ -129,7 +131,7 @@ def test_rows_come_back_however_a_run_ends(generator: Generator) -> None:
     run.step()
     run.signal("cancel")
     assert free(generator) == 4
-    with pytest.raises(PhaseError):
+    with pytest.raises(RequestError):
         generator.generate("")
     assert free(generator) == 4
     run = generator.start(PROMPTS[0])
@@ -293,12 +295,21 @@ FAILING = [
 
 @pytest.mark.parametrize(("x", "message"), FAILING)
 def test_a_request_that_tokenize_refuses(generator: Generator, x: object, message: str) -> None:
-    with pytest.raises(PhaseError, match=r"failed in phase 'tokenize' at step 0") as failure:
-        generator.generate(x)
+    async def astream() -> None:
+        async for _ in generator.astream(x):
+            pass
+
+    ways = (
+        lambda: generator.generate(x), lambda: list(generator.stream(x)), lambda: asyncio.run(generator.agenerate(x)),
+        lambda: asyncio.run(astream()),
+    )  # fmt: skip
+    for way in ways:
+        with pytest.raises(RequestError, match=message):
+            way()
+        assert free(generator) == 4
+    with generator.start(x) as run, pytest.raises(PhaseError, match=r"in phase 'tokenize' at step 0") as failure:
+        run.start()
     assert isinstance(failure.value.__cause__, RequestError)
-    with pytest.raises(RequestError, match=message):
-        raise failure.value.__cause__
-    assert free(generator) == 4
 
 
 @pytest.mark.parametrize(
@@ -311,6 +322,74 @@ def test_sampling_params_out_of_range_are_refused(wrong: dict) -> None:
     (name,) = wrong
     with pytest.raises(RequestError, match=name):
         SamplingParams(**wrong)
+
+
+def test_params_may_be_a_mapping_and_an_unknown_field_is_named(generator: Generator) -> None:
+    plain = generator.generate("the fox", SamplingParams(temperature=0, max_new_tokens=4))
+    assert generator.generate("the fox", {"temperature": 0, "max_new_tokens": 4}) == plain
+    each = generator.generate(["the fox", "the fox"], [{"temperature": 0, "max_new_tokens": 4}, SamplingParams()])
+    assert each.output_ids[0] == plain.output_ids[0]
+    row = RowRequest(prompt="the fox", params={"temperature": 0, "max_new_tokens": 4})  # type: ignore[arg-type]
+    assert generator.generate(row) == plain
+    for wrong, message in (
+        ({"temprature": 0}, "no field 'temprature', did you mean temperature"),
+        ({"repetition_penalty": 1.2}, "no field 'repetition_penalty': expected temperature, top_k"),
+        ([{"top_q": 1}], "no field 'top_q'"), ({1: 2}, "no field 1"), ("hot", "params are SamplingParams or a mapping"),
+        ([3], "params are SamplingParams or a mapping"), ({"top_p": 7}, "top_p is a number above 0"),
+    ):  # fmt: skip
+        with pytest.raises(RequestError, match=message):
+            generator.generate("the fox", wrong)  # type: ignore[arg-type]
+    assert free(generator) == 4
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_are_no_token_ids(generator: Generator, kind: type) -> None:
+    for x in (kind(b"the fox"), ["fine", kind(b"the fox")], kind(b"")):
+        with pytest.raises(RequestError, match="not bytes"):
+            generator.generate(x)
+    with pytest.raises(RequestError, match="not bytes"):
+        RowRequest(token_ids=kind(b"ab"))
+    with pytest.raises(RequestError, match="not bytes"):
+        SamplingParams(stop_token_ids=kind(b"ab"))
+
+
+def test_a_run_that_rests_has_no_finish_reason_yet(generator: Generator) -> None:
+    with generator.start(["the fox", "the fox"], [{"max_new_tokens": 1}, {"max_new_tokens": 9}]) as run:
+        assert generator.result(run).finish_reasons == [None, None]
+        run.until(lambda run: len(run.context.output_ids[1]) == 3)
+        first = generator.result(run).finish_reasons[0]
+        assert (first in ("length", "stop"), generator.result(run).finish_reasons[1]) == (True, None)
+        run.signal("cancel")
+        assert generator.result(run).finish_reasons == [first, "cancelled"]
+
+
+NEUTRAL = {
+    "repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0, "min_new_tokens": None, "max_length": 20,
+    "early_stopping": False, "bad_words_ids": None, "transformers_version": "5.0.0", "bos_token_id": 1,
+    "use_cache": True, "num_assistant_tokens": 5,
+}  # fmt: skip
+
+
+def test_what_a_checkpoint_asks_for_and_nobody_heeds_is_told_once_a_load(tmp_path: Path) -> None:
+    folder = write_chat_checkpoint(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.3, "eos_token_id": 3, **NEUTRAL}))
+    with warnings.catch_warnings(), Generator.from_pretrained(folder, strict=True):
+        warnings.simplefilter("error")
+        Generator.from_pretrained(folder).close()
+    asked = {**NEUTRAL, "repetition_penalty": 1.3, "stop_strings": ["\n"], "num_beams": 4, "made_up": {"a": 1}}
+    (folder / "generation_config.json").write_text(json.dumps(asked))
+    with pytest.warns(IgnoredSettings) as told:
+        generator = Generator.from_pretrained(folder)
+    [message] = [str(warning.message) for warning in told]
+    assert (
+        "asks for repetition_penalty 1.3, num_beams 4, stop_strings ['\\n'], made_up {'a': 1}, which is not" in message
+    )
+    assert told[0].filename == __file__
+    with warnings.catch_warnings(), generator:
+        warnings.simplefilter("error")
+        generator.generate("the fox", {"max_new_tokens": 2})
+    with pytest.raises(CheckpointError, match=r"repetition_penalty 1\.3.* not honoured: take it out"):
+        Generator.from_pretrained(folder, strict=True)
 
 
 def test_the_output_ends_where_the_capacity_ends(generator: Generator) -> None:
@@ -348,7 +427,7 @@ def test_without_a_template_a_prompt_is_continued_and_messages_are_refused(tmp_p
         run = generator.start("the fox", GREEDY)
         run.step()
         assert generator.tokenizer.decode(run.context.prompt_ids[0]) == "the fox"
-        with pytest.raises(PhaseError, match="has no chat template: give a prompt"):
+        with pytest.raises(RequestError, match="has no chat template: give a prompt"):
             generator.generate([{"role": "user", "content": "hi"}])
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from chat_checkpoint import write_chat_checkpoint
 from checkpoints import write_checkpoint
 
 from phases import CapacityError, CheckpointError, Generator, RequestError, RowRequest
+from phases.errors import IgnoredSettings
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +110,10 @@ FILES: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 def use(folder: Path) -> None:
     """Load the checkpoint, and make ids of a prompt and text of ids."""
-    with Generator.from_pretrained(folder, max_batch=1, self_check=False) as generator:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IgnoredSettings)
+        loaded = Generator.from_pretrained(folder, max_batch=1, self_check=False)
+    with loaded as generator:
         generator.start("hi").close()
         ids = generator.tokenizer.encode(RowRequest(prompt="Hello, the quick fox!"))
         generator.tokenizer.decode(ids)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,20 @@ def test_run_streams_and_json_says_the_same(phasewalk: Command, chat_folder: Pat
     messages = Path("chat.json")
     messages.write_text(json.dumps([{"role": "user", "content": "the fox"}]))
     assert phasewalk("run", "--messages", str(messages), *options) == plain
+
+
+def test_what_a_checkpoint_asks_for_and_nobody_heeds_is_told_in_a_line(
+    phasewalk: Command, chat_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(chat_folder, tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.3}')
+    options = ("run", "the fox", "--model", str(folder), *NUMPY, *SHORT)
+    answer = phasewalk(*options)
+    [line] = answer.err.splitlines()
+    assert (answer.code, "asks for repetition_penalty 1.3, which is not honoured" in line) == (0, True)
+    refused = phasewalk(*options, "--strict")
+    assert (refused.code, refused.out) == (1, "")
+    assert "repetition_penalty 1.3, which is not honoured: take it out" in refused.err
 
 
 def test_a_seed_repeats_the_text(phasewalk: Command, chat_folder: Path) -> None:

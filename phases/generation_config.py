@@ -1,0 +1,52 @@
+"""What a checkpoint's generation_config.json asks for: what is honoured, and the names of what is not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from phases.errors import RequestError
+from phases.request import SamplingParams
+
+_HONOURED = ("temperature", "top_k", "top_p", "min_p", "max_new_tokens", "do_sample", "eos_token_id")
+_CHANGE_NOTHING = (  # what the library that wrote the file notes for itself, or what has no say in which tokens come
+    "transformers_version", "bos_token_id", "pad_token_id", "decoder_start_token_id", "use_cache",
+    "cache_implementation", "cache_config", "return_legacy_cache", "return_dict_in_generate", "output_attentions",
+    "output_hidden_states", "output_scores", "output_logits", "low_memory", "compile_config",
+    "disable_compile", "prefill_chunk_size", "_name_or_path", "_commit_hash", "generation_kwargs",
+)  # fmt: skip
+_OFF: Mapping[str, Any] = {  # by the documentation of transformers' GenerationConfig
+    "repetition_penalty": 1, "encoder_repetition_penalty": 1, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1,
+    "diversity_penalty": 0, "length_penalty": 1, "early_stopping": False, "min_length": 0, "min_new_tokens": 0,
+    "max_length": 20, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "guidance_scale": 1, "penalty_alpha": 0,
+    "renormalize_logits": False, "remove_invalid_values": False, "token_healing": False, "is_assistant": False,
+    "suppress_tokens": [], "begin_suppress_tokens": [], "bad_words_ids": [], "stop_strings": [], "dola_layers": [],
+    "sequence_bias": {},
+}  # fmt: skip
+_FOR_AN_ASSISTANT = ("num_assistant_", "assistant_", "target_lookbehind", "prompt_lookup_")  # speculates, same tokens
+
+
+def params_of(config: Mapping[str, Any]) -> SamplingParams:
+    """Give what it says of how tokens are drawn; `do_sample: false` means greedy. Raises RequestError."""
+    known: dict[str, Any] = {
+        name: config.get(name) for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")
+    }
+    if config.get("do_sample") is False:
+        known["temperature"] = 0
+    stop = config.get("eos_token_id")
+    if stop is not None and not isinstance(stop, int | list):
+        raise RequestError(f"eos_token_id is a token id or a list of them, not {stop!r:.200}")
+    stops = (stop,) if isinstance(stop, int) else None if stop is None else tuple(stop)
+    return SamplingParams(**known, stop_token_ids=stops)
+
+
+def not_honoured(config: Mapping[str, Any]) -> list[str]:
+    """Give each setting, in words, that would change which tokens come, or may, and that nobody here heeds."""
+    return [
+        f"{name} {value!r:.80}"
+        for name, value in config.items()
+        if value is not None
+        and name not in _HONOURED
+        and name not in _CHANGE_NOTHING
+        and not name.startswith(_FOR_AN_ASSISTANT)
+        and not (name in _OFF and value == _OFF[name])
+    ]
