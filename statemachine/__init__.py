@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from statemachine.definition.choice import Choice
 from statemachine.definition.guard import Guard, guard
 from statemachine.definition.machine import Machine
 from statemachine.definition.migration import Migration
@@ -49,6 +50,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Choice",
     "Divergence",
     "Edit",
     "End",

@@ -16,6 +16,7 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
 
     from statemachine import InvalidMachine
     from statemachine.definition.table import name_of
+    from statemachine.definition.variable import row_count
 
     try:
         found = find_machine(machine)
@@ -34,7 +35,7 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
             shown("\n".join(name_of(way.target) for way in ways) or "(end)"),
             shown("\n".join(way.condition or "always" for way in ways)),
             str(len(atoms)),
-            str(2 ** len(atoms)) if ways else "",
+            str(row_count(atom.values for atom in atoms)) if ways else "",
         )
     console = stdout()
     console.print(table)

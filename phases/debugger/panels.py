@@ -58,7 +58,7 @@ class GuardsPanel(Panel):
     def draw(self, view: View, width: int, height: int) -> Content:
         made: list[list[Part]] = []
         for guard in view.guards:
-            mark, style = TRUTHS[guard.truth]
+            mark, style = (guard.truth, STRONG) if isinstance(guard.truth, str) else TRUTHS[guard.truth]
             made.append([(f"{mark} ", style), (guard.name, STRONG)])
             if guard.meaning and height >= 8:
                 made.append([(fitted(f"        {guard.meaning}", width), DIM)])

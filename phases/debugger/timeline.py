@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from statemachine import Run, Step
+from statemachine.definition.variable import in_words
 
 Words = Callable[[Step], str]  # what came of a step; "" if there is nothing to say
 
@@ -24,7 +25,7 @@ class Moment:
 
     @classmethod
     def of(cls, step: Step, words: Words) -> "Moment":
-        guards = " ".join(name if truth else f"~{name}" for name, truth in step.guards.items())
+        guards = in_words(step.guards)
         return cls(step.number, step.phase, step.target, step.elapsed_ns, words(step), guards)
 
 

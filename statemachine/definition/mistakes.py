@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from statemachine.definition.choice import Choice
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, Wait
 from statemachine.definition.table import Edit, Signal, Transition
@@ -14,7 +15,7 @@ _REMEDIES = {
     Signal: "write Signal(name, to=phase)",
     Edit: "make an object of a subclass of Edit",
     Phase: "make an object of a subclass of Phase",
-    Guard: "make a guard of a function with @guard, or Guard(name, function)",
+    Guard: "make a guard of a function with @guard, or Guard(name, function), or of a choice with is_(value)",
 }
 
 
@@ -74,6 +75,8 @@ def _words(found: Any) -> str:
         return f"the class {found.__name__}"
     if inspect.isroutine(found):
         return f"the function {found.__name__}"
+    if isinstance(found, Choice):
+        return f"the choice {found.name}"
     return repr(found.name if isinstance(found, Phase) else found)
 
 

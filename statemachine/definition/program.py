@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from statemachine.definition.check import atoms_of, enabled, rows_of
+from statemachine.definition.check import atoms_of, enabled
 from statemachine.definition.guard import Guard
 from statemachine.definition.library import LibraryMachine, LibraryTransition
 from statemachine.definition.phase import Phase, Wait, enters_none
 from statemachine.definition.table import ADVANCE, Transition
+from statemachine.definition.variable import Variable, row_count, rows_of
 from statemachine.errors import GuardError
 
 Context = TypeVar("Context")
@@ -16,8 +17,8 @@ Select = Callable[[Context], int]
 
 
 class Arc(NamedTuple):
-    """What a step decided: the phase that ran, the one to run next (indices), the transition's number and the
-    values of the phase's guards, guard i in bit i."""
+    """What a step decided: the phase that ran, the one to run next (indices), the transition's number and the row of
+    the phase's truth table: of guards alone, the value of guard i is bit i."""
 
     source: int
     target: int
@@ -38,12 +39,12 @@ class Row(NamedTuple, Generic[Context]):
 
 @dataclass(frozen=True, slots=True)
 class Program(Generic[Context]):
-    """A machine ready to run: one row a phase, and the guards whose values an arc's bits give."""
+    """A machine ready to run: one row a phase, and the variables whose values an arc's `guards` number."""
 
     rows: tuple[Row[Context], ...]
     phases: tuple[Phase[Context, Any], ...]
     names: tuple[str, ...]  # of the phases, which would be asked for at every step
-    atoms: tuple[tuple[Guard[Context], ...], ...]
+    atoms: tuple[tuple[Variable[Context], ...], ...]
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
@@ -51,7 +52,7 @@ class Program(Generic[Context]):
 
 
 def compile_program(machine: LibraryMachine) -> Program[Any]:
-    """The fast interpreter: guards to bits, bits to an arc, by two look-ups."""
+    """The fast interpreter: guards to a row's number, that to an arc, by two look-ups."""
     return _program(machine, _compiled_choice)
 
 
@@ -70,8 +71,8 @@ def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any
         table = [Transition(way.source, str(way.dest), way.guard) for way in leaving]
         atoms.append(atoms_of(table))
         arcs = []
-        for bits, values in enumerate(rows_of(atoms[-1])):
-            arcs += [Arc(source, index[str(leaving[n].dest)], leaving[n].number, bits) for n in enabled(table, values)]
+        for row, values in enumerate(rows_of(atoms[-1])):
+            arcs += [Arc(source, index[str(leaving[n].dest)], leaving[n].number, row) for n in enabled(table, values)]
         select, table_of_arcs = choose(machine, phase, atoms[-1], tuple(arcs))
         rests = phase.final or isinstance(phase, Wait)
         rows.append(Row(phase.run, phase.apply, select, table_of_arcs, rests, enters_none(phase)))
@@ -79,13 +80,15 @@ def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any
 
 
 def _compiled_choice(
-    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Guard[Any]], arcs: tuple[Arc, ...]
+    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Variable[Any]], arcs: tuple[Arc, ...]
 ) -> tuple[Select[Any] | None, tuple[Arc, ...]]:
-    return bits_of(atoms) if atoms else None, arcs
+    return row_of(atoms) if atoms else None, arcs
 
 
-def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
-    """A function that evaluates all guards on a context: guard i in bit i."""
+def row_of(atoms: Sequence[Variable[Any]]) -> Select[Any]:
+    """A function that evaluates all variables on a context, and gives the number of the row: of guards, i in bit i."""
+    if not all(isinstance(atom, Guard) for atom in atoms):
+        return _row_of_any(atoms)
     if len(atoms) == 1:
         (name, predicate) = atoms[0].name, atoms[0].predicate
 
@@ -119,6 +122,21 @@ def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
     return several
 
 
+def _row_of_any(atoms: Sequence[Variable[Any]]) -> Select[Any]:
+    if len(atoms) == 1:
+        return atoms[0].place
+    places = [atom.place for atom in atoms]
+    weighed = tuple((row_count(atom.values for atom in atoms[:n]), place) for n, place in enumerate(places))
+
+    def several(context: Any) -> int:
+        row = 0
+        for weight, place in weighed:
+            row += weight * place(context)
+        return row
+
+    return several
+
+
 class _Cursor:
     """The model that the library moves: it stands at a phase, so that the context need not."""
 
@@ -127,18 +145,17 @@ class _Cursor:
 
 
 def _library_choice(
-    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Guard[Any]], arcs: tuple[Arc, ...]
+    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Variable[Any]], arcs: tuple[Arc, ...]
 ) -> tuple[Select[Any] | None, Mapping[int, Arc]]:
     if phase.final:
         return None, {}
-    width = len(atoms)
-    bits = bits_of(atoms)
+    width, row = row_count(atom.values for atom in atoms), row_of(atoms)
     numbers = {(machine.states[name].name): number for number, name in enumerate(machine.states)}
 
     def select(context: Any) -> int:
         cursor = _Cursor()
         cursor.state = phase.name
         machine.events[ADVANCE].trigger(cursor, context)
-        return numbers[cursor.state] << width | bits(context)
+        return numbers[cursor.state] * width + row(context)
 
-    return select, {arc.target << width | arc.guards: arc for arc in arcs}
+    return select, {arc.target * width + arc.guards: arc for arc in arcs}

@@ -10,6 +10,7 @@ from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, Status, Wait
 from statemachine.definition.program import Arc
 from statemachine.definition.table import name_of
+from statemachine.definition.variable import Value
 from statemachine.errors import IllegalMove
 from statemachine.execution import host_state
 from statemachine.execution.lifecycle import Lifecycle
@@ -74,9 +75,9 @@ class Run(Lifecycle[Context]):
         return self.timeline.count
 
     @property
-    def guards(self) -> dict[str, bool]:
-        """The present values of the guards of the phase the run rests at."""
-        return {atom.name: atom(self.context) for atom in self._program.atoms[self._cursor.index]}
+    def guards(self) -> dict[str, Value]:
+        """The present values of the guards and choices of the phase the run rests at."""
+        return {atom.name: atom.value(self.context) for atom in self._program.atoms[self._cursor.index]}
 
     def steps(self, first: int = 0, *, future: bool = False) -> Iterator[Step]:
         """The steps taken so far, from number `first` on; with `future`, also those that `goto` went back from."""

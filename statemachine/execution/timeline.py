@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import Phase, Status
 from statemachine.definition.program import Arc, Program
+from statemachine.definition.variable import Value, values_at
 
 Context = TypeVar("Context")
 
@@ -23,7 +24,7 @@ class Step:
     number: int
     phase: str
     target: str
-    guards: Mapping[str, bool]
+    guards: Mapping[str, Value]  # of guards and choices
     outcome: Any
     elapsed_ns: int = field(compare=False)
 
@@ -85,8 +86,7 @@ class Timeline(Generic[Context]):
         """The step of this number."""
         place = number - self.first
         arc, names = self.arcs[place], self.program.names
-        atoms = self.program.atoms[arc.source]
-        guards = {atom.name: bool(arc.guards >> bit & 1) for bit, atom in enumerate(atoms)}
+        guards = values_at(arc.guards, ((atom.name, atom.values) for atom in self.program.atoms[arc.source]))
         return Step(number, names[arc.source], names[arc.target], guards, self.outcomes[place], self.elapsed[place])
 
     def columns(self, first: int, last: int) -> tuple[Sequence[Arc], Sequence[Any], Sequence[int]]:

@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from statemachine.definition.choice import Choice
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import Wait
 from statemachine.definition.table import name_of
@@ -58,6 +59,11 @@ def machine_record(machine: Machine[Any]) -> MachineRecord:
             phase.name: tuple(atom.name for atom in atoms)
             for phase, atoms in zip(program.phases, program.atoms, strict=True)
             if atoms
+        },
+        choices={
+            phase.name: choices
+            for phase, atoms in zip(program.phases, program.atoms, strict=True)
+            if (choices := {atom.name: atom.values for atom in atoms if isinstance(atom, Choice)})
         },
         signals={s.name: (name_of(s.to), tuple(map(name_of, s.sources))) for s in machine.signals},
         edits=tuple(edit.name for edit in machine.edits),

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from statemachine.definition.variable import Value
+
 SCHEMA = 2
 READABLE = (1, 2)  # 1 had no checksums and no origin
 
@@ -44,9 +46,15 @@ class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ends: tuple[Name, ...]
     waits: tuple[Name, ...] = ()
     transitions: tuple[TransitionRecord, ...]
-    guards: dict[Name, tuple[Name, ...]]  # by phase, in the order of the bits of a step's `g`
+    guards: dict[Name, tuple[Name, ...]]  # by phase, in the order in which a step's `g` counts their values
+    choices: dict[Name, dict[Name, tuple[Name, ...]]] = {}  # by phase and name: the values of those that are choices
     signals: dict[Name, tuple[Name, tuple[Name, ...]]] = {}  # by name: the target, and the sources (none: any phase)
     edits: tuple[Name, ...] = ()
+
+    def variables(self, phase: str) -> list[tuple[str, tuple[Value, ...]]]:
+        """The names and values of a phase's guards and choices."""
+        choices = self.choices.get(phase, {})
+        return [(name, choices.get(name, (False, True))) for name in self.guards.get(phase, ())]
 
 
 class Header(Record, tag="header"):
@@ -74,7 +82,7 @@ class Header(Record, tag="header"):
 
 
 class StepRecord(Record, tag="s"):
-    """One step: number, phase, number of the transition, guard bits, outcome, digest; and ns."""
+    """One step: number, phase, number of the transition, row of the truth table, outcome, digest; and ns."""
 
     n: Count
     p: Name

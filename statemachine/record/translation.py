@@ -123,6 +123,10 @@ class Translation:
                 self.phase(name): tuple(_renamed(guard, guards) for guard in names)
                 for name, names in machine.guards.items()
             },
+            choices={
+                self.phase(name): {_renamed(choice, guards): values for choice, values in choices.items()}
+                for name, choices in machine.choices.items()
+            },
             signals={
                 self.signal(name): (self.phase(target), all_phases(sources))
                 for name, (target, sources) in machine.signals.items()

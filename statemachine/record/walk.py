@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from statemachine.definition.phase import Status, Wait
+from statemachine.definition.variable import values_at
 from statemachine.errors import IllegalMove, JournalError, PhaseError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
@@ -208,8 +209,7 @@ class Walk:
             return self._diverged(record.n, record.p, "outcome", record.o, outcome)
         if divergence := self._digest(record):
             return divergence
-        names = self._words.machine.guards.get(record.p, ())
-        recorded = {name: bool(record.g >> bit & 1) for bit, name in enumerate(names)}
+        recorded = values_at(record.g, self._words.machine.variables(record.p))
         both = [name for name in recorded if name in taken.guards]
         old, new = ({name: values[name] for name in both} for values in (recorded, dict(taken.guards)))
         if old != new:

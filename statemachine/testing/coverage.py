@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from statemachine.definition.check import atoms_of, rows_of
 from statemachine.definition.machine import Machine
-from statemachine.definition.table import name_of
+from statemachine.definition.variable import in_words, rows_of, values_at
 from statemachine.execution.run import Run
 from statemachine.record.header import step_records
 from statemachine.record.journal import Journal
@@ -23,7 +22,8 @@ class Coverage:
     transitions
         By their text, in the order of the table.
     rows
-        By phase and guard values, e.g. `("draw", "odd & ~far_enough")`. Values that exclude each other are never seen.
+        By phase and values of its guards and choices, e.g. `("draw", "odd & ~far_enough")`. Values that exclude each
+        other are never seen.
     signals
         By name.
     edits
@@ -42,21 +42,20 @@ class Coverage:
         found.transitions.update(dict.fromkeys(map(str, machine.transitions), 0))
         found.signals.update(dict.fromkeys((signal.name for signal in machine.signals), 0))
         found.edits.update(dict.fromkeys((edit.name for edit in machine.edits), 0))
-        for phase in machine.phases:
-            atoms = atoms_of([way for way in machine.transitions if name_of(way.source) == phase])
-            rows = len(list(rows_of(atoms))) if atoms else 0
-            found.rows.update(dict.fromkeys(((phase, _values([a.name for a in atoms], row)) for row in range(rows)), 0))
+        for phase, atoms in zip(machine.phases, machine.program().atoms, strict=True):
+            if atoms:
+                found.rows.update(dict.fromkeys(((phase, in_words(values)) for values in rows_of(atoms)), 0))
         return found
 
     def add(self, machine: Machine[Any], records: Iterable[BodyRecord]) -> None:
         """Count what a record shows."""
-        atoms = [[atom.name for atom in own] for own in machine.program().atoms]
+        atoms = [[(atom.name, atom.values) for atom in own] for own in machine.program().atoms]
         guards = dict(zip(machine.phases, atoms, strict=True))
         for record in records:
             if isinstance(record, StepRecord):
                 self.transitions[str(machine.transitions[record.e])] += 1
-                if names := guards[record.p]:
-                    self.rows[record.p, _values(names, record.g)] += 1
+                if own := guards[record.p]:
+                    self.rows[record.p, in_words(values_at(record.g, own))] += 1
             elif isinstance(record, SignalRecord):
                 self.signals[record.name] += 1
             elif isinstance(record, EditRecord):
@@ -105,7 +104,3 @@ def _records_of(run: Run[Any]) -> Iterable[BodyRecord]:
     for event in run.events:
         kind = {"signal": SignalRecord(n=event.number, name=event.name)}
         yield kind.get(event.kind) or EditRecord(n=event.number, name=event.name)
-
-
-def _values(names: list[str], bits: int) -> str:
-    return " & ".join(name if bits >> bit & 1 else f"~{name}" for bit, name in enumerate(names))

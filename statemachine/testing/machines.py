@@ -1,17 +1,22 @@
 """Hypothesis strategies for random machines over a counting context: sound ones, and tables with planted faults."""
 
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 from operator import and_, or_
 from typing import Any
 from zlib import crc32
 
 from hypothesis import strategies as st
 
+from statemachine.definition.choice import Choice
 from statemachine.definition.guard import Guard
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import End, Phase, Status
 from statemachine.definition.table import Signal, Transition
+from statemachine.definition.variable import row_count, values_at
+
+FIRST_CHOICE = 6  # the variables before it are guards
+VALUES = ("low", "middle", "high")  # of the choices
 
 
 @dataclass(slots=True)
@@ -38,9 +43,16 @@ class Idle(Phase[Counter, None]):
     """A phase without an outcome: its guards must still be evaluated afresh."""
 
 
-def hashed(number: int) -> Guard[Counter]:
-    """A guard that is true for about half of all contexts."""
-    return Guard(f"g{number}", lambda context: crc32(b"%d %d %d" % (context.salt, context.steps, number)) % 2 == 1)
+@cache
+def variable(number: int) -> Guard[Counter] | Choice[Counter]:
+    """A guard that is true for about half of all contexts, or a choice with each of its values as often."""
+    if number < FIRST_CHOICE:
+        return Guard(f"g{number}", lambda context: _hashed(context, number) % 2 == 1)
+    return Choice(f"c{number}", VALUES, lambda context: VALUES[_hashed(context, number) % len(VALUES)])
+
+
+def _hashed(context: Counter, number: int) -> int:
+    return crc32(b"%d %d %d" % (context.salt, context.steps, number))
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Plan:
     """A table before it is checked: what each phase's truth table says."""
 
     kinds: list[type[Phase[Counter, Any]]]
-    guards: list[list[int]]  # per phase, numbers of its guards
+    guards: list[list[int]]  # per phase, numbers of its guards and choices
     targets: list[list[int]]  # per phase, the target of each row of its truth table; len(kinds) is the end
     dropped: set[int] = field(default_factory=set)  # phases whose last row goes nowhere
     doubled: set[int] = field(default_factory=set)  # phases whose last row goes two ways
@@ -57,7 +69,6 @@ class Plan:
         """The machine; raises InvalidMachine when something was dropped or doubled."""
         phases: list[Phase[Counter, Any]] = [kind(f"p{number}") for number, kind in enumerate(self.kinds)]
         phases.append(End("end"))
-        atoms = {number: hashed(number) for numbers in self.guards for number in numbers}
         table = []
         for source, (numbers, targets) in enumerate(zip(self.guards, self.targets, strict=True)):
             rows: dict[int, list[int]] = {}
@@ -69,14 +80,21 @@ class Plan:
             for target, which in rows.items():
                 when = None
                 if numbers:
-                    when = reduce(or_, (_minterm([atoms[n] for n in numbers], row) for row in which))
+                    when = reduce(or_, (_minterm([*map(variable, numbers)], row) for row in which))
                 table.append(Transition(phases[source], phases[target], when))
         cancelled: End[Counter] = End("cancelled", status=Status.CANCELLED)
         return Machine("random", start=phases[0], transitions=table, signals=[Signal("cancel", to=cancelled)])
 
 
-def _minterm(atoms: list[Guard[Counter]], row: int) -> Guard[Counter]:
-    return reduce(and_, (atom if row >> bit & 1 else ~atom for bit, atom in enumerate(atoms)))
+def _minterm(atoms: list[Guard[Counter] | Choice[Counter]], row: int) -> Guard[Counter]:
+    values = values_at(row, ((atom.name, atom.values) for atom in atoms))
+    return reduce(and_, (_is(atom, values[atom.name]) for atom in atoms))
+
+
+def _is(atom: Guard[Counter] | Choice[Counter], value: object) -> Guard[Counter]:
+    if isinstance(atom, Choice):
+        return atom.is_(value)
+    return atom if value else ~atom
 
 
 @st.composite
@@ -87,11 +105,11 @@ def plans(draw: st.DrawFn, *, sabotage: bool = False) -> Plan:
         st.lists(st.sampled_from([Work, Work, Idle]), min_size=count, max_size=count)
     )
     least = 1 if sabotage else 0
-    guards = [draw(st.lists(st.integers(0, 5), min_size=least, max_size=3, unique=True)) for _ in range(count)]
-    targets = [
-        [number + 1, *draw(st.lists(st.integers(0, count), min_size=2 ** len(own) - 1, max_size=2 ** len(own) - 1))]
-        for number, own in enumerate(guards)
-    ]
+    guards = [draw(st.lists(st.integers(0, 7), min_size=least, max_size=3, unique=True)) for _ in range(count)]
+    targets = []
+    for number, own in enumerate(guards):
+        others = row_count(variable(n).values for n in own) - 1
+        targets.append([number + 1, *draw(st.lists(st.integers(0, count), min_size=others, max_size=others))])
     if not sabotage:
         return Plan(kinds, guards, targets)
     wrong = draw(st.sets(st.integers(0, count - 1), min_size=1))
@@ -100,5 +118,5 @@ def plans(draw: st.DrawFn, *, sabotage: bool = False) -> Plan:
 
 
 def machines() -> st.SearchStrategy[Machine[Counter]]:
-    """Sound machines of up to six phases over a `Counter`, with up to three guards a phase and a signal "cancel"."""
+    """Sound machines of up to six phases over a `Counter`, with up to three guards and choices each, and a signal."""
     return plans().map(Plan.build)

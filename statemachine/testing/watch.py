@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
 
-from statemachine.definition.guard import Guard
 from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import Phase
 from statemachine.definition.program import Program, Row
 from statemachine.definition.table import Edit
+from statemachine.definition.variable import Value, Variable
 from statemachine.errors import GuardError, JournalError
 from statemachine.execution import host_state
 from statemachine.record.exact import plain, typed
@@ -152,7 +152,7 @@ class Watch(Generic[Context]):
         self.check_buffers(context, f"apply() of {kind} {owner.name!r}")
 
     def _watched_select(
-        self, phase: Phase[Context, Any], row: Row[Context], other: Row[Context], atoms: tuple[Guard[Context], ...]
+        self, phase: Phase[Context, Any], row: Row[Context], other: Row[Context], atoms: tuple[Variable[Context], ...]
     ) -> Callable[[Context], int]:
         assert row.select is not None
         assert other.select is not None
@@ -162,7 +162,7 @@ class Watch(Generic[Context]):
             for atom in atoms:
                 before = self.state(context)
                 first, second = self._value(atom, context), self._value(atom, context)
-                if first is not second:
+                if first != second:
                     self.breach(
                         f"guard {atom.name!r} gave {first}, then {second} for the same context: a guard must be pure"
                     )
@@ -179,9 +179,9 @@ class Watch(Generic[Context]):
 
         return select
 
-    def _value(self, atom: Guard[Context], context: Context) -> bool:
+    def _value(self, atom: Variable[Context], context: Context) -> Value:
         try:
-            return atom(context)
+            return atom.value(context)
         except GuardError as error:
             if error.__cause__ is None:
                 self.breach(str(error))

@@ -1,0 +1,24 @@
+"""The debugger shows what a choice is, and stops at its values."""
+
+import pytest
+from dispatch import ready
+
+from phases.debugger import machine_commands
+from phases.debugger.errors import DebuggerError
+from phases.debugger.session import Session
+
+
+def test_a_choice_is_shown_and_stopped_at() -> None:
+    session = Session(ready(keep=True))
+    assert machine_commands.guards(session, "") == ["route: reply", "paid: False"]
+    machine_commands.break_(session, "guard route = search")
+    session.run_on()
+    assert (session.run.step_count, session.run.phase.name) == (3, "search")
+    assert machine_commands.guards(session, "")[-1] == "last step: plan -> search  route = search & ~paid"
+    session.run_on()
+    assert session.run.step_count == 7
+    expected = (
+        r"expected a guard, not 'route'; guards: paid, route = reply, route = search, route = stop, route = tools"
+    )
+    with pytest.raises(DebuggerError, match=expected):
+        session.break_at("guard", "route")
