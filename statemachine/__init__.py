@@ -8,6 +8,7 @@ from statemachine.definition.guard import Guard, guard
 from statemachine.definition.machine import Machine
 from statemachine.definition.migration import Migration
 from statemachine.definition.phase import End, Phase, Status, Wait
+from statemachine.definition.raised import Raised
 from statemachine.definition.table import Edit, Signal, Transition
 from statemachine.errors import (
     Finding,
@@ -68,6 +69,7 @@ __all__ = [
     "OutcomeError",
     "Phase",
     "PhaseError",
+    "Raised",
     "Resources",
     "Run",
     "Signal",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from phases.check_stop import CheckStop
+from phases.printable import printable
 from phases.tokenize import Tokenize
 from statemachine.definition.variable import in_words
 
@@ -31,6 +32,8 @@ class PassingPhases:
         )
 
     def _found(self, step: "Step") -> str:
+        if step.raised:
+            return printable(str(step.raised))
         phase = self._phases[step.phase]
         if isinstance(phase, Tokenize):
             return f"{sum(len(ids) for ids in step.outcome)} prompt tokens"

@@ -8,6 +8,7 @@ from typing import Any
 
 from statemachine import Run, Step
 from statemachine.definition.variable import in_words
+from statemachine.record.exact import shown
 
 Words = Callable[[Step], str]  # what came of a step; "" if there is nothing to say
 
@@ -26,7 +27,8 @@ class Moment:
     @classmethod
     def of(cls, step: Step, words: Words) -> "Moment":
         guards = in_words(step.guards)
-        return cls(step.number, step.phase, step.target, step.elapsed_ns, words(step), guards)
+        found = shown(str(step.raised)) if step.raised else words(step)
+        return cls(step.number, step.phase, step.target, step.elapsed_ns, found, guards)
 
 
 def moments(run: Run[Any], first: int, last: int, words: Words) -> Iterator[Moment]:

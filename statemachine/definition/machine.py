@@ -110,7 +110,7 @@ class Machine(Generic[Context]):
         table: list[Transition[Context]] = []
         for transition in self.transitions:
             if (name_of(transition.source), name_of(transition.target)) == (source, target):
-                table.append(Transition(transition.source, phase, transition.when))
+                table.append(replace(transition, target=phase))
             else:
                 table.append(transition)
         if table == list(self.transitions):

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from statemachine.definition.raised import LONGEST
+from statemachine.definition.table import arrow
 from statemachine.definition.variable import Value
 
 SCHEMA = 2
@@ -26,14 +28,15 @@ class Record(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=
 
 
 class TransitionRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A row of the table: source, target, and the guard's name ("": it has none)."""
+    """A row of the table: source, target, the guard's name ("": it has none), and the exceptions that it is for."""
 
     source: Name
     target: Name
     when: Annotated[str, Meta(max_length=100_000)] = ""
+    raises: tuple[Name, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.target}" + (f" when {self.when}" if self.when else "")
+        return arrow(self.source, self.target, self.raises, self.when)
 
 
 class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,14 +84,23 @@ class Header(Record, tag="header"):
     opaque: tuple[Name, ...] = ()
 
 
+class RaisedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a phase raised: the class that the table lists, the exception's own, and what it said."""
+
+    way: Name
+    exception: Name
+    message: Annotated[str, Meta(max_length=LONGEST)] = ""
+
+
 class StepRecord(Record, tag="s"):
-    """One step: number, phase, number of the transition, row of the truth table, outcome, digest; and ns."""
+    """One step: number, phase, transition's number, row of the truth table, outcome or what was raised, digest; ns."""
 
     n: Count
     p: Name
     e: Count
     g: Annotated[int, Meta(ge=0, lt=2**16)] = 0
     o: Any = None
+    x: RaisedRecord | None = None
     d: Any = None
     t: Nanoseconds = 0
 

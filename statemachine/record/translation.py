@@ -116,7 +116,7 @@ class Translation:
             ends=all_phases(machine.ends),
             waits=all_phases(machine.waits),
             transitions=tuple(
-                TransitionRecord(self.phase(way.source), self.phase(way.target), way.when)
+                TransitionRecord(self.phase(way.source), self.phase(way.target), way.when, way.raises)
                 for way in machine.transitions
             ),
             guards={

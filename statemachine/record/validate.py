@@ -32,10 +32,11 @@ def complaint_of_header(header: Header) -> str | None:
     if unknown := sorted(named - phases):
         return f"its table names {shown(unknown)}, which are none of its phases"
     guards = {name for names in machine.guards.values() for name in names}
+    errors = {name for way in machine.transitions for name in way.raises}
     ways = {way.when for way in machine.transitions}
     values = {value for choices in machine.choices.values() for own in choices.values() for value in own}
     names = {machine.name, machine.fingerprint, header.run, *machine.signals, *machine.edits}
-    names |= phases | guards | values | ways
+    names |= phases | guards | values | ways | errors
     if odd := sorted(name for name in names if not name.isprintable()):
         return f"the name {shown(odd[0])!r} holds control characters"
     for phase in machine.guards.keys() | machine.choices.keys():
@@ -111,8 +112,15 @@ class Validator:
             return f"names phase {shown(record.p)!r}, which the header does not"
         if record.e >= len(machine.transitions):
             return f"names transition {record.e}, but the header has {len(machine.transitions)}"
-        if machine.transitions[record.e].source != record.p:
-            return f"takes transition [{shown(str(machine.transitions[record.e]))}] from phase {shown(record.p)!r}"
+        way = machine.transitions[record.e]
+        if way.source != record.p:
+            return f"takes transition [{shown(str(way))}] from phase {shown(record.p)!r}"
+        if way.raises and record.x is None:
+            return f"takes transition [{shown(str(way))}], but nothing was raised"
+        if record.x is not None and record.x.way not in way.raises:
+            return f"takes transition [{shown(str(way))}], which is not for {shown(record.x.way)}"
+        if record.x is not None and record.o is not None:
+            return f"has an outcome, and says that {shown(record.x.exception)} was raised"
         if record.g >= (cases := row_count(values for _, values in machine.variables(record.p))):
             return f"has case {record.g} of the guards of phase {shown(record.p)!r}, which have {cases}"
         return None

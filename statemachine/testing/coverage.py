@@ -21,6 +21,8 @@ class Coverage:
     ----------
     transitions
         By their text, in the order of the table.
+    errors
+        By phase and class of exceptions that it has a way for, e.g. `("charge", "GatewayDown")`.
     rows
         By phase and values of its guards and choices, e.g. `("draw", "odd & ~far_enough")`. Values that exclude each
         other are never seen.
@@ -31,6 +33,7 @@ class Coverage:
     """
 
     transitions: Counter[str] = field(default_factory=Counter)
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     signals: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
@@ -42,7 +45,9 @@ class Coverage:
         found.transitions.update(dict.fromkeys(map(str, machine.transitions), 0))
         found.signals.update(dict.fromkeys((signal.name for signal in machine.signals), 0))
         found.edits.update(dict.fromkeys((edit.name for edit in machine.edits), 0))
-        for phase, atoms in zip(machine.phases, machine.program().atoms, strict=True):
+        program = machine.program()
+        for phase, atoms, ways in zip(machine.phases, program.atoms, program.ways, strict=True):
+            found.errors.update(dict.fromkeys(((phase, name) for name in ways), 0))
             if atoms:
                 found.rows.update(dict.fromkeys(((phase, in_words(values)) for values in rows_of(atoms)), 0))
         return found
@@ -54,6 +59,8 @@ class Coverage:
         for record in records:
             if isinstance(record, StepRecord):
                 self.transitions[str(machine.transitions[record.e])] += 1
+                if record.x:
+                    self.errors[record.p, record.x.way] += 1
                 if own := guards[record.p]:
                     self.rows[record.p, in_words(values_at(record.g, own))] += 1
             elif isinstance(record, SignalRecord):
@@ -66,6 +73,7 @@ class Coverage:
         """What was never seen, by kind."""
         found = {
             "transitions": [name for name, count in self.transitions.items() if not count],
+            "errors": [f"{phase}: {name}" for (phase, name), count in self.errors.items() if not count],
             "rows": [f"{phase}: {values}" for (phase, values), count in self.rows.items() if not count],
             "signals": [name for name, count in self.signals.items() if not count],
             "edits": [name for name, count in self.edits.items() if not count],
@@ -74,7 +82,7 @@ class Coverage:
 
     def __str__(self) -> str:
         lines = []
-        for kind in ("transitions", "rows", "signals", "edits"):
+        for kind in ("transitions", "errors", "rows", "signals", "edits"):
             counts: Counter[Any] = getattr(self, kind)
             if counts:
                 lines.append(f"{kind}: {sum(map(bool, counts.values()))} of {len(counts)} seen")

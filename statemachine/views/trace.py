@@ -110,6 +110,7 @@ def events(journal: Journal, details: Details) -> Iterator[Event]:
                 "transition": str(chart.arrows[record.e]),
                 "guards": values_at(record.g, header.machine.variables(record.p)),
                 "outcome": _shortened(record.o),
+                "raised": f"{record.x.exception}: {record.x.message}"[:LONGEST] if record.x else None,
             }
             yield _slice(MACHINE, record, now, {name: value for name, value in said.items() if value not in ({}, None)})
             for track, words in extra.tracks.items():

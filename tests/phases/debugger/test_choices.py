@@ -1,5 +1,6 @@
-"""The debugger shows what a choice is, and stops at its values."""
+"""The debugger shows choices and what was raised, and stops at the values of a choice."""
 
+import charging
 import pytest
 from dispatch import ready
 
@@ -22,3 +23,12 @@ def test_a_choice_is_shown_and_stopped_at() -> None:
     )
     with pytest.raises(DebuggerError, match=expected):
         session.break_at("guard", "route")
+
+
+def test_what_was_raised_is_shown() -> None:
+    session = Session(charging.ready("GatewayDown", ""))
+    session.run_on()
+    assert machine_commands.timeline(session, "")[0].startswith(
+        "     0 charge -> back_off  tries_left  GatewayDown: attempt 0  "
+    )
+    assert any("on GatewayDown when tries_left" in line for line in machine_commands.machine(session, ""))
