@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from phases.check_stop import CheckStop
-from phases.printable import printable
+from phases.printable import one_line
 from phases.tokenize import Tokenize
 from statemachine.definition.variable import in_words
 
@@ -33,7 +33,7 @@ class PassingPhases:
 
     def _found(self, step: "Step") -> str:
         if step.raised:
-            return printable(str(step.raised))
+            return one_line(step.raised)
         phase = self._phases[step.phase]
         if isinstance(phase, Tokenize):
             return f"{sum(len(ids) for ids in step.outcome)} prompt tokens"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from phases.printable import one_line
 from statemachine import Run, Step
 from statemachine.definition.variable import in_words
-from statemachine.record.exact import shown
 
 Words = Callable[[Step], str]  # what came of a step; "" if there is nothing to say
 
@@ -27,7 +27,7 @@ class Moment:
     @classmethod
     def of(cls, step: Step, words: Words) -> "Moment":
         guards = in_words(step.guards)
-        found = shown(str(step.raised)) if step.raised else words(step)
+        found = one_line(step.raised) if step.raised else words(step)
         return cls(step.number, step.phase, step.target, step.elapsed_ns, found, guards)
 
 

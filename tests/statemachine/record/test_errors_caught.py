@@ -8,12 +8,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 from charging import TABLE, Charge, GatewayDown, Line, Purchase, charge, machine, ready, record
 from forging import forged, with_step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rule_checks import caught, hold
+from statemachine_recorded import lines
 
 from statemachine import (
     End,
@@ -21,6 +23,7 @@ from statemachine import (
     JournalError,
     JournalWriter,
     Machine,
+    Migration,
     Phase,
     PhaseError,
     Raised,
@@ -123,6 +126,44 @@ def test_a_machine_without_the_way_diverges_where_it_was_taken(recorded: Path) -
         assert (divergence.step, divergence.field) == (0, "error")
         assert divergence.replayed == "no way on GatewayDown; there are: CardRefused, KeyError"
         assert "transition gone: charge -> back_off on GatewayDown when tries_left" in divergence.causes
+
+
+def test_a_renamed_exception_is_migrated(recorded: Path) -> None:
+    class LineDown(Exception):
+        pass
+
+    class Renamed(Charge):
+        def run(self, context: Purchase) -> int:
+            try:
+                return super().run(context)
+            except GatewayDown as error:
+                raise LineDown(str(error)) from error
+
+    renamed = Renamed("charge")
+    table = [
+        Transition(renamed, way.target, way.when, LineDown if way.raises is GatewayDown else way.raises)
+        for way in TABLE[:4]
+    ]
+    newer = Machine("purchase", renamed, [*table, Transition(TABLE[4].source, renamed)], version=2, migrations=[
+        Migration(1, errors={"GatewayDown": "LineDown", "GatewayTimeout": "LineDown"})
+    ])  # fmt: skip
+    assert verify(Journal.open(recorded), ready(*SCRIPT, of=newer)).verified
+    assert play(Journal.open(recorded), run := ready(*SCRIPT, of=newer)) is None
+    assert next(run.steps()).raised == Raised("LineDown", "LineDown", "attempt 0")
+
+
+@pytest.mark.slow
+def test_a_journal_from_outside_is_read_or_refused(recorded: Path, tmp_path: Path) -> None:
+    def read(path: Path) -> None:
+        journal = Journal.open(path)
+        for run in (ready(*SCRIPT), ready(*SCRIPT)):
+            hostile.check_divergence(play(journal, run))
+        hostile.check_divergence(verify(journal, ready(*SCRIPT)).divergence)
+        assert Tally.of(journal).shares()
+        write_trace(journal, BytesIO())
+
+    paths = hostile.files(lines(recorded), tmp_path, 600, 3)
+    assert 50 < hostile.refusals(read, paths, seconds=2) < 600
 
 
 def test_a_failure_that_has_a_way_by_now_diverges(tmp_path: Path) -> None:
