@@ -54,12 +54,11 @@ class Choice(Variable[Context]):
     def is_(self, *values: Any) -> Guard[Context]:
         """A guard: the choice has this value, or one of these; raises ValueError if one is none of its values."""
         for value in values:
-            if self._place_of(value) is None:
+            if value not in self._known:
                 raise ValueError(f"choice {self.name!r} is never {value!r}: expected {self._expected}")
         if not values:
             raise ValueError(f"choice {self.name!r} is compared with nothing: expected {self._expected}")
-        places = {self._places[value] for value in values}
-        words = [word for place, word in enumerate(self.values) if place in places]
+        words = [word for word, known in zip(self.values, self._known, strict=True) if known in values]
         return Guard.of_variables(
             f"{self.name} = {' | '.join(words)}", AND if len(words) == 1 else EITHER, (self,),
             combine=lambda value: value(self) in words,
@@ -70,20 +69,14 @@ class Choice(Variable[Context]):
             value = self.predicate(context)
         except Exception as error:
             raise GuardError(self.name, error, expected=self._expected) from error
-        place = self._place_of(value)
-        if place is None:
-            raise GuardError(self.name, value, expected=self._expected)
-        return place
+        try:
+            return self._places[value]
+        except Exception:  # it is none of them, or has no hash
+            raise GuardError(self.name, value, expected=self._expected) from None
 
     def __call__(self, context: Context) -> Any:
         """The value that it has, as it was declared."""
         return self._known[self.place(context)]
-
-    def _place_of(self, value: Any) -> int | None:
-        try:
-            return self._places.get(value)
-        except TypeError:  # it has no hash, so it equals none of them
-            return None
 
     @property
     def _expected(self) -> str:

@@ -197,6 +197,29 @@ def test_going_back_forth_and_forking_from_between() -> None:
     assert len(list(run.steps())) == 3
 
 
+@pytest.mark.parametrize("interpreter", INTERPRETERS)
+def test_two_phases_may_list_different_classes_of_one_name(interpreter: Any) -> None:
+    class Raises(Phase[list[str], None]):
+        def __init__(self, name: str, kind: type[Exception]) -> None:
+            super().__init__(name)
+            self.kind = kind
+
+        def run(self, context: list[str]) -> None:
+            raise self.kind
+
+        def apply_error(self, context: list[str], raised: Raised) -> None:
+            context.append(f"{self.name} {raised}")
+
+    first, second = (Raises(name, type("Down", (Exception,), {})) for name in ("first", "second"))
+    two = Machine("two", first, [
+        Transition(first, dropped), Transition(first, second, raises=first.kind),
+        Transition(second, dropped), Transition(second, paid, raises=second.kind),
+    ])  # fmt: skip
+    run = Run(two, [], interpreter=interpreter)
+    assert run.start() is Status.DONE
+    assert run.context == ["first Down", "second Down"]
+
+
 def test_taking_what_was_raised() -> None:
     run = ready()
     step = run.take(Raised("GatewayDown", "GatewayTimeout", "told"))
