@@ -70,7 +70,10 @@ class Phase(State, Generic[Context, Outcome]):
         super().__init__(name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower())
 
     def digest(self, context: Context) -> Any:
-        """A summary, in plain JSON values, of what `run` left in the buffers; None: there is none."""
+        """A summary, in plain JSON values, of what `run` left in the buffers; None: there is none.
+
+        It is not asked for where `run` raised.
+        """
         return None
 
     def explain(self, recorded: Any, replayed: Any) -> dict[str, Any]:

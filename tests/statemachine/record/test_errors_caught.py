@@ -219,6 +219,20 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, last: int) -> None:
     assert run.context.log[-1] == "paid 102"
 
 
+def test_a_phase_that_raised_left_nothing_to_digest(tmp_path: Path) -> None:
+    class Digested(Charge):
+        def digest(self, context: Purchase) -> list[str]:
+            return [*context.line]
+
+    digested = Digested("charge")
+    table = [Transition(digested, way.target, way.when, way.raises) for way in TABLE[:4]]
+    other = Machine("purchase", digested, [*table, Transition(TABLE[4].source, digested)])
+    run = ready(*SCRIPT, of=other, journal=JournalWriter(tmp_path / "a.jsonl"), digest_every=1)
+    run.start()
+    assert run.timeline.digests == {4: ["synced", "half", "whole"]}
+    assert verify(Journal.open(tmp_path / "a.jsonl"), ready(*SCRIPT, of=other)).verified
+
+
 RAISED = {"way": "GatewayDown", "exception": "GatewayDown", "message": "attempt 0"}
 
 
