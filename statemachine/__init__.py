@@ -3,10 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from statemachine.definition.choice import Choice
 from statemachine.definition.guard import Guard, guard
 from statemachine.definition.machine import Machine
 from statemachine.definition.migration import Migration
 from statemachine.definition.phase import End, Phase, Status, Wait
+from statemachine.definition.raised import Raised
 from statemachine.definition.table import Edit, Signal, Transition
 from statemachine.errors import (
     Finding,
@@ -49,6 +51,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Choice",
     "Divergence",
     "Edit",
     "End",
@@ -66,6 +69,7 @@ __all__ = [
     "OutcomeError",
     "Phase",
     "PhaseError",
+    "Raised",
     "Resources",
     "Run",
     "Signal",

@@ -31,9 +31,20 @@ class InvalidMachine(StateMachineError):
 
 
 class GuardError(StateMachineError):
-    """A guard that gave something other than True or False, or raised."""
+    """A guard that gave something other than True or False, a choice that gave none of its values, or one that raised.
 
-    def __init__(self, guard: str, value: object) -> None:
+    `expected` says what values a choice may have.
+    """
+
+    def __init__(self, guard: str, value: object, *, expected: str | None = None) -> None:
+        if expected is not None:
+            found = (
+                f"raised {type(value).__name__}: {value}"
+                if isinstance(value, BaseException)
+                else f"gave {value!r} ({type(value).__name__})"
+            )
+            super().__init__(f"choice {guard!r} {found}; it must give {expected}")
+            return
         super().__init__(
             f"guard {guard!r} raised {type(value).__name__}: {value}"
             if isinstance(value, BaseException)

@@ -15,7 +15,8 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
     from rich.table import Table
 
     from statemachine import InvalidMachine
-    from statemachine.definition.table import name_of
+    from statemachine.definition.table import label, name_of
+    from statemachine.definition.variable import row_count
 
     try:
         found = find_machine(machine)
@@ -32,9 +33,9 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
         table.add_row(
             shown(phase.name),
             shown("\n".join(name_of(way.target) for way in ways) or "(end)"),
-            shown("\n".join(way.condition or "always" for way in ways)),
+            shown("\n".join(label(way.errors, way.condition) or "always" for way in ways)),
             str(len(atoms)),
-            str(2 ** len(atoms)) if ways else "",
+            str(row_count(atom.values for atom in atoms)) if ways else "",
         )
     console = stdout()
     console.print(table)

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from phases.check_stop import CheckStop
+from phases.printable import one_line
 from phases.tokenize import Tokenize
+from statemachine.definition.variable import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +23,7 @@ class PassingPhases:
         self._phases = generator.machine.phases
 
     def show(self, step: "Step") -> None:
-        guards = " ".join(name if value else f"~{name}" for name, value in step.guards.items())
+        guards = in_words(step.guards)
         self._console.print(
             f"{step.number:>5}  {step.phase:<11} {step.elapsed_ns / 1e6:>8.3f} ms  {self._found(step):<22} "
             f"-> {step.target}" + (f"  ({guards})" if guards else ""),
@@ -30,6 +32,8 @@ class PassingPhases:
         )
 
     def _found(self, step: "Step") -> str:
+        if step.raised:
+            return one_line(step.raised)
         phase = self._phases[step.phase]
         if isinstance(phase, Tokenize):
             return f"{sum(len(ids) for ids in step.outcome)} prompt tokens"

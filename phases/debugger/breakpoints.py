@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from phases.debugger.conditions import Condition
 from phases.debugger.errors import DebuggerError
-from phases.debugger.guards import guards_of
+from phases.debugger.guards import words_of
 from statemachine import Machine, Run
+from statemachine.definition.variable import in_words
 
 Judge = Callable[[Condition], bool]  # whether a condition holds where a run rests
 
@@ -18,7 +19,7 @@ class Breakpoint:
 
     number: int
     kind: Literal["phase", "guard", "if"]
-    target: str  # the phase, the guard (~ before it: when it does not hold), or the condition as it was written
+    target: str  # the phase, what a guard or choice comes to in words, or the condition as it was written
     condition: Condition | None = None
 
     def __str__(self) -> str:
@@ -30,8 +31,7 @@ class Breakpoint:
             return run.phase.name == self.target
         if self.kind == "guard":
             last = next(run.steps(run.step_count - 1))
-            name, wanted = self.target.removeprefix("~"), not self.target.startswith("~")
-            return last.guards.get(name) is wanted
+            return self.target in [in_words({name: value}) for name, value in last.guards.items()]
         assert self.condition is not None
         return holds(self.condition)
 
@@ -55,9 +55,9 @@ class Breakpoints:
                     raise DebuggerError(f"expected a phase, not {target!r}; phases: {', '.join(machine.phases)}")
                 made = Breakpoint(number, "phase", target)
             case "guard":
-                guards = guards_of(machine)
-                if target.removeprefix("~") not in guards:
-                    raise DebuggerError(f"expected a guard, not {target!r}; guards: {', '.join(sorted(guards))}")
+                if target not in (words := words_of(machine)):
+                    guards = sorted(word for word in words if not word.startswith("~"))
+                    raise DebuggerError(f"expected a guard, not {target!r}; guards: {', '.join(guards)}")
                 made = Breakpoint(number, "guard", target)
             case "if":
                 condition = Condition.parse(target)

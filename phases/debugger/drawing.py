@@ -133,7 +133,7 @@ def _listed(chart: Chart, current: str, counts: Ways, taken: tuple[str, str] | N
             branch = "─" if len(arrows) == 1 else "┬" if number == 0 else "╰" if arrow is arrows[-1] else "├"
             count = str(counts.get(way) or "").rjust(digits, "─")
             start = mark if number == 0 else [(" " * (named + 2), "")]
-            guard: Spans = [(f"  {arrow.guard}", "dim")] if arrow.guard else []
+            guard: Spans = [(f"  {arrow.label}", "dim")] if arrow.label else []
             lines.append([*start, (f" {branch}{count}▶ {arrow.target}", look), *guard])
     return lines
 

@@ -12,6 +12,7 @@ PHASE_LOOKS = ("$foreground 80%", "$text-error", "$text-primary", "$text-success
 TRUTHS: dict[bool | None, Part] = {
     True: ("✔ true ", "bold $text-success"), False: ("✘ false", "$text-error"), None: ("? unset", DIM),
 }  # fmt: skip
+CHOSEN: Part = ("◆      ", DIM)  # before what a choice is
 
 
 class Panel(Widget):
@@ -58,8 +59,9 @@ class GuardsPanel(Panel):
     def draw(self, view: View, width: int, height: int) -> Content:
         made: list[list[Part]] = []
         for guard in view.guards:
-            mark, style = TRUTHS[guard.truth]
-            made.append([(f"{mark} ", style), (guard.name, STRONG)])
+            chosen = f" = {guard.truth}" if isinstance(guard.truth, str) else ""
+            mark, style = CHOSEN if isinstance(guard.truth, str) else TRUTHS[guard.truth]
+            made.append([(f"{mark} ", style), (f"{guard.name}{chosen}", STRONG)])
             if guard.meaning and height >= 8:
                 made.append([(fitted(f"        {guard.meaning}", width), DIM)])
         if not made:

@@ -121,5 +121,5 @@ class Recording:
                     run.signal(event.name)
                 else:
                     run.edit_as_recorded(event.name, event.outcome, live=False)
-            run.take(step.outcome, elapsed_ns=step.elapsed_ns)
+            run.take(step.raised or step.outcome, elapsed_ns=step.elapsed_ns)
             yield run

@@ -17,7 +17,7 @@ from phases.debugger.commands import execute
 from phases.debugger.dialogs import Asked, Pages
 from phases.debugger.generation import GenerationSession
 from phases.debugger.generation_panels import BuffersPanel, CandidatesPanel, TextPanel
-from phases.debugger.guards import guards_of
+from phases.debugger.guards import words_of
 from phases.debugger.panels import (
     BreakpointsPanel,
     GuardsPanel,
@@ -249,7 +249,7 @@ class DebuggerScreen(Screen[None]):
 
     def action_breakpoint(self) -> None:
         machine = self.session.run.machine
-        guards = sorted(guards_of(machine))
+        guards = sorted(word for word in words_of(machine) if not word.startswith("~"))
         self.action_ask(
             f"phase NAME ({', '.join(machine.phases)})\nguard NAME ({', '.join(guards)})\n"
             f'if CONDITION (top1 < 0.3, token == "\\n", length == 40)',

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from phases.printable import one_line
 from statemachine import Run, Step
+from statemachine.definition.variable import in_words
 
 Words = Callable[[Step], str]  # what came of a step; "" if there is nothing to say
 
@@ -24,8 +26,9 @@ class Moment:
 
     @classmethod
     def of(cls, step: Step, words: Words) -> "Moment":
-        guards = " ".join(name if truth else f"~{name}" for name, truth in step.guards.items())
-        return cls(step.number, step.phase, step.target, step.elapsed_ns, words(step), guards)
+        guards = in_words(step.guards)
+        found = one_line(step.raised) if step.raised else words(step)
+        return cls(step.number, step.phase, step.target, step.elapsed_ns, found, guards)
 
 
 def moments(run: Run[Any], first: int, last: int, words: Words) -> Iterator[Moment]:

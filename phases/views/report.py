@@ -147,6 +147,12 @@ class _Page:
         )
 
 
+def _caught(tally: Tally) -> str | None:
+    """What phases raised that the table has ways for, and what the last of each said."""
+    found = [f"{name} in {phase} ({each.count}), last: {each.message}" for (phase, name), each in tally.caught.items()]
+    return "; ".join(found) or None
+
+
 def _facts(journal: Journal, tally: Tally) -> list[tuple[str, str]]:
     header, environment = journal.header, journal.header.environment
     facts = [
@@ -157,6 +163,7 @@ def _facts(journal: Journal, tally: Tally) -> list[tuple[str, str]]:
         ("ended", "failed" if tally.failed else tally.status or "the record does not say: it was paused, or killed"),
         ("steps", f"{tally.steps:,}".replace(",", " ")),
         ("work", duration(tally.total_ns)),
+        ("caught", _caught(tally)),
         ("model", environment.get("source")),
         ("engine", environment.get("engine")),
         ("dtype", environment.get("dtype")),
@@ -215,6 +222,8 @@ class _Walk:
             back = self._returns.popleft()
             self._event(back.n, "back", f"from step {back.left}")
         if isinstance(record, StepRecord):
+            if record.x:
+                self._event(record.n, "caught", f"in {record.p}: {record.x.exception}: {record.x.message}")
             self._bar(record)
             self._now += record.t
             if self.rows:

@@ -2,18 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 from transitions import State
 
-from statemachine.definition.guard import Guard
 from statemachine.definition.migration import Migration
-from statemachine.definition.phase import Phase
-from statemachine.definition.table import ADVANCE, Signal, Transition, name_of, phases_of
+from statemachine.definition.phase import Phase, Wait
+from statemachine.definition.table import ADVANCE, RAISED, Signal, Transition, name_of, phases_of
+from statemachine.definition.variable import Value, Variable, cases_in_words, row_count, rows_of
 from statemachine.errors import Finding
 
-MAX_GUARDS = 8  # per phase: 2**8 rows of guard values are enumerated
+MAX_CASES = 1024  # per phase: rows of its truth table, which are enumerated
 
 
 def find(
@@ -49,6 +48,7 @@ def find(
                 Finding("no end", phase.name, "no transition leads from here to a final phase, directly or not",
                         "add a way to an End")
             )  # fmt: skip
+        findings += _classes(phase, leaving)
         findings += _truth_table(phase.name, leaving)
     return findings
 
@@ -79,9 +79,9 @@ def _names(
                 "reserved name", name, "means every phase, or the same one, in the library", "rename the phase"
             )
     for signal in signals:
-        if signal.name == ADVANCE:
+        if signal.name == ADVANCE or signal.name.startswith(RAISED):
             yield Finding(
-                "reserved name", ADVANCE, "is the event that leaves a phase after it ran", "rename the signal"
+                "reserved name", signal.name, "is an event that leaves a phase after it ran", "rename the signal"
             )
     named: list[tuple[str, Phase[Any, Any] | str]] = []
     for transition in transitions:
@@ -114,19 +114,32 @@ def _closure(names: set[str], edges: Sequence[tuple[str, str]]) -> set[str]:
     return reached
 
 
-def atoms_of(transitions: Sequence[Transition[Any]]) -> tuple[Guard[Any], ...]:
-    """The guards that these transitions are made of, in order of appearance: the bits of a row's number."""
+def _classes(phase: Phase[Any, Any], leaving: Sequence[Transition[Any]]) -> Iterator[Finding]:
+    """What is wrong with the classes of exceptions that ways from a phase are for."""
+    ways = [transition for transition in leaving if transition.classes]
+    if isinstance(phase, Wait):
+        for transition in ways:
+            yield Finding("never", phase.name, f"[{transition}] can never be taken, a Wait runs nothing that raises",
+                          "take the transition out")  # fmt: skip
+    classes = list(dict.fromkeys(kind for transition in ways for kind in transition.classes))
+    for name, count in Counter(kind.__name__ for kind in classes).items():
+        if count > 1:
+            yield Finding("duplicate name", phase.name, f"{count} different exceptions are called {name!r}",
+                          "give each its own name")  # fmt: skip
+    for kind in classes:
+        for other in classes:
+            if kind is not other and issubclass(kind, other):
+                yield Finding("ambiguous", phase.name, f"{kind.__name__} is a {other.__name__} too, and there are ways "
+                              "for both", "list classes of which none is a subclass of another")  # fmt: skip
+
+
+def atoms_of(transitions: Sequence[Transition[Any]]) -> tuple[Variable[Any], ...]:
+    """The guards and choices that these transitions are made of, in order of appearance: the columns of a table."""
     return tuple(dict.fromkeys(atom for way in transitions if way.when is not None for atom in way.when.atoms))
 
 
-def rows_of(atoms: Sequence[Guard[Any]]) -> Iterator[dict[str, bool]]:
-    """All values the guards can take together; the n-th assignment has guard i true where bit i of n is set."""
-    for values in product((False, True), repeat=len(atoms)):
-        yield {atom.name: value for atom, value in zip(atoms, reversed(values), strict=True)}
-
-
-def enabled(leaving: Sequence[Transition[Any]], values: Mapping[str, bool]) -> list[int]:
-    """Which of a phase's transitions may be taken when its guards have these values."""
+def enabled(leaving: Sequence[Transition[Any]], values: Mapping[str, Value]) -> list[int]:
+    """Which of a phase's transitions may be taken when its variables have these values."""
     return [n for n, transition in enumerate(leaving) if transition.when is None or transition.when.holds(values)]
 
 
@@ -137,35 +150,39 @@ def _truth_table(phase: str, leaving: Sequence[Transition[Any]]) -> Iterator[Fin
     atoms = atoms_of(leaving)
     repeated = [name for name, count in Counter(atom.name for atom in atoms).items() if count > 1]
     for name in repeated:
-        yield Finding("duplicate name", phase, f"two different guards are called {name!r}", "give each its own name")
-    if len(atoms) > MAX_GUARDS:
+        yield Finding("duplicate name", phase, f"two different guards or choices are called {name!r}",
+                      "give each its own name")  # fmt: skip
+    if (cases := row_count(atom.values for atom in atoms)) > MAX_CASES:
         names = ", ".join(atom.name for atom in atoms)
-        yield Finding("too many guards", phase, f"{len(atoms)} guards ({names}), at most {MAX_GUARDS} can be proved",
+        yield Finding("too many cases", phase, f"{len(atoms)} guards and choices ({names}) have {cases:,} cases "
+                      f"together, at most {MAX_CASES:,} can be proved",
                       "merge guards, or split the phase in two")  # fmt: skip
-    if repeated or len(atoms) > MAX_GUARDS:
+    if repeated or cases > MAX_CASES:
         return
-    taken: set[int] = set()
-    stuck: list[str] = []
-    ambiguous: dict[tuple[int, ...], list[str]] = {}
-    for values in rows_of(atoms):
-        which = enabled(leaving, values)
-        taken.update(which)
-        if not which:
-            stuck.append(_text(values))
-        elif len(which) > 1:
-            ambiguous.setdefault(tuple(which), []).append(_text(values))
-    if stuck:
-        yield Finding("stuck", phase, f"no transition is enabled when {' or '.join(stuck)}",
-                      "add a transition for it, or widen a guard")  # fmt: skip
-    for ways, rows in ambiguous.items():
-        names = " and ".join(f"[{leaving[n]}]" for n in ways)
-        yield Finding("ambiguous", phase, f"{names} are all enabled when {' or '.join(rows) or 'reached'}",
-                      "make their guards exclude each other")  # fmt: skip
+    for kind in dict.fromkeys((None, *(kind for transition in leaving for kind in transition.classes))):
+        ways = [way for way in leaving if (kind in way.classes if kind else not way.classes)]
+        yield from _ways(phase, ways, atoms, f" on {kind.__name__}" if kind else "")
+    taken = {n for values in rows_of(atoms) for n in enabled(leaving, values)}
     for n, transition in enumerate(leaving):
         if n not in taken:
             yield Finding("never", phase, f"[{transition}] can never be taken, its guard is false in every case",
                           "correct the guard or take the transition out")  # fmt: skip
 
 
-def _text(values: Mapping[str, bool]) -> str:
-    return " & ".join(name if value else f"~{name}" for name, value in values.items())
+def _ways(phase: str, leaving: Sequence[Transition[Any]], atoms: Sequence[Variable[Any]], on: str) -> Iterator[Finding]:
+    """Whether the ways for one kind of end of a phase are complete and exclusive; `on` names it."""
+    stuck: list[dict[str, Value]] = []
+    ambiguous: dict[tuple[int, ...], list[dict[str, Value]]] = {}
+    for values in rows_of(atoms):
+        which = enabled(leaving, values)
+        if not which:
+            stuck.append(values)
+        elif len(which) > 1:
+            ambiguous.setdefault(tuple(which), []).append(values)
+    if stuck:
+        yield Finding("stuck", phase, f"no transition is enabled{on} when {cases_in_words(atoms, stuck) or 'reached'}",
+                      "add a transition for it, or widen a guard")  # fmt: skip
+    for ways, rows in ambiguous.items():
+        names, cases = " and ".join(f"[{leaving[n]}]" for n in ways), cases_in_words(atoms, rows) or "reached"
+        yield Finding("ambiguous", phase, f"{names} are all enabled{on} when {cases}",
+                      "make their guards exclude each other")  # fmt: skip

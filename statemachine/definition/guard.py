@@ -1,17 +1,18 @@
 """Guards: named, pure, total predicates on a context that compose with `&`, `|` and `~`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+from statemachine.definition.variable import Value, Variable
 from statemachine.errors import GuardError
 
 Context = TypeVar("Context", contravariant=True)
-Value = Callable[["Guard[Any]"], bool]  # gives each atom of an expression its truth
+Values = Callable[[Variable[Any]], Value]  # gives each atom of an expression its value
 
-_OR, _AND, _NOT = range(3)  # how tightly an expression binds, to write no needless parentheses
+EITHER, OR, AND, NOT = range(4)  # how tightly an expression binds, to write no needless parentheses
 
 
-class Guard(Generic[Context]):
+class Guard(Variable[Context]):
     """A condition under which a transition may be taken.
 
     A guard must be *pure* (asking twice changes nothing), *total* (defined for every context its phase can leave
@@ -30,24 +31,32 @@ class Guard(Generic[Context]):
         On a call, when the predicate returns anything but True or False, or raises.
     """
 
-    __slots__ = ("_binding", "_combine", "atoms", "name", "predicate")
+    __slots__ = ("_binding", "_combine", "atoms")
+
+    values = (False, True)
 
     def __init__(self, name: str, predicate: Callable[[Context], bool]) -> None:
         self.name = name
         self.predicate = predicate
-        self.atoms: tuple[Guard[Context], ...] = (self,)
-        self._binding = _NOT
-        self._combine: Callable[[Value], bool] = lambda value: value(self)
+        self.atoms: tuple[Variable[Context], ...] = (self,)
+        self._binding = NOT
+        self._combine: Callable[[Values], bool] = lambda value: value(self) is True
+
+    @classmethod
+    def of_variables(
+        cls, name: str, binding: int, atoms: tuple[Variable[Context], ...], *, combine: Callable[[Values], bool]
+    ) -> "Guard[Context]":
+        """A guard that is made of what these variables come to."""
+        made = cls(name, lambda context: combine(lambda atom: atom.value(context)))
+        made.atoms, made._binding, made._combine = atoms, binding, combine
+        return made
 
     @classmethod
     def _compose(
-        cls, name: str, binding: int, *parts: "Guard[Context]", combine: Callable[[Value], bool]
+        cls, name: str, binding: int, *parts: "Guard[Context]", combine: Callable[[Values], bool]
     ) -> "Guard[Context]":
-        composed = cls(name, lambda context: combine(lambda atom: atom(context)))
-        composed.atoms = tuple(dict.fromkeys(atom for part in parts for atom in part.atoms))
-        composed._binding = binding
-        composed._combine = combine
-        return composed
+        atoms = tuple(dict.fromkeys(atom for part in parts for atom in part.atoms))
+        return cls.of_variables(name, binding, atoms, combine=combine)
 
     def __call__(self, context: Context) -> bool:
         try:
@@ -60,7 +69,13 @@ class Guard(Generic[Context]):
             return value
         raise GuardError(self.name, value)
 
-    def holds(self, values: Mapping[str, bool]) -> bool:
+    def place(self, context: Context) -> int:
+        return int(self(context))
+
+    def value(self, context: Context) -> bool:
+        return self(context)
+
+    def holds(self, values: Mapping[str, Value]) -> bool:
         """The truth of this guard when its atoms, by name, have these values."""
         return self._combine(lambda atom: values[atom.name])
 
@@ -69,19 +84,19 @@ class Guard(Generic[Context]):
 
     def __and__(self, other: "Guard[Context]") -> "Guard[Context]":
         return self._compose(
-            f"{self._text(_AND)} & {other._text(_AND)}", _AND, self, other,
+            f"{self._text(AND)} & {other._text(AND)}", AND, self, other,
             combine=lambda value: self._combine(value) and other._combine(value),
         )  # fmt: skip
 
     def __or__(self, other: "Guard[Context]") -> "Guard[Context]":
         return self._compose(
-            f"{self._text(_OR)} | {other._text(_OR)}", _OR, self, other,
+            f"{self._text(OR)} | {other._text(OR)}", OR, self, other,
             combine=lambda value: self._combine(value) or other._combine(value),
         )  # fmt: skip
 
     def __invert__(self) -> "Guard[Context]":
         return self._compose(
-            f"~{self._text(_NOT)}", _NOT, self,
+            f"~{self._text(NOT)}", NOT, self,
             combine=lambda value: not self._combine(value),
         )  # fmt: skip
 

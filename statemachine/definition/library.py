@@ -7,16 +7,20 @@ import transitions
 
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase
-from statemachine.definition.table import ADVANCE, Signal, Transition, name_of
+from statemachine.definition.table import ADVANCE, RAISED, Signal, Transition, name_of
 
 
 class LibraryTransition(transitions.Transition):
-    """A transition of the library that remembers its number in the table and its guard."""
+    """A transition of the library that remembers its number in the table, its guard and what it is for."""
 
-    def __init__(self, *args: Any, number: int = -1, guard: Guard[Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, number: int = -1, guard: Guard[Any] | None = None, kind: type[Exception] | None = None,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
         self.number = number
         self.guard = guard
+        self.kind = kind  # of exceptions; None: it is for an outcome
 
 
 class LibraryMachine(transitions.Machine):
@@ -35,10 +39,13 @@ class LibraryMachine(transitions.Machine):
     ) -> None:  # fmt: skip
         super().__init__(model=None, states=list(phases), initial=start, auto_transitions=False, name=name)
         for number, transition in enumerate(table):
-            self.add_transition(
-                ADVANCE, name_of(transition.source), name_of(transition.target),
-                conditions=None if transition.when is None else [transition.when], number=number, guard=transition.when,
-            )  # fmt: skip
+            for kind in transition.classes or (None,):
+                self.add_transition(
+                    f"{RAISED}{kind.__name__}" if kind else ADVANCE,
+                    name_of(transition.source), name_of(transition.target),
+                    conditions=None if transition.when is None else [transition.when],
+                    number=number, guard=transition.when, kind=kind,
+                )  # fmt: skip
         for number, signal in enumerate(signals):
             sources = [name_of(source) for source in signal.sources] or [p.name for p in phases if not p.final]
             self.add_transition(signal.name, sources, name_of(signal.to), number=number)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from statemachine.definition import check, mistakes
+from statemachine.definition.choice import Choice
 from statemachine.definition.library import LibraryMachine
 from statemachine.definition.migration import Migration
 from statemachine.definition.phase import Phase, Wait
@@ -109,7 +110,7 @@ class Machine(Generic[Context]):
         table: list[Transition[Context]] = []
         for transition in self.transitions:
             if (name_of(transition.source), name_of(transition.target)) == (source, target):
-                table.append(Transition(transition.source, phase, transition.when))
+                table.append(replace(transition, target=phase))
             else:
                 table.append(transition)
         if table == list(self.transitions):
@@ -132,8 +133,9 @@ class Machine(Generic[Context]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the table: equal for machines with the same phases, transitions, guards' names and signals."""
-        table = {
+        """A digest of the table: equal for machines with the same phases, transitions, guards' names, values of choices
+        and signals."""
+        table: dict[str, Any] = {
             "name": self.name,
             "start": self.start.name,
             "phases": [
@@ -143,6 +145,13 @@ class Machine(Generic[Context]):
             "signals": [[s.name, name_of(s.to), [name_of(source) for source in s.sources]] for s in self.signals],
             "edits": [edit.name for edit in self.edits],
         } | ({"version": self.version} if self.version != 1 else {})
+        choices = [
+            [phase.name, atom.name, atom.values]
+            for phase, atoms in zip(self._compiled.phases, self._compiled.atoms, strict=True)
+            for atom in atoms
+            if isinstance(atom, Choice)
+        ]
+        table |= {"choices": choices} if choices else {}
         return hashlib.sha256(json.dumps(table, ensure_ascii=True).encode()).hexdigest()
 
 

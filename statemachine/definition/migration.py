@@ -13,8 +13,8 @@ class Migration:
     ----------
     version
         The version whose records it reads; it makes them records of `version + 1`.
-    phases, guards, signals, edits
-        New names by old ones, for what was renamed.
+    phases, guards, signals, edits, errors
+        New names by old ones, for what was renamed; guards are choices too, errors the exceptions that ways are for.
     outcomes
         For phases and edits, by their old name: a pure function from an outcome as it stands in the record (plain JSON
         values) to one of the next version, plain JSON values too.
@@ -28,5 +28,6 @@ class Migration:
     guards: Mapping[str, str] = field(default_factory=dict)
     signals: Mapping[str, str] = field(default_factory=dict)
     edits: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
     outcomes: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     context: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None

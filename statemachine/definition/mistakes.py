@@ -4,8 +4,10 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from statemachine.definition.choice import Choice
 from statemachine.definition.guard import Guard
-from statemachine.definition.phase import Phase, Wait
+from statemachine.definition.phase import Phase, Wait, declared_outcome
+from statemachine.definition.raised import Raised
 from statemachine.definition.table import Edit, Signal, Transition
 from statemachine.errors import Finding
 
@@ -14,7 +16,7 @@ _REMEDIES = {
     Signal: "write Signal(name, to=phase)",
     Edit: "make an object of a subclass of Edit",
     Phase: "make an object of a subclass of Phase",
-    Guard: "make a guard of a function with @guard, or Guard(name, function)",
+    Guard: "make a guard of a function with @guard, or Guard(name, function), or of a choice with is_(value)",
 }
 
 
@@ -29,6 +31,8 @@ def find(start: Any, transitions: Sequence[Any], signals: Sequence[Any], edits: 
             yield from _expected(way.target, Phase, f"the target of {where}")
             if way.when is not None:
                 yield from _expected(way.when, Guard, f"the guard of {where}", named=False)
+            for kind in way.raises if isinstance(way.raises, tuple) else (way.raises,):
+                yield from _exception(kind, where)
             phases += [way.source, way.target]
         else:
             yield from _expected(way, Transition, "a row of the table", named=False)
@@ -53,12 +57,21 @@ def _expected(found: Any, kind: type, where: str, *, named: bool = True) -> Iter
     yield Finding("mistake", _words(found), what, _REMEDIES[kind])
 
 
+def _exception(found: Any, where: str) -> Iterator[Finding]:
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        yield Finding("mistake", _words(found), f"what {where} is for is {_words(found)}, expected a kind of exception",
+                      "name a subclass of Exception in raises, or several in a tuple")  # fmt: skip
+
+
 def _halves(phase: Phase[Any, Any]) -> Iterator[Finding]:
     """What the methods of a phase cannot be."""
-    for half in (phase.run, phase.apply):
+    for half in (phase.run, phase.apply, phase.apply_error):
         if inspect.iscoroutinefunction(half) or inspect.isgeneratorfunction(half) or inspect.isasyncgenfunction(half):
             yield Finding("mistake", phase.name, f"{half.__name__}() is a coroutine or generator, which nobody awaits",
                           "make it a plain function; what it waits for can be a Wait")  # fmt: skip
+    if declared_outcome(type(phase), Phase) is Raised:
+        yield Finding("mistake", phase.name, "declares Raised as its outcome, which is what an exception becomes",
+                      "give the outcome a class of its own")  # fmt: skip
     if not isinstance(phase, Wait):
         return
     if type(phase).run is not Phase.run:
@@ -74,6 +87,8 @@ def _words(found: Any) -> str:
         return f"the class {found.__name__}"
     if inspect.isroutine(found):
         return f"the function {found.__name__}"
+    if isinstance(found, Choice):
+        return f"the choice {found.name}"
     return repr(found.name if isinstance(found, Phase) else found)
 
 

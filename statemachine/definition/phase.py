@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from transitions import State
 
+from statemachine.definition.raised import Raised
+
 Context = TypeVar("Context")
 Outcome = TypeVar("Outcome")
 
@@ -68,7 +70,10 @@ class Phase(State, Generic[Context, Outcome]):
         super().__init__(name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower())
 
     def digest(self, context: Context) -> Any:
-        """A summary, in plain JSON values, of what `run` left in the buffers; None: there is none."""
+        """A summary, in plain JSON values, of what `run` left in the buffers; None: there is none.
+
+        It is not asked for where `run` raised.
+        """
         return None
 
     def explain(self, recorded: Any, replayed: Any) -> dict[str, Any]:
@@ -86,6 +91,12 @@ class Phase(State, Generic[Context, Outcome]):
     def apply(self, context: Context, outcome: Outcome) -> None:
         """Enter an outcome of `run` in the context."""
         raise TypeError(f"phase {self.name!r} returned {outcome!r} from run() but has no apply() to enter it")
+
+    def apply_error(self, context: Context, raised: Raised) -> None:
+        """Enter in the context what `run` raised, when a way of the table is for it: host bookkeeping, as in `apply`.
+
+        Unless overridden, nothing is entered.
+        """
 
     def __repr__(self) -> str:
         return f"<phase {self.name}>"

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from statemachine.definition.check import atoms_of, enabled, rows_of
+from statemachine.definition.check import atoms_of, enabled
 from statemachine.definition.guard import Guard
 from statemachine.definition.library import LibraryMachine, LibraryTransition
 from statemachine.definition.phase import Phase, Wait, enters_none
-from statemachine.definition.table import ADVANCE, Transition
+from statemachine.definition.raised import Raised
+from statemachine.definition.table import ADVANCE, RAISED, Transition
+from statemachine.definition.variable import Variable, row_count, rows_of
 from statemachine.errors import GuardError
 
 Context = TypeVar("Context")
@@ -16,13 +18,15 @@ Select = Callable[[Context], int]
 
 
 class Arc(NamedTuple):
-    """What a step decided: the phase that ran, the one to run next (indices), the transition's number and the
-    values of the phase's guards, guard i in bit i."""
+    """What a step decided: the phase that ran, the one to run next (indices), the transition's number and the row of
+    the phase's truth table: of guards alone, the value of guard i is bit i. `raised` names the class of exceptions that
+    the transition is for: only then is the step's outcome a `Raised`."""
 
     source: int
     target: int
     transition: int
     guards: int
+    raised: str = ""
 
 
 class Row(NamedTuple, Generic[Context]):
@@ -36,22 +40,45 @@ class Row(NamedTuple, Generic[Context]):
     enters_none: bool
 
 
+class ErrorWay(NamedTuple, Generic[Context]):
+    """What becomes of a phase that raised an exception of this class: how it is entered, and how to choose an arc."""
+
+    kind: type[Exception]
+    apply: Callable[[Context, Raised], None]
+    select: Select[Context] | None
+    arcs: Sequence[Arc] | Mapping[int, Arc]
+
+
 @dataclass(frozen=True, slots=True)
 class Program(Generic[Context]):
-    """A machine ready to run: one row a phase, and the guards whose values an arc's bits give."""
+    """A machine ready to run: one row a phase, and the variables whose values an arc's `guards` number."""
 
     rows: tuple[Row[Context], ...]
     phases: tuple[Phase[Context, Any], ...]
     names: tuple[str, ...]  # of the phases, which would be asked for at every step
-    atoms: tuple[tuple[Guard[Context], ...], ...]
+    atoms: tuple[tuple[Variable[Context], ...], ...]
+    ways: tuple[Mapping[str, ErrorWay[Context]], ...]  # per phase, by the name of the class
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
         return self.names.index(name)
 
+    def enter(self, index: int, context: Context, outcome: Any, raised: str = "") -> None:
+        """Enter in a context what came of a phase: an outcome, or what was `raised`, by the name of its class."""
+        row = self.rows[index]
+        if raised:
+            self.ways[index][raised].apply(context, outcome)
+        elif outcome is not None or row.enters_none:
+            row.apply(context, outcome)
+
+    def lead(self, index: int, context: Context, raised: str = "") -> Arc:
+        """Where a phase leads whose outcome has been entered."""
+        way = self.ways[index][raised] if raised else self.rows[index]
+        return way.arcs[0] if way.select is None else way.arcs[way.select(context)]
+
 
 def compile_program(machine: LibraryMachine) -> Program[Any]:
-    """The fast interpreter: guards to bits, bits to an arc, by two look-ups."""
+    """The fast interpreter: guards to a row's number, that to an arc, by two look-ups."""
     return _program(machine, _compiled_choice)
 
 
@@ -63,29 +90,61 @@ def library_program(machine: LibraryMachine) -> Program[Any]:
 def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any]:
     phases: tuple[Phase[Any, Any], ...] = tuple(machine.states.values())  # type: ignore[arg-type]  # only Phases are added
     index = {phase.name: number for number, phase in enumerate(phases)}
-    advance = machine.events[ADVANCE].transitions
-    rows, atoms = [], []
+    rows, atoms, ways = [], [], []
     for source, phase in enumerate(phases):
-        leaving: list[LibraryTransition] = advance.get(phase.name, [])  # type: ignore[assignment]
-        table = [Transition(way.source, str(way.dest), way.guard) for way in leaving]
-        atoms.append(atoms_of(table))
-        arcs = []
-        for bits, values in enumerate(rows_of(atoms[-1])):
-            arcs += [Arc(source, index[str(leaving[n].dest)], leaving[n].number, bits) for n in enabled(table, values)]
-        select, table_of_arcs = choose(machine, phase, atoms[-1], tuple(arcs))
+        leaving = _leaving(machine, phase)
+        table = {way.number: way for found in leaving.values() for way in found}
+        variables = atoms_of([_as_row(table[number]) for number in sorted(table)])
+        chosen = {
+            event: choose(machine, phase, event, variables, _arcs(source, found, variables, index))
+            for event, found in leaving.items()
+        }
         rests = phase.final or isinstance(phase, Wait)
-        rows.append(Row(phase.run, phase.apply, select, table_of_arcs, rests, enters_none(phase)))
-    return Program(tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms))
+        select, arcs = chosen.pop(ADVANCE)
+        rows.append(Row(phase.run, phase.apply, select, arcs, rests, enters_none(phase)))
+        ways.append({
+            kind.__name__: ErrorWay(kind, phase.apply_error, *chosen[event])
+            for event in chosen if (kind := leaving[event][0].kind)
+        })  # fmt: skip
+        atoms.append(variables)
+    return Program(tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms), tuple(ways))
+
+
+def _leaving(machine: LibraryMachine, phase: Phase[Any, Any]) -> dict[str, list[LibraryTransition]]:
+    """The transitions that leave a phase, by event: after an outcome, and after each class of exceptions."""
+    found: dict[str, list[LibraryTransition]] = {ADVANCE: []}
+    for event in machine.events.values():
+        if event.name == ADVANCE or event.name.startswith(RAISED):
+            found[event.name] = event.transitions.get(phase.name, [])  # type: ignore[assignment]  # only these are added
+    return {event: ways for event, ways in found.items() if ways or event == ADVANCE}
+
+
+def _arcs(
+    source: int, leaving: Sequence[LibraryTransition], atoms: Sequence[Variable[Any]], index: Mapping[str, int]
+) -> tuple[Arc, ...]:
+    """One arc for each row of the truth table."""
+    table = [*map(_as_row, leaving)]
+    return tuple(
+        Arc(source, index[str(way.dest)], way.number, row, way.kind.__name__ if way.kind else "")
+        for row, values in enumerate(rows_of(atoms))
+        for way in [leaving[n] for n in enabled(table, values)]
+    )
+
+
+def _as_row(way: LibraryTransition) -> Transition[Any]:
+    return Transition(way.source, str(way.dest), way.guard)
 
 
 def _compiled_choice(
-    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Guard[Any]], arcs: tuple[Arc, ...]
+    machine: LibraryMachine, phase: Phase[Any, Any], event: str, atoms: Sequence[Variable[Any]], arcs: tuple[Arc, ...]
 ) -> tuple[Select[Any] | None, tuple[Arc, ...]]:
-    return bits_of(atoms) if atoms else None, arcs
+    return row_of(atoms) if atoms else None, arcs
 
 
-def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
-    """A function that evaluates all guards on a context: guard i in bit i."""
+def row_of(atoms: Sequence[Variable[Any]]) -> Select[Any]:
+    """A function that evaluates all variables on a context, and gives the number of the row: of guards, i in bit i."""
+    if not all(isinstance(atom, Guard) for atom in atoms):
+        return _row_of_any(atoms)
     if len(atoms) == 1:
         (name, predicate) = atoms[0].name, atoms[0].predicate
 
@@ -119,6 +178,21 @@ def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
     return several
 
 
+def _row_of_any(atoms: Sequence[Variable[Any]]) -> Select[Any]:
+    if len(atoms) == 1:
+        return atoms[0].place
+    places = [atom.place for atom in atoms]
+    weighed = tuple((row_count(atom.values for atom in atoms[:n]), place) for n, place in enumerate(places))
+
+    def several(context: Any) -> int:
+        row = 0
+        for weight, place in weighed:
+            row += weight * place(context)
+        return row
+
+    return several
+
+
 class _Cursor:
     """The model that the library moves: it stands at a phase, so that the context need not."""
 
@@ -127,18 +201,17 @@ class _Cursor:
 
 
 def _library_choice(
-    machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Guard[Any]], arcs: tuple[Arc, ...]
+    machine: LibraryMachine, phase: Phase[Any, Any], event: str, atoms: Sequence[Variable[Any]], arcs: tuple[Arc, ...]
 ) -> tuple[Select[Any] | None, Mapping[int, Arc]]:
     if phase.final:
         return None, {}
-    width = len(atoms)
-    bits = bits_of(atoms)
+    width, row = row_count(atom.values for atom in atoms), row_of(atoms)
     numbers = {(machine.states[name].name): number for number, name in enumerate(machine.states)}
 
     def select(context: Any) -> int:
         cursor = _Cursor()
         cursor.state = phase.name
-        machine.events[ADVANCE].trigger(cursor, context)
-        return numbers[cursor.state] << width | bits(context)
+        machine.events[event].trigger(cursor, context)
+        return numbers[cursor.state] * width + row(context)
 
-    return select, {arc.target << width | arc.guards: arc for arc in arcs}
+    return select, {arc.target * width + arc.guards: arc for arc in arcs}

@@ -1,6 +1,6 @@
 """The rows of a machine's table: guarded transitions, signals from outside, and edits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +11,7 @@ Context = TypeVar("Context")
 Outcome = TypeVar("Outcome")
 
 ADVANCE = "advance"  # the event that leaves a phase after it ran; each signal is an event of its own
+RAISED = f"{ADVANCE} on "  # and the name of a class: the event that leaves a phase that raised it
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,21 +19,33 @@ class Transition(Generic[Context]):
     """From `source` to `target`, taken after `source` ran if `when` holds (always, if there is no guard).
 
     Phases may be given as objects or, where an object is at hand elsewhere in the table, by name.
+
+    With `raises`, a class of exceptions or several, it is an error way: taken instead when `source` raised one of
+    those in `run`. The ways for a class must be complete and exclusive over it, as those without one are.
     """
 
     source: Phase[Context, Any] | str
     target: Phase[Context, Any] | str
     when: Guard[Context] | None = None
+    raises: type[Exception] | tuple[type[Exception], ...] = ()
 
     @property
     def condition(self) -> str:
         """The guard's name; "" if there is none."""
         return "" if self.when is None else self.when.name
 
+    @property
+    def classes(self) -> tuple[type[Exception], ...]:
+        """The classes of exceptions that it is for."""
+        return tuple(dict.fromkeys(self.raises if isinstance(self.raises, tuple) else (self.raises,)))
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(kind.__name__ for kind in self.classes)
+
     def __str__(self) -> str:
-        return f"{name_of(self.source)} -> {name_of(self.target)}" + (
-            f" when {name}" if (name := self.condition) else ""
-        )
+        return arrow(name_of(self.source), name_of(self.target), self.errors, self.condition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,18 @@ class Edit(Generic[Context, Outcome]):
     def apply(self, context: Context, outcome: Outcome) -> None:
         """Enter it in the context: host fields only."""
         raise NotImplementedError
+
+
+def label(errors: Iterable[str], condition: str) -> str:
+    """What leads along a way, in words: its guard, or `on GatewayDown when tries_left`."""
+    words = " | ".join(errors)
+    return condition if not words else f"on {words}" + (f" when {condition}" if condition else "")
+
+
+def arrow(source: str, target: str, errors: Sequence[str], condition: str) -> str:
+    """A way in words: `charge -> back_off on GatewayDown when tries_left`."""
+    words = label(errors, condition)
+    return f"{source} -> {target}" + (" " if errors else " when ") * bool(words) + words
 
 
 def name_of(phase: Phase[Any, Any] | str) -> str:

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import End, Phase, Status, Wait
+from statemachine.definition.program import Arc
+from statemachine.definition.raised import Raised
 from statemachine.definition.table import Signal, name_of
 from statemachine.errors import IllegalMove, JournalError, PhaseError
 from statemachine.execution import host_state, loop
@@ -206,9 +208,26 @@ class Lifecycle(Generic[Context]):
             self._cursor.due = 0
         loop.drive(
             self._cursor, self._program.rows, self.context, self.timeline, heed=self._heed, tend=self._tend,
-            accept=self.journal.accept if self.journal else None,
+            catch=self._catch, accept=self.journal.accept if self.journal else None,
             stop=observed(self.timeline, self.context, stop, digest_every=self.digest_every, log=log),
         )  # fmt: skip
+
+    def _catch(self, error: Exception) -> tuple[Arc, Raised] | None:
+        """Take the way that the table has for what the phase at work raised; None if it has none, or two."""
+        program, index = self._program, self._cursor.index
+        names = [name for name, way in program.ways[index].items() if isinstance(error, way.kind)]
+        if len(names) > 1:
+            error.add_note(f"it is {' and '.join(names)} at once, so that no way of {self.phase.name!r} could be taken")
+        if len(names) != 1:
+            return None
+        raised = Raised.of(names[0], error)
+        program.enter(index, self.context, raised, raised.way)
+        arc = program.lead(index, self.context, raised.way)
+        if not self._released:
+            self.resources.sync(self.context)  # whatever the phase left there
+        to = program.names[arc.target]
+        self._log("warning", "run.caught", phase=self.phase.name, error=raised.exception, message=raised.message, to=to)
+        return arc, raised
 
     def _tend(self, now: int) -> None:
         """Between two steps: tell the recorder in time, and keep a frame now and then."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
-from statemachine.definition.program import Row
+from statemachine.definition.program import Arc, Row
+from statemachine.definition.raised import Raised
 from statemachine.execution.timeline import Timeline
 
 Context = TypeVar("Context")
@@ -28,6 +29,7 @@ def drive(
     *,
     heed: Callable[[], bool],
     tend: Callable[[int], None],
+    catch: Callable[[Exception], tuple[Arc, Raised] | None],
     accept: Callable[[Any], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> None:
@@ -39,6 +41,8 @@ def drive(
         Called between two steps when the cursor asks for attention; may move the cursor. True: rest here.
     tend
         Called after a step when it is due, with the clock's time; sets when it is due again.
+    catch
+        Called with what a phase raised, to enter it in the context where the table has a way for it. None: it has none.
     accept
         Called with each outcome before it is entered in the context; raises if it cannot be recorded.
     stop
@@ -55,12 +59,19 @@ def drive(
         run, apply, select, arcs, rests, enters_none = rows[index]
         if rests:
             return
-        outcome = run(context)
-        if outcome is not None or enters_none:
-            if accept is not None:
-                accept(outcome)
-            apply(context, outcome)
-        arc = arcs[0] if select is None else arcs[select(context)]
+        try:
+            outcome = run(context)
+        except Exception as error:
+            caught = catch(error)
+            if caught is None:
+                raise
+            arc, outcome = caught
+        else:
+            if outcome is not None or enters_none:
+                if accept is not None:
+                    accept(outcome)
+                apply(context, outcome)
+            arc = arcs[0] if select is None else arcs[select(context)]
         record_arc(arc)
         record_outcome(outcome)
         cursor.index = index = arc.target

@@ -25,8 +25,9 @@ def observed(
     def observe() -> bool:
         nonlocal coming
         number = timeline.count - 1
-        if digest_every and gives_digest(phase := timeline.program.phases[timeline.arcs[-1].source]):
-            if coming % digest_every == 0:
+        arc = timeline.arcs[-1]
+        if digest_every and gives_digest(phase := timeline.program.phases[arc.source]):
+            if coming % digest_every == 0 and not arc.raised:
                 timeline.digests[number] = phase.digest(context)
             coming += 1
         if log:

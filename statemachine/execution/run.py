@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Self, TypeVar
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, Status, Wait
 from statemachine.definition.program import Arc
+from statemachine.definition.raised import Raised
 from statemachine.definition.table import name_of
+from statemachine.definition.variable import Value
 from statemachine.errors import IllegalMove
 from statemachine.execution import host_state
 from statemachine.execution.lifecycle import Lifecycle
@@ -74,9 +76,9 @@ class Run(Lifecycle[Context]):
         return self.timeline.count
 
     @property
-    def guards(self) -> dict[str, bool]:
-        """The present values of the guards of the phase the run rests at."""
-        return {atom.name: atom(self.context) for atom in self._program.atoms[self._cursor.index]}
+    def guards(self) -> dict[str, Value]:
+        """The present values of the guards and choices of the phase the run rests at."""
+        return {atom.name: atom.value(self.context) for atom in self._program.atoms[self._cursor.index]}
 
     def steps(self, first: int = 0, *, future: bool = False) -> Iterator[Step]:
         """The steps taken so far, from number `first` on; with `future`, also those that `goto` went back from."""
@@ -180,14 +182,25 @@ class Run(Lifecycle[Context]):
         return self.timeline.step(self.step_count - 1) if self.step_count > before else None
 
     def take(self, outcome: Any, *, elapsed_ns: int = 0, digest: Any = None) -> Step:
-        """Take one step with a given outcome instead of running the phase: only `apply` and the guards are called."""
+        """Take one step with a given outcome instead of running the phase: only `apply` and the guards are called.
+
+        A `Raised` stands for an exception: `apply_error` is called, and the step leaves by the error way for it.
+
+        Raises
+        ------
+        ValueError
+            When the phase has no error way of that name.
+        """
 
         def given() -> None:
             self._enter(outcome, elapsed_ns, digest)
             self._tend(perf_counter_ns())
 
         def take() -> Step:
-            before = self.step_count
+            before, ways = self.step_count, self._program.ways[self._cursor.index]
+            if isinstance(outcome, Raised) and outcome.way not in ways:
+                known = ", ".join(ways) or "none"
+                raise ValueError(f"{self.phase.name!r} has no way on {outcome.way}: expected one of {known}")
             self._drive(loop=given, rests=False)
             return self.timeline.step(before)
 
@@ -205,10 +218,10 @@ class Run(Lifecycle[Context]):
 
     def _led_to(self, context: Context, outcome: Any) -> Arc:
         """Enter an outcome of the present phase in a context, and see where its guards lead."""
-        row = self._program.rows[self._cursor.index]
-        if outcome is not None or row.enters_none:
-            row.apply(context, outcome)
-        return row.arcs[0] if row.select is None else row.arcs[row.select(context)]
+        program, index = self._program, self._cursor.index
+        raised = outcome.way if isinstance(outcome, Raised) else ""
+        program.enter(index, context, outcome, raised)
+        return program.lead(index, context, raised)
 
     # --- what it waits for --------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import Phase, Status
 from statemachine.definition.program import Arc, Program
+from statemachine.definition.raised import Raised
+from statemachine.definition.variable import Value, values_at
 
 Context = TypeVar("Context")
 
@@ -18,14 +20,15 @@ MOST_NS = 500_000_000  # of copying host states, all frames that are kept togeth
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: the phase that ran, what it found out, and where its guards sent the run."""
+    """One step: the phase that ran, what it found out or what it raised, and where its guards sent the run."""
 
     number: int
     phase: str
     target: str
-    guards: Mapping[str, bool]
+    guards: Mapping[str, Value]  # of guards and choices
     outcome: Any
     elapsed_ns: int = field(compare=False)
+    raised: Raised | None = None
 
 
 class Event(NamedTuple):
@@ -48,7 +51,8 @@ class Frame(NamedTuple):
 
 @dataclass(slots=True)
 class Timeline(Generic[Context]):
-    """One entry a step in `arcs`, `outcomes` and `elapsed`; events beside them, in order.
+    """One entry a step in `arcs`, `outcomes` and `elapsed`; events beside them, in order. What a phase raised is an
+    outcome, too, of an arc that says so.
 
     Steps are numbered from `origin.number` on: a run that was restored without its past does not begin at 0. A step
     counts once its time is recorded. Every change is decided by one assignment, and `mend` carries out the rest of it
@@ -85,9 +89,10 @@ class Timeline(Generic[Context]):
         """The step of this number."""
         place = number - self.first
         arc, names = self.arcs[place], self.program.names
-        atoms = self.program.atoms[arc.source]
-        guards = {atom.name: bool(arc.guards >> bit & 1) for bit, atom in enumerate(atoms)}
-        return Step(number, names[arc.source], names[arc.target], guards, self.outcomes[place], self.elapsed[place])
+        guards = values_at(arc.guards, ((atom.name, atom.values) for atom in self.program.atoms[arc.source]))
+        found, elapsed_ns = self.outcomes[place], self.elapsed[place]
+        outcome, raised = (None, found) if arc.raised else (found, None)
+        return Step(number, names[arc.source], names[arc.target], guards, outcome, elapsed_ns, raised)
 
     def columns(self, first: int, last: int) -> tuple[Sequence[Arc], Sequence[Any], Sequence[int]]:
         """Arcs, outcomes and times (ns) of steps `first` up to `last`."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from time import perf_counter_ns, thread_time_ns
 from typing import Any, TypeVar
 
+from statemachine.definition.program import Arc, Program
 from statemachine.execution import host_state
 from statemachine.execution.timeline import Event, Frame, Timeline
 
@@ -22,29 +23,28 @@ def state_at(
     """
     frame = timeline.frame_before(number)
     scratch, index = host_state.scratch(context, frame.fields), frame.at
-    rows = timeline.program.rows
+    program = timeline.program
     arcs, outcomes, _ = timeline.columns(frame.number, number)
     step = frame.number
     for event in events:
         if event.number < frame.number:
             continue
-        index = _steps(rows, scratch, arcs, outcomes, step - frame.number, event.number - frame.number, index)
+        index = _steps(program, scratch, arcs, outcomes, step - frame.number, event.number - frame.number, index)
         step = event.number
         if event.kind == "signal":
             index = timeline.program.index_of(timeline.machine.signal_target(event.name))
         else:
             timeline.machine.edit(event.name).apply(scratch, event.outcome)
-    return scratch, _steps(rows, scratch, arcs, outcomes, step - frame.number, number - frame.number, index)
+    return scratch, _steps(program, scratch, arcs, outcomes, step - frame.number, number - frame.number, index)
 
 
 def _steps(
-    rows: Sequence[Any], scratch: Any, arcs: Sequence[Any], outcomes: Sequence[Any], first: int, last: int, index: int
+    program: Program[Any], scratch: Any, arcs: Sequence[Arc], outcomes: Sequence[Any], first: int, last: int, index: int
 ) -> int:
     """Apply the outcomes of a stretch of steps; the index of the phase that the run then rests at."""
     for place in range(first, last):
-        outcome, row = outcomes[place], rows[arcs[place].source]
-        if outcome is not None or row.enters_none:
-            row.apply(scratch, outcome)
+        arc = arcs[place]
+        program.enter(arc.source, scratch, outcomes[place], arc.raised)
     return arcs[last - 1].target if last > first else index
 
 

@@ -87,7 +87,11 @@ def _rows(machine: MachineRecord) -> dict[tuple[str, str], None]:
     """Everything in a table, each in words, with what kind of thing it is."""
     rows = [("phase", f"{name} (an end)" if name in machine.ends else name) for name in machine.phases]
     rows += [("transition", str(way)) for way in machine.transitions]
-    rows += [("guard", f"{guard} of {phase}") for phase, guards in machine.guards.items() for guard in guards]
+    for phase in machine.guards:
+        for name, values in machine.variables(phase):
+            choice = name in machine.choices.get(phase, {})
+            rows.append(("choice", f"{name} of {phase} ({', '.join(map(str, values))})") if choice
+                        else ("guard", f"{name} of {phase}"))  # fmt: skip
     for name, (target, sources) in machine.signals.items():
         rows.append(("signal", f"{name} to {target}" + (f" from {', '.join(sources)}" if sources else "")))
     return dict.fromkeys([*rows, *(("edit", name) for name in machine.edits)])

@@ -1,19 +1,22 @@
 """The header of a run's record: the machine in words, the environment, and where the run began."""
 
 import platform
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from statemachine.definition.choice import Choice
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import Wait
+from statemachine.definition.program import Arc
 from statemachine.definition.table import name_of
 from statemachine.execution import host_state
 from statemachine.execution.recorder import Account
 from statemachine.execution.timeline import Timeline
 from statemachine.record import exact
-from statemachine.record.records import SCHEMA, Header, MachineRecord, StepRecord, TransitionRecord
+from statemachine.record.records import SCHEMA, Header, MachineRecord, RaisedRecord, StepRecord, TransitionRecord
 
 
 def header_of(run: Account) -> Header:
@@ -52,12 +55,18 @@ def machine_record(machine: Machine[Any]) -> MachineRecord:
         ends=tuple(phase.name for phase in program.phases if phase.final),
         waits=tuple(phase.name for phase in program.phases if isinstance(phase, Wait)),
         transitions=tuple(
-            TransitionRecord(name_of(way.source), name_of(way.target), way.condition) for way in machine.transitions
+            TransitionRecord(name_of(way.source), name_of(way.target), way.condition, way.errors)
+            for way in machine.transitions
         ),
         guards={
             phase.name: tuple(atom.name for atom in atoms)
             for phase, atoms in zip(program.phases, program.atoms, strict=True)
             if atoms
+        },
+        choices={
+            phase.name: choices
+            for phase, atoms in zip(program.phases, program.atoms, strict=True)
+            if (choices := {atom.name: atom.values for atom in atoms if isinstance(atom, Choice)})
         },
         signals={s.name: (name_of(s.to), tuple(map(name_of, s.sources))) for s in machine.signals},
         edits=tuple(edit.name for edit in machine.edits),
@@ -68,12 +77,25 @@ def step_records(timeline: Timeline[Any], first: int, last: int) -> list[StepRec
     """Steps `first` up to `last` as a journal holds them."""
     names, digests = timeline.program.names, timeline.digests
     columns = zip(range(first, last), *timeline.columns(first, last), strict=True)
+    if any(timeline.program.ways):
+        return [_step_record(names, digests, *column) for column in columns]
     if not digests:
         return [StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, t=t) for n, a, o, t in columns]
     return [
         StepRecord(n=n, p=names[a.source], e=a.transition, g=a.guards, o=o, d=digests.get(n), t=t)
         for n, a, o, t in columns
     ]
+
+
+def _step_record(
+    names: Sequence[str], digests: Mapping[int, Any], n: int, arc: Arc, outcome: Any, elapsed_ns: int
+) -> StepRecord:
+    """A step of a machine that has error ways."""
+    raised = RaisedRecord(outcome.way, outcome.exception, outcome.message) if arc.raised else None
+    return StepRecord(
+        n=n, p=names[arc.source], e=arc.transition, g=arc.guards, o=None if raised else outcome, x=raised,
+        d=digests.get(n), t=elapsed_ns,
+    )  # fmt: skip
 
 
 def _libraries() -> dict[str, Any]:

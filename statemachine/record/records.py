@@ -5,6 +5,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from statemachine.definition.raised import LONGEST
+from statemachine.definition.table import arrow
+from statemachine.definition.variable import Value
+
 SCHEMA = 2
 READABLE = (1, 2)  # 1 had no checksums and no origin
 
@@ -24,14 +28,15 @@ class Record(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=
 
 
 class TransitionRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A row of the table: source, target, and the guard's name ("": it has none)."""
+    """A row of the table: source, target, the guard's name ("": it has none), and the exceptions that it is for."""
 
     source: Name
     target: Name
     when: Annotated[str, Meta(max_length=100_000)] = ""
+    raises: tuple[Name, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.target}" + (f" when {self.when}" if self.when else "")
+        return arrow(self.source, self.target, self.raises, self.when)
 
 
 class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,9 +49,15 @@ class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ends: tuple[Name, ...]
     waits: tuple[Name, ...] = ()
     transitions: tuple[TransitionRecord, ...]
-    guards: dict[Name, tuple[Name, ...]]  # by phase, in the order of the bits of a step's `g`
+    guards: dict[Name, tuple[Name, ...]]  # by phase, in the order in which a step's `g` counts their values
+    choices: dict[Name, dict[Name, tuple[Name, ...]]] = {}  # by phase and name: the values of those that are choices
     signals: dict[Name, tuple[Name, tuple[Name, ...]]] = {}  # by name: the target, and the sources (none: any phase)
     edits: tuple[Name, ...] = ()
+
+    def variables(self, phase: str) -> list[tuple[str, tuple[Value, ...]]]:
+        """The names and values of a phase's guards and choices."""
+        choices = self.choices.get(phase, {})
+        return [(name, choices.get(name, (False, True))) for name in self.guards.get(phase, ())]
 
 
 class Header(Record, tag="header"):
@@ -73,14 +84,23 @@ class Header(Record, tag="header"):
     opaque: tuple[Name, ...] = ()
 
 
+class RaisedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a phase raised: the class that the table lists, the exception's own, and what it said."""
+
+    way: Name
+    exception: Name
+    message: Annotated[str, Meta(max_length=LONGEST)] = ""
+
+
 class StepRecord(Record, tag="s"):
-    """One step: number, phase, number of the transition, guard bits, outcome, digest; and ns."""
+    """One step: number, phase, transition's number, row of the truth table, outcome or what was raised, digest; ns."""
 
     n: Count
     p: Name
     e: Count
     g: Annotated[int, Meta(ge=0, lt=2**16)] = 0
     o: Any = None
+    x: RaisedRecord | None = None
     d: Any = None
     t: Nanoseconds = 0
 

@@ -16,6 +16,7 @@ from statemachine.record.records import (
     Header,
     MachineRecord,
     PauseRecord,
+    RaisedRecord,
     SignalRecord,
     StepRecord,
     TransitionRecord,
@@ -79,18 +80,26 @@ class Translation:
             return record
         if isinstance(record, StepRecord):
             outcome = self._outcome(record.p, record.o, lambda step: step.phases)
-            return msgspec.structs.replace(record, p=self.phase(record.p), o=outcome)
+            raised = self._raised(record.x) if record.x else None
+            return msgspec.structs.replace(record, p=self.phase(record.p), o=outcome, x=raised)
         if isinstance(record, EditRecord):
             outcome = self._outcome(record.name, record.o, lambda step: step.edits)
             return msgspec.structs.replace(record, name=self.edit(record.name), o=outcome)
         if isinstance(record, SignalRecord):
             return msgspec.structs.replace(record, name=self.signal(record.name))
         if isinstance(record, ErrorRecord):
-            return msgspec.structs.replace(record, p=self.phase(record.p))
+            return msgspec.structs.replace(record, p=self.phase(record.p), exception=self.error(record.exception))
         if isinstance(record, PauseRecord):
             pending = tuple(self.signal(name) for name in record.pending)
             return msgspec.structs.replace(record, p=self.phase(record.p), pending=pending)
         return record
+
+    def error(self, name: str) -> str:
+        """What a class of exceptions is called now."""
+        return _renamed(name, [step.errors for step in self._steps])
+
+    def _raised(self, record: RaisedRecord) -> RaisedRecord:
+        return RaisedRecord(self.error(record.way), self.error(record.exception), record.message)
 
     def _outcome(self, owner: str, outcome: Any, names: Callable[[Migration], Mapping[str, str]]) -> Any:
         for step in self._steps:
@@ -116,12 +125,18 @@ class Translation:
             ends=all_phases(machine.ends),
             waits=all_phases(machine.waits),
             transitions=tuple(
-                TransitionRecord(self.phase(way.source), self.phase(way.target), way.when)
+                TransitionRecord(
+                    self.phase(way.source), self.phase(way.target), way.when, tuple(map(self.error, way.raises))
+                )
                 for way in machine.transitions
             ),
             guards={
                 self.phase(name): tuple(_renamed(guard, guards) for guard in names)
                 for name, names in machine.guards.items()
+            },
+            choices={
+                self.phase(name): {_renamed(choice, guards): values for choice, values in choices.items()}
+                for name, choices in machine.choices.items()
             },
             signals={
                 self.signal(name): (self.phase(target), all_phases(sources))

@@ -1,5 +1,6 @@
 """The one place that decides whether what a journal says can be: each record beside the header and those before it."""
 
+from statemachine.definition.variable import row_count
 from statemachine.record.exact import shown
 from statemachine.record.records import (
     BodyRecord,
@@ -8,10 +9,13 @@ from statemachine.record.records import (
     ErrorRecord,
     GotoRecord,
     Header,
+    MachineRecord,
     PauseRecord,
     SignalRecord,
     StepRecord,
 )
+
+MOST_CASES = 2**16  # of the guards and choices of a phase
 
 
 def complaint_of_header(header: Header) -> str | None:
@@ -22,18 +26,35 @@ def complaint_of_header(header: Header) -> str | None:
     phases = set(machine.phases)
     named = {name for way in machine.transitions for name in (way.source, way.target)}
     named |= {name for target, sources in machine.signals.values() for name in (target, *sources)}
-    named |= {*machine.ends, *machine.waits, *machine.guards} | ({header.phase} - {""})
+    named |= {*machine.ends, *machine.waits, *machine.guards, *machine.choices} | ({header.phase} - {""})
     if not machine.phases or len(phases) != len(machine.phases):
         return "its machine has no phases, or one twice"
     if unknown := sorted(named - phases):
         return f"its table names {shown(unknown)}, which are none of its phases"
     guards = {name for names in machine.guards.values() for name in names}
+    errors = {name for way in machine.transitions for name in way.raises}
     ways = {way.when for way in machine.transitions}
-    names = {machine.name, machine.fingerprint, header.run, *phases, *guards, *ways, *machine.signals, *machine.edits}
+    values = {value for choices in machine.choices.values() for own in choices.values() for value in own}
+    names = {machine.name, machine.fingerprint, header.run, *machine.signals, *machine.edits}
+    names |= phases | guards | values | ways | errors
     if odd := sorted(name for name in names if not name.isprintable()):
         return f"the name {shown(odd[0])!r} holds control characters"
-    if wide := [name for name, guards in machine.guards.items() if len(guards) > 16]:
-        return f"phase {shown(wide[0])!r} has {len(machine.guards[wide[0]])} guards, at most 16 can be"
+    for phase in machine.guards.keys() | machine.choices.keys():
+        if complaint := _complaint_of_variables(machine, phase):
+            return f"phase {shown(phase)!r} {complaint}"
+    return None
+
+
+def _complaint_of_variables(machine: MachineRecord, phase: str) -> str | None:
+    names, choices = machine.guards.get(phase, ()), machine.choices.get(phase, {})
+    if len(set(names)) != len(names):
+        return "has two guards or choices of one name"
+    if odd := sorted(choices.keys() - set(names)):
+        return f"has values for {shown(odd[0])!r}, by which it does not choose"
+    if odd := sorted(name for name, values in choices.items() if not values or len(set(values)) != len(values)):
+        return f"has a choice {shown(odd[0])!r} with no values, or one twice"
+    if (cases := row_count(values for _, values in machine.variables(phase))) > MOST_CASES:
+        return f"has guards with {cases} cases, at most {MOST_CASES} can be"
     return None
 
 
@@ -91,10 +112,17 @@ class Validator:
             return f"names phase {shown(record.p)!r}, which the header does not"
         if record.e >= len(machine.transitions):
             return f"names transition {record.e}, but the header has {len(machine.transitions)}"
-        if machine.transitions[record.e].source != record.p:
-            return f"takes transition [{shown(str(machine.transitions[record.e]))}] from phase {shown(record.p)!r}"
-        if record.g >> len(machine.guards.get(record.p, ())):
-            return f"has guard values {record.g:#b} at phase {shown(record.p)!r}, which has fewer guards"
+        way = machine.transitions[record.e]
+        if way.source != record.p:
+            return f"takes transition [{shown(str(way))}] from phase {shown(record.p)!r}"
+        if way.raises and record.x is None:
+            return f"takes transition [{shown(str(way))}], but nothing was raised"
+        if record.x is not None and record.x.way not in way.raises:
+            return f"takes transition [{shown(str(way))}], which is not for {shown(record.x.way)}"
+        if record.x is not None and record.o is not None:
+            return f"has an outcome, and says that {shown(record.x.exception)} was raised"
+        if record.g >= (cases := row_count(values for _, values in machine.variables(record.p))):
+            return f"has case {record.g} of the guards of phase {shown(record.p)!r}, which have {cases}"
         return None
 
 

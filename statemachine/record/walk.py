@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from statemachine.definition.phase import Status, Wait
+from statemachine.definition.raised import Raised
+from statemachine.definition.variable import values_at
 from statemachine.errors import IllegalMove, JournalError, PhaseError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
@@ -20,6 +22,7 @@ from statemachine.record.records import (
     EndRecord,
     ErrorRecord,
     PauseRecord,
+    RaisedRecord,
     SignalRecord,
     StepRecord,
 )
@@ -140,7 +143,8 @@ class Walk:
         """Run the phase again, or take its outcome."""
         run = self._run
         if not self._live or isinstance(run.phase, Wait):  # an answer came from outside, and does again
-            return run.take(self._typed(record), elapsed_ns=record.t, digest=record.d)
+            outcome = _raised(record.x) if record.x else self._typed(record)
+            return run.take(outcome, elapsed_ns=record.t, digest=record.d)
         if self._journal.header.schema == 1 or not self._journal.header.digest_every:
             run.digest_every = int(record.d is not None)  # the header does not say at which steps one is due
         step = run.step()
@@ -199,17 +203,24 @@ class Walk:
         if run.status.ended or run.phase.name != record.p:
             replayed = str(run.status) if run.status.ended else run.phase.name
             return self._diverged(record.n, record.p, "phase", record.p, replayed)
+        raised = None if record.x is None else _raised(record.x)
+        recorded_error = MISSING if raised is None else str(raised)
+        if raised and raised.way not in (ways := run.timeline.program.ways[run.timeline.program.index_of(record.p)]):
+            known = f"no way on {exact.shown(raised.way)}; there are: {', '.join(ways) or 'none'}"
+            return self._diverged(record.n, record.p, "error", recorded_error, known)
         try:
             taken = self._take(record)
         except PhaseError as error:
             found = f"{type(error.__cause__).__name__}: {error.__cause__}"
-            return self._diverged(record.n, record.p, "error", MISSING, found)
+            return self._diverged(record.n, record.p, "error", recorded_error, found)
+        if taken.raised != raised:
+            found = MISSING if taken.raised is None else str(taken.raised)
+            return self._diverged(record.n, record.p, "error", recorded_error, found)
         if self._live and not exact.same(record.o, outcome := _plain(taken.outcome)):
             return self._diverged(record.n, record.p, "outcome", record.o, outcome)
         if divergence := self._digest(record):
             return divergence
-        names = self._words.machine.guards.get(record.p, ())
-        recorded = {name: bool(record.g >> bit & 1) for bit, name in enumerate(names)}
+        recorded = values_at(record.g, self._words.machine.variables(record.p))
         both = [name for name in recorded if name in taken.guards]
         old, new = ({name: values[name] for name in both} for values in (recorded, dict(taken.guards)))
         if old != new:
@@ -276,12 +287,15 @@ class Walk:
         **detail: Any,
     ) -> Divergence:
         words = tuple(
-            f"{step.number}: {step.phase} {plain_text(_plain(step.outcome)) if step.outcome is not None else ''}"
-            .rstrip() for step in self._common
+            f"{step.number}: {step.phase} {plain_text(_found(step))}".rstrip() for step in self._common
         )  # fmt: skip
         return Divergence(
             n, phase, field, recorded, replayed, causes + differences(self._journal.header, self.header), words, detail
         )
+
+
+def _raised(record: RaisedRecord) -> Raised:
+    return Raised(record.way, record.exception, record.message)
 
 
 @contextmanager
@@ -291,6 +305,11 @@ def _named(journal: Journal, line: int) -> Iterator[None]:
         yield
     except JournalError as error:
         raise journal.error(line, str(error)) from error
+
+
+def _found(step: Step) -> Any:
+    """What came of a step, as a report shows it."""
+    return str(step.raised) if step.raised else "" if step.outcome is None else _plain(step.outcome)
 
 
 def _plain(value: Any) -> Any:

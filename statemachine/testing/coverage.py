@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from statemachine.definition.check import atoms_of, rows_of
 from statemachine.definition.machine import Machine
-from statemachine.definition.table import name_of
+from statemachine.definition.variable import in_words, rows_of, values_at
 from statemachine.execution.run import Run
 from statemachine.record.header import step_records
 from statemachine.record.journal import Journal
@@ -22,8 +21,11 @@ class Coverage:
     ----------
     transitions
         By their text, in the order of the table.
+    errors
+        By phase and class of exceptions that it has a way for, e.g. `("charge", "GatewayDown")`.
     rows
-        By phase and guard values, e.g. `("draw", "odd & ~far_enough")`. Values that exclude each other are never seen.
+        By phase and values of its guards and choices, e.g. `("draw", "odd & ~far_enough")`. Values that exclude each
+        other are never seen.
     signals
         By name.
     edits
@@ -31,6 +33,7 @@ class Coverage:
     """
 
     transitions: Counter[str] = field(default_factory=Counter)
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     signals: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
@@ -42,21 +45,24 @@ class Coverage:
         found.transitions.update(dict.fromkeys(map(str, machine.transitions), 0))
         found.signals.update(dict.fromkeys((signal.name for signal in machine.signals), 0))
         found.edits.update(dict.fromkeys((edit.name for edit in machine.edits), 0))
-        for phase in machine.phases:
-            atoms = atoms_of([way for way in machine.transitions if name_of(way.source) == phase])
-            rows = len(list(rows_of(atoms))) if atoms else 0
-            found.rows.update(dict.fromkeys(((phase, _values([a.name for a in atoms], row)) for row in range(rows)), 0))
+        program = machine.program()
+        for phase, atoms, ways in zip(machine.phases, program.atoms, program.ways, strict=True):
+            found.errors.update(dict.fromkeys(((phase, name) for name in ways), 0))
+            if atoms:
+                found.rows.update(dict.fromkeys(((phase, in_words(values)) for values in rows_of(atoms)), 0))
         return found
 
     def add(self, machine: Machine[Any], records: Iterable[BodyRecord]) -> None:
         """Count what a record shows."""
-        atoms = [[atom.name for atom in own] for own in machine.program().atoms]
+        atoms = [[(atom.name, atom.values) for atom in own] for own in machine.program().atoms]
         guards = dict(zip(machine.phases, atoms, strict=True))
         for record in records:
             if isinstance(record, StepRecord):
                 self.transitions[str(machine.transitions[record.e])] += 1
-                if names := guards[record.p]:
-                    self.rows[record.p, _values(names, record.g)] += 1
+                if record.x:
+                    self.errors[record.p, record.x.way] += 1
+                if own := guards[record.p]:
+                    self.rows[record.p, in_words(values_at(record.g, own))] += 1
             elif isinstance(record, SignalRecord):
                 self.signals[record.name] += 1
             elif isinstance(record, EditRecord):
@@ -67,6 +73,7 @@ class Coverage:
         """What was never seen, by kind."""
         found = {
             "transitions": [name for name, count in self.transitions.items() if not count],
+            "errors": [f"{phase}: {name}" for (phase, name), count in self.errors.items() if not count],
             "rows": [f"{phase}: {values}" for (phase, values), count in self.rows.items() if not count],
             "signals": [name for name, count in self.signals.items() if not count],
             "edits": [name for name, count in self.edits.items() if not count],
@@ -75,7 +82,7 @@ class Coverage:
 
     def __str__(self) -> str:
         lines = []
-        for kind in ("transitions", "rows", "signals", "edits"):
+        for kind in ("transitions", "errors", "rows", "signals", "edits"):
             counts: Counter[Any] = getattr(self, kind)
             if counts:
                 lines.append(f"{kind}: {sum(map(bool, counts.values()))} of {len(counts)} seen")
@@ -105,7 +112,3 @@ def _records_of(run: Run[Any]) -> Iterable[BodyRecord]:
     for event in run.events:
         kind = {"signal": SignalRecord(n=event.number, name=event.name)}
         yield kind.get(event.kind) or EditRecord(n=event.number, name=event.name)
-
-
-def _values(names: list[str], bits: int) -> str:
-    return " & ".join(name if bits >> bit & 1 else f"~{name}" for bit, name in enumerate(names))

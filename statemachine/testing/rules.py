@@ -78,8 +78,9 @@ def machine_rules(
     state
         A copy of what of a context counts, by name. Unless given, its host fields.
     may_raise
-        Exceptions that phases may raise; the run must then rest, failed, with its context as before the phase (and
-        wait, as before, if it was given an answer).
+        Exceptions that phases may raise for which the table has no way; the run must then rest, failed, with its
+        context as before the phase (and wait, as before, if it was given an answer). Those that it has a way for are
+        raised by the test itself, too.
     max_steps
         How far a run is driven.
     close
@@ -103,8 +104,12 @@ def machine_rules(
             close or (lambda context: None),
         )
 
-        @initialize(context=strategy, library=st.booleans(), digest_every=st.integers(0, 2))
-        def begin(self, context: Context, library: bool, digest_every: int) -> None:
+        @initialize(
+            context=strategy, library=st.booleans(), digest_every=st.integers(0, 2),
+            storm=st.integers(0, 20) if any(way.classes for way in machine.transitions) else st.just(0),
+        )  # fmt: skip
+        def begin(self, context: Context, library: bool, digest_every: int, storm: int) -> None:
+            self._bench.watch.storm = storm
             self._begin(context, library, digest_every)
 
         if given_answers:

@@ -199,6 +199,11 @@ class Subject:
         """See that a step taken twice from the same place comes to the same."""
         if expected is None or found is None:
             return
+        if not same(found.raised, expected.raised):
+            self.breach(
+                f"phase {expected.phase!r} raises something else for the same context and position "
+                f"({expected.raised or 'nothing'}, then {when} {found.raised or 'nothing'}): {KEYED}, {SYNC}"
+            )
         if not same(found.outcome, expected.outcome):
             self.breach(
                 f"phase {expected.phase!r} gives another outcome for the same context and position "

@@ -1,22 +1,25 @@
 """Watches every half of every step of a machine: what `run`, `apply` and guards may touch, and what not."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
+from zlib import crc32
 
-from statemachine.definition.guard import Guard
 from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import Phase
-from statemachine.definition.program import Program, Row
+from statemachine.definition.program import ErrorWay, Program, Row
 from statemachine.definition.table import Edit
+from statemachine.definition.variable import Value, Variable
 from statemachine.errors import GuardError, JournalError
 from statemachine.execution import host_state
-from statemachine.record.exact import plain, typed
+from statemachine.record.exact import fields, plain, typed
 from statemachine.testing.same import differences, same, shown
 
 Context = TypeVar("Context")
 State = Callable[[Context], Mapping[Any, Any]]
+Chosen = Row[Context] | ErrorWay[Context]
 Addresses = Callable[[Context], Mapping[str, int]]
 
 
@@ -38,6 +41,7 @@ class Watch(Generic[Context]):
     def __init__(self, state: State[Context], pinned: Addresses[Context]) -> None:
         self.state = state
         self.broken: BrokenRule | None = None
+        self.storm = 0  # which of the phases raise what their ways are for, and where; 0: none does
         self._pinned = pinned
         self._homes: dict[int, tuple[Context, Mapping[str, int]]] = {}  # by id of the context, which is kept alive
 
@@ -64,18 +68,30 @@ class Watch(Generic[Context]):
         """A program that does what `program` does, watched, and compares its choices with those of `other`."""
         rows = tuple(
             Row(
-                self._watched_run(phase, row),
-                self._watched_apply(phase, row),
+                self._watched_run(phase, row, [way.kind for way in ways.values()]),
+                self._watched_apply(phase, row.apply),
                 self._watched_select(phase, row, other_row, atoms) if atoms else row.select,
                 row.arcs,
                 row.rests,
                 row.enters_none,
             )
-            for phase, row, other_row, atoms in zip(
-                program.phases, program.rows, other.rows, program.atoms, strict=True
+            for phase, row, other_row, atoms, ways in zip(
+                program.phases, program.rows, other.rows, program.atoms, program.ways, strict=True
             )
         )
-        return replace(program, rows=rows)
+        ways = tuple(
+            {
+                name: ErrorWay(
+                    way.kind,
+                    self._watched_apply(phase, way.apply),
+                    self._watched_select(phase, way, others[name], atoms) if atoms else way.select,
+                    way.arcs,
+                )
+                for name, way in own.items()
+            }
+            for phase, own, others, atoms in zip(program.phases, program.ways, other.ways, program.atoms, strict=True)
+        )
+        return replace(program, rows=rows, ways=ways)
 
     def check_buffers(self, context: Context, who: str) -> None:
         """See that every buffer is where it was when this context was first seen."""
@@ -106,11 +122,21 @@ class Watch(Generic[Context]):
                 "choose one that JSON can hold"
             )
 
-    def _watched_run(self, phase: Phase[Context, Any], row: Row[Context]) -> Callable[[Context], Any]:
+    def _watched_run(
+        self, phase: Phase[Context, Any], row: Row[Context], kinds: Sequence[type[Exception]]
+    ) -> Callable[[Context], Any]:
         def run(context: Context) -> Any:
             self.check_buffers(context, "somebody")
             before = self.state(context)
-            outcome = row.run(context)
+            try:
+                outcome = row.run(context)
+                if struck := self._struck(phase, context, kinds):  # after it worked: its buffers are as it left them
+                    raise struck
+            except Exception:
+                if changed := differences(before, self.state(context)):
+                    self.breach(f"phase {phase.name!r} changes {', '.join(changed)} in run(), and raises: let "
+                                "apply_error() enter what is to stay")  # fmt: skip
+                raise
             if changed := differences(before, self.state(context)):
                 self.breach(f"phase {phase.name!r} changes {', '.join(changed)} in run(): move that into apply()")
             self.check_buffers(context, f"phase {phase.name!r}")
@@ -120,9 +146,22 @@ class Watch(Generic[Context]):
 
         return run
 
-    def _watched_apply(self, phase: Phase[Context, Any], row: Row[Context]) -> Callable[[Context, Any], None]:
+    def _struck(
+        self, phase: Phase[Context, Any], context: Context, kinds: Sequence[type[Exception]]
+    ) -> Exception | None:
+        """What this phase raises here in this storm, of what the table has ways for: always the same at one place."""
+        if not self.storm or not kinds:
+            return None
+        held, _ = fields(context, host_state.save(context))
+        place = crc32(f"{self.storm} {phase.name} {sorted(held.items())}".encode(errors="backslashreplace"))
+        number = place % (len(kinds) + 1 + self.storm % 3)
+        return _made(kinds[number]) if number < len(kinds) else None
+
+    def _watched_apply(
+        self, phase: Phase[Context, Any], enter: Callable[[Context, Any], None]
+    ) -> Callable[[Context, Any], None]:
         def apply(context: Context, outcome: Any) -> None:
-            self.check_apply(phase, row.apply, context, outcome)
+            self.check_apply(phase, enter, context, outcome)
 
         return apply
 
@@ -152,8 +191,9 @@ class Watch(Generic[Context]):
         self.check_buffers(context, f"apply() of {kind} {owner.name!r}")
 
     def _watched_select(
-        self, phase: Phase[Context, Any], row: Row[Context], other: Row[Context], atoms: tuple[Guard[Context], ...]
-    ) -> Callable[[Context], int]:
+        self, phase: Phase[Context, Any], row: Chosen[Context], other: Chosen[Context],
+        atoms: tuple[Variable[Context], ...],
+    ) -> Callable[[Context], int]:  # fmt: skip
         assert row.select is not None
         assert other.select is not None
         mine, theirs = row.select, other.select
@@ -162,7 +202,7 @@ class Watch(Generic[Context]):
             for atom in atoms:
                 before = self.state(context)
                 first, second = self._value(atom, context), self._value(atom, context)
-                if first is not second:
+                if first != second:
                     self.breach(
                         f"guard {atom.name!r} gave {first}, then {second} for the same context: a guard must be pure"
                     )
@@ -179,9 +219,9 @@ class Watch(Generic[Context]):
 
         return select
 
-    def _value(self, atom: Guard[Context], context: Context) -> bool:
+    def _value(self, atom: Variable[Context], context: Context) -> Value:
         try:
-            return atom(context)
+            return atom.value(context)
         except GuardError as error:
             if error.__cause__ is None:
                 self.breach(str(error))
@@ -189,6 +229,15 @@ class Watch(Generic[Context]):
                 f"{error}; a guard must have a value for every context that its phase leaves behind, whatever the "
                 "other guards say"
             )
+
+
+def _made(kind: type[Exception]) -> Exception:
+    """An exception of this class, whatever it needs to be made."""
+    with suppress(Exception):
+        return kind("raised by the test")
+    with suppress(Exception):
+        return kind()
+    return kind.__new__(kind)
 
 
 class _WatchedMachine(Machine[Context]):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from statemachine.definition.phase import Wait
-from statemachine.definition.table import name_of
+from statemachine.definition.table import arrow, label, name_of
 from statemachine.errors import JournalError
 
 if TYPE_CHECKING:
@@ -13,14 +13,20 @@ if TYPE_CHECKING:
 
 
 class Arrow(NamedTuple):
-    """A transition, and the name of its guard ("": it has none)."""
+    """A transition, the name of its guard ("": it has none), and the exceptions that it is for."""
 
     source: str
     target: str
     guard: str = ""
+    errors: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What leads along it, in words."""
+        return label(self.errors, self.guard)
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.target}" + (f" when {self.guard}" if self.guard else "")
+        return arrow(self.source, self.target, self.errors, self.guard)
 
 
 class SignalArrow(NamedTuple):
@@ -47,7 +53,9 @@ class Chart:
     def of(cls, machine: "Machine[Any]") -> "Chart":
         """The chart of a machine."""
         phases = machine.phases
-        arrows = [Arrow(name_of(way.source), name_of(way.target), way.condition) for way in machine.transitions]
+        arrows = [
+            Arrow(name_of(way.source), name_of(way.target), way.condition, way.errors) for way in machine.transitions
+        ]
         signals = []
         for signal in machine.signals:
             sources: list[str | None] = [name_of(source) for source in signal.sources]
@@ -65,12 +73,12 @@ class Chart:
         JournalError
             When the header's transitions or signals do not join its phases.
         """
-        arrows = tuple(Arrow(way.source, way.target, way.when) for way in record.transitions)
+        arrows = tuple(Arrow(way.source, way.target, way.when, way.raises) for way in record.transitions)
         signals = []
         for name, (target, sources) in record.signals.items():
             signals += [SignalArrow(name, source, target) for source in sources or [None]]
-        named = {name for arrow in arrows for name in arrow[:2]} | {
-            name for arrow in signals for name in arrow[1:] if name
+        named = {name for way in arrows for name in way[:2]} | {
+            name for signal in signals for name in signal[1:] if name
         }
         if not record.phases or not named | {*record.ends, *record.waits} <= set(record.phases):
             raise JournalError(f"the header of a journal of {record.name!r} is damaged: its table names other phases")

@@ -48,7 +48,7 @@ def to_mermaid(
     ]
     lines.append(f"    [*] --> {ids[chart.start]}")
     for number, arrow in enumerate(chart.arrows):
-        words = " ".join(filter(None, (arrow.guard, _times(tally.transitions[number]) if tally else "")))
+        words = " ".join(filter(None, (arrow.label, _times(tally.transitions[number]) if tally else "")))
         label = f" : {_entities(words)}" if words else ""
         lines.append(f"    {ids[arrow.source]} --> {ids[arrow.target]}{label}")
     if any(signal.source is None for signal in chart.signals):
@@ -152,9 +152,11 @@ def _graph(machine: Drawable, highlight: Phase[Any, Any] | str | None, tally: "T
         figures = " · ".join(_figures(chart, name, tally))
         graph.node(ids[name], label=graphviz.nohtml("\\n".join(map(text, filter(None, (name, figures))))), **look)
     for number, arrow in enumerate(chart.arrows):
-        words = " ".join(filter(None, (arrow.guard, _times(tally.transitions[number]) if tally else "")))
+        words = " ".join(filter(None, (arrow.label, _times(tally.transitions[number]) if tally else "")))
         faint = {"color": FAINT, "fontcolor": FAINT} if tally and not tally.transitions[number] else {}
-        graph.edge(ids[arrow.source], ids[arrow.target], label=f"  {text(words)}  " if words else "", **faint)
+        dashed = {"style": "dashed"} if arrow.errors else {}
+        label = f"  {text(words)}  " if words else ""
+        graph.edge(ids[arrow.source], ids[arrow.target], label=label, **dashed, **faint)
     if any(signal.source is None for signal in chart.signals):
         graph.node("any", label=ANY_PHASE, style="dashed,rounded", color=FAINT, fontcolor=FAINT, fontsize="11")
     for signal in chart.signals:

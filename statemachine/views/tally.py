@@ -38,6 +38,14 @@ class PhaseTally:
 
 
 @dataclass(slots=True)
+class CaughtTally:
+    """How often a phase raised exceptions of one class, for which the table has a way, and what the last one said."""
+
+    count: int = 0
+    message: str = ""
+
+
+@dataclass(slots=True)
 class Tally:
     """What a run did, in numbers; only what counts in the end: steps that it went back from are left out.
 
@@ -47,8 +55,10 @@ class Tally:
         How often each was taken, by its number.
     signals
         How often each was taken, and from where to where.
+    caught
+        What was raised and had a way, by phase and class.
     failed
-        The phase that raised, if one did.
+        The phase that the run failed in, if it did.
     status
         How the run ended; None if the record does not say (it was paused, or killed).
     """
@@ -56,6 +66,7 @@ class Tally:
     phases: dict[str, PhaseTally]
     transitions: Counter[int] = field(default_factory=Counter)
     signals: Counter[SignalArrow] = field(default_factory=Counter)
+    caught: dict[tuple[str, str], CaughtTally] = field(default_factory=dict)
     failed: str | None = None
     status: str | None = None
     steps: int = 0
@@ -79,6 +90,9 @@ class Tally:
                 self.steps += 1
                 self.phases[record.p].add(record.t)
                 self.transitions[record.e] += 1
+                if record.x:
+                    caught = self.caught.setdefault((record.p, record.x.exception), CaughtTally())
+                    caught.count, caught.message = caught.count + 1, record.x.message
                 here = chart.arrows[record.e].target
             elif isinstance(record, SignalRecord):
                 target = targets.get(record.name, here)

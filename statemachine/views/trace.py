@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
+from statemachine.definition.variable import values_at
 from statemachine.record.journal import Journal
 from statemachine.record.records import (
     EditRecord,
@@ -107,8 +108,9 @@ def events(journal: Journal, details: Details) -> Iterator[Event]:
             said = {
                 "step": record.n,
                 "transition": str(chart.arrows[record.e]),
-                "guards": _guards(header.machine.guards.get(record.p, ()), record.g),
+                "guards": values_at(record.g, header.machine.variables(record.p)),
                 "outcome": _shortened(record.o),
+                "raised": f"{record.x.exception}: {record.x.message}"[:LONGEST] if record.x else None,
             }
             yield _slice(MACHINE, record, now, {name: value for name, value in said.items() if value not in ({}, None)})
             for track, words in extra.tracks.items():
@@ -172,10 +174,6 @@ def _mark(now_ns: int, name: str, **args: Any) -> Event:
     return {
         "ph": "i", "s": "p", "name": name, "cat": "event", "pid": PID, "tid": MACHINE, "ts": now_ns / 1e3, "args": args
     }  # fmt: skip
-
-
-def _guards(names: tuple[str, ...], bits: int) -> dict[str, bool]:
-    return {name: bool(bits >> bit & 1) for bit, name in enumerate(names)}
 
 
 def _shortened(outcome: Any) -> Any:

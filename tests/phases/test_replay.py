@@ -124,7 +124,7 @@ def test_a_changed_table_is_told_but_only_what_it_does_diverges(generator: Gener
     path = tmp_path / "a.jsonl"
     generator.start("the fox", PARAMS, journal=path).start()
     text = path.read_text()
-    for old, new in (('["check_stop","sample","~all_finished"]', '["check_stop","sample","whenever"]'),
+    for old, new in (('["check_stop","sample","~all_finished",[]]', '["check_stop","sample","whenever",[]]'),
                      (generator.machine.fingerprint, "0" * 64)):  # fmt: skip
         text = text.replace(old, new)
     path.write_text(text)

@@ -83,3 +83,10 @@ def test_what_names_no_machine_is_a_wrong_command_line(phasewalk: Command, targe
     assert "Traceback" not in answer.err
     assert "\x1b" not in answer.err
     assert "FILE.py:NAME" in answer.err
+
+
+def test_check_counts_the_cases_of_a_choice(phasewalk: Command) -> None:
+    answer = phasewalk("check", "dispatch:machine")
+    assert answer.code == 0
+    [row] = [line for line in answer.out.splitlines() if "tools & paid" in line]
+    assert row.split()[-4:] == ["2", "│", "8", "│"]

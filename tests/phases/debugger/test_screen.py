@@ -3,6 +3,7 @@
 import asyncio
 import xml.etree.ElementTree as ET
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from phases import Generator, RowRequest
 from phases.debugger.dialogs import Asked, Pages
 from phases.debugger.distribution import Distribution
 from phases.debugger.generation import GenerationSession
+from phases.debugger.guards import GuardTruth
+from phases.debugger.panels import GuardsPanel
 from phases.debugger.screen import DebuggerApp, picture
 from phases.debugger.view import View, glance
 
@@ -117,6 +120,13 @@ def test_the_screen_shows_the_place(session: GenerationSession) -> None:
         assert "nothing_left" in seen(app)
 
     on_screen(session, script)
+
+
+def test_guards_and_choices_are_told_apart(session: GenerationSession) -> None:
+    told = (GuardTruth("paid", True), GuardTruth("route", "tools"), GuardTruth("late", None))
+    view = replace(View.of(session), guards=told)
+    shown = [line.rstrip() for line in GuardsPanel().draw(view, 40, 5).plain.splitlines()]
+    assert shown[:3] == ["✔ true  paid", "◆       route = tools", "? unset late"]
 
 
 @pytest.mark.parametrize("size", [(80, 24), (100, 30)])

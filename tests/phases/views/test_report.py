@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import charging
 import pytest
 from chromium_program import dump_dom, needs_chromium
 from command_line import Command
@@ -194,3 +195,12 @@ def test_svg_in_the_page_holds_no_script_and_no_reference(tmp_path: Path) -> Non
     assert page.count("<script") == 2
     assert "<img" not in page
     assert page.count("</svg>") == page.count("<svg")
+
+
+def test_report_tells_what_was_raised_and_caught(phasewalk: Command, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    charging.record(path, "GatewayDown", "GatewayTimeout", "")
+    assert phasewalk("report", str(path), "-o", "run.html")[0] == 0
+    page = html.unescape(Path("run.html").read_text())
+    assert "GatewayDown in charge (1), last: attempt 0; GatewayTimeout in charge (1), last: attempt 1" in page
+    assert "in charge: GatewayTimeout: attempt 1" in page

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from statemachine import End, Guard, InvalidMachine, Machine, Phase, Signal, Transition, Wait, guard
+from statemachine import Choice, End, Guard, InvalidMachine, Machine, Phase, Signal, Transition, Wait, guard
 
 end: End[Any] = End("end")
 
@@ -14,6 +14,7 @@ class Draw(Phase[Any, int]):
 
 
 draw = Draw()
+mood: Choice[Any] = Choice("mood", ("good", "bad"), lambda context: "good")
 
 
 def often(context: object) -> bool:
@@ -38,6 +39,7 @@ def found(start: Any, *transitions: Any, signals: Any = (), edits: Any = ()) -> 
         (draw, Transition(draw, end, often), "the guard of a transition from 'draw' to 'end' is the function often"),  # type: ignore[arg-type]
         (draw, Transition(draw, end, "often"), "is 'often', expected a Guard"),  # type: ignore[arg-type]
         (draw, Transition(draw, end, True), "is True, expected a Guard"),  # type: ignore[arg-type]
+        (draw, Transition(draw, end, mood), "is the choice mood, expected a Guard"),  # type: ignore[arg-type]
     ],
 )
 def test_a_mistake_is_a_finding(start: Any, row: Any, expected: str) -> None:
@@ -51,7 +53,7 @@ def test_mistakes_come_all_together_with_what_to_do() -> None:
     )  # type: ignore[arg-type]
     assert [line.partition(";")[2].strip() for line in told] == [
         "make an object of a subclass of Phase",
-        "make a guard of a function with @guard, or Guard(name, function)",
+        "make a guard of a function with @guard, or Guard(name, function), or of a choice with is_(value)",
         "write Transition(source, target, guard)",
         "write Signal(name, to=phase)",
         "make an object of a subclass of Phase",

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from statemachine import End, Machine, Phase, Transition, guard
+from statemachine import End, Machine, Phase, Raised, Transition, guard
+from statemachine.definition.program import Arc
 from statemachine.execution.loop import Cursor, drive
 from statemachine.execution.timeline import Timeline
 
@@ -59,7 +60,9 @@ def driven(context: Count, **options: Any) -> tuple[Timeline[Count], Heard, Curs
     timeline: Timeline[Count] = Timeline(machine, program)
     heard = Heard(cursor)
     heard.rest, heard.due_in = options.pop("rest", False), options.pop("due_in", 2**62)
-    drive(cursor, program.rows, context, timeline, heed=heard.heed, tend=heard.tend, **options)
+    drive(
+        cursor, program.rows, context, timeline, heed=heard.heed, tend=heard.tend, catch=lambda error: None, **options
+    )
     return timeline, heard, cursor
 
 
@@ -99,5 +102,35 @@ def test_an_outcome_that_is_not_accepted_changes_nothing() -> None:
     timeline: Timeline[Count] = Timeline(machine, program)
     cursor = Cursor(0)
     with pytest.raises(ValueError, match="not three"):
-        drive(cursor, program.rows, context, timeline, heed=lambda: False, tend=lambda now: None, accept=accept)
+        drive(
+            cursor, program.rows, context, timeline, heed=lambda: False, tend=lambda now: None,
+            catch=lambda error: None, accept=accept,
+        )  # fmt: skip
     assert (context.count, timeline.count) == (2, 2)
+
+
+def test_what_is_caught_is_recorded_and_what_is_not_is_raised() -> None:
+    class Fails(Add):
+        def run(self, context: Count) -> int:
+            if context.count == 3:
+                raise KeyError("three")
+            if context.count == 5:
+                raise ValueError("five")
+            return super().run(context)
+
+    fails = Fails("add")
+    failing = Machine("count", fails, [Transition(fails, fails, ~enough), Transition(fails, End("done"), enough),
+                                       Transition(fails, fails, raises=KeyError)])  # fmt: skip
+    context, program = Count(limit=9), failing.program()
+    timeline: Timeline[Count] = Timeline(failing, program)
+
+    def catch(error: Exception) -> tuple[Arc, Raised] | None:
+        if not isinstance(error, KeyError):
+            return None
+        context.count = 4
+        return program.lead(0, context, "KeyError"), Raised.of("KeyError", error)
+
+    with pytest.raises(ValueError, match="five"):
+        drive(Cursor(0), program.rows, context, timeline, heed=lambda: False, tend=lambda now: None, catch=catch)
+    assert timeline.outcomes == [1, 2, 3, Raised("KeyError", "KeyError", "'three'"), 5]
+    assert [arc.transition for arc in timeline.arcs] == [0, 0, 0, 2, 0]
