@@ -14,7 +14,8 @@ def generators_of(phase: Phase[Any, Any]) -> dict[str, Any]:
     numpy = sys.modules.get("numpy.random")
     if numpy:
         found["the generator of `numpy.random`"] = pickle.dumps(numpy.get_state(legacy=False))
+    kinds = (random.Random, numpy.Generator, numpy.RandomState) if numpy else (random.Random,)
     for name, value in vars(phase).items():
-        if isinstance(value, random.Random) or (numpy and isinstance(value, numpy.Generator | numpy.RandomState)):
+        if isinstance(value, kinds) and not isinstance(value, random.SystemRandom):  # which has no state
             found[f"its own generator {name!r}"] = pickle.dumps(value)
     return found

@@ -78,6 +78,18 @@ def test_a_draw_from_the_system_at_any_step(from_step: int) -> None:
     assert KEY in message
 
 
+def test_a_draw_from_the_system_by_a_generator_without_state() -> None:
+    class Holding(Sound):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = random.SystemRandom()
+
+        def run(self, context: Bag) -> int:
+            return self.own.randrange(10**9)
+
+    assert f"gives another outcome {ONCE} (" in caught(rules_of(Holding()))
+
+
 def test_a_phase_that_counts_its_calls() -> None:
     class Counting(Sound):
         calls = 0
