@@ -66,7 +66,8 @@ class Lifecycle(Generic[Context]):
             journal.attach(self.id)
         program = machine.program(interpreter)
         self.timeline: Timeline[Context] = Timeline(machine, program)
-        self.timeline.spacing = min(self.timeline.spacing, keep_steps or self.timeline.spacing)
+        if keep_steps:
+            self.timeline.spacing, self.timeline.widest = min(self.timeline.spacing, keep_steps), keep_steps
         self._program = program
         self._interpreter: Interpreter = interpreter
         self._log_steps = log_steps

@@ -14,6 +14,7 @@ from statemachine.errors import IllegalMove
 Context = TypeVar("Context")
 
 MOST_FRAMES = 512
+FEWEST_FRAMES = 3  # however heavy: a run that forgets needs one to begin at, behind the steps that it keeps
 MOST_NS = 500_000_000  # of copying host states, all frames that are kept together
 
 
@@ -88,6 +89,7 @@ class Timeline(Generic[Context]):
     frames: list[Frame] = field(default_factory=list)  # on the way, so that no fold is long
     cuts: list[int] = field(default_factory=list)  # the places that the run went back to and on from, in order
     spacing: int = 2048  # steps from one frame to the next
+    widest: int = 2**62  # the most that spacing may become
     rewound: int | None = None  # the number of steps, while the run rests in its own past
     ended_as: Status | None = None  # how the recorded run ended, also while it rests in its past
     forgotten: Forgotten = NOTHING
@@ -162,9 +164,10 @@ class Timeline(Generic[Context]):
     def keep(self, frame: Frame) -> None:
         """Keep a frame; when they are many or heavy, every other one goes and they come half as often."""
         self.frames.append(frame)
-        if len(self.frames) > MOST_FRAMES or sum(frame.cost_ns for frame in self.frames) > MOST_NS:
+        count = len(self.frames)
+        if count > MOST_FRAMES or (count > FEWEST_FRAMES and sum(frame.cost_ns for frame in self.frames) > MOST_NS):
             self.frames = self.frames[1::2]
-            self.spacing *= 2
+            self.spacing = min(2 * self.spacing, self.widest)
 
     @property
     def whole(self) -> bool:
@@ -245,7 +248,8 @@ class Timeline(Generic[Context]):
         return Timeline(
             self.machine, self.program, self.origin, list(arcs), list(outcomes), array("q", elapsed), list(events),
             {step: digest for step, digest in self.digests.items() if step < number},
-            [frame for frame in self.frames if frame.number <= number], spacing=self.spacing, forgotten=self.forgotten,
+            [frame for frame in self.frames if frame.number <= number], spacing=self.spacing, widest=self.widest,
+            forgotten=self.forgotten,
         )  # fmt: skip
 
     def digestible(self) -> int:

@@ -352,6 +352,21 @@ def test_a_timeline_forgets_all_of_a_stretch_or_nothing(more: int) -> None:
     assert remembered(all_of_it) in found
 
 
+def test_a_context_that_is_slow_to_copy_is_forgotten_as_well() -> None:
+    timeline: Timeline[Walk] = Timeline(walk, walk.program(), Frame(0, 0, {}), spacing=10, widest=10)
+    arc, longest = walk.program().rows[0].arcs[0], 0
+    for _ in range(2000):
+        timeline.arcs.append(arc)
+        timeline.outcomes.append(0)
+        timeline.elapsed.append(0)
+        if timeline.wants_frame:
+            timeline.keep(Frame(timeline.count, 0, {}, 600_000_000))
+        if timeline.count - timeline.first >= 20:
+            timeline.forget(timeline.count - 10)
+        longest = max(longest, timeline.count - timeline.first)
+    assert longest < 40
+
+
 @pytest.mark.parametrize("second", [0, 3], ids=["once", "four times"])
 def test_an_interrupt_while_it_forgets_leaves_a_run_that_goes_on_rightly(tmp_path: Path, second: int) -> None:
     whole = Run(walk, Walk(seed=3, limit=6), keep=True)
