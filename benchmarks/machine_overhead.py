@@ -3,8 +3,9 @@
     python benchmarks/machine_overhead.py
 
 All three run one machine: three phases in a ring, two of them with a guard, as in the decode loop of the generation
-machine. python-statemachine has the same import name as Phasewalk's package, so it runs in an environment of its own
-that this script makes (needs a package index; skipped with --no-peer).
+machine. Another row is a machine whose phases and guards do a little work, as most do: orders whose payment is tried
+again, one after another. python-statemachine has the same import name as Phasewalk's package, so it runs in an
+environment of its own that this script makes (needs a package index; skipped with --no-peer).
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +27,7 @@ from statemachine import End, Machine, Phase, Run, Transition, guard
 
 REPEATS = 7
 TOKENS = {"compiled": 50_000, "transitions": 3_000, "python-statemachine": 500}
+ORDERS = "compiled, orders with retries"
 
 PEER = """
 import json, sys, time
@@ -96,8 +99,85 @@ ring = Machine(
 )
 
 
+@dataclass(slots=True)
+class Orders:
+    left: int
+    amount: int = 0
+    tries: int = 0
+    paid: bool = False
+    parcels: int = 0
+    shipped: int = 0
+
+
+class Place(Phase[Orders, int]):
+    def run(self, context: Orders) -> int:
+        return 10 + context.left % 7
+
+    def apply(self, context: Orders, outcome: int) -> None:
+        context.amount, context.tries, context.paid = outcome, 0, False
+
+
+class Charge(Phase[Orders, bool]):
+    def run(self, context: Orders) -> bool:
+        return (context.amount + context.tries) % 3 != 0  # every third gateway is down
+
+    def apply(self, context: Orders, outcome: bool) -> None:
+        context.tries += 1
+        context.paid = outcome
+
+
+class Pack(Phase[Orders, int]):
+    def run(self, context: Orders) -> int:
+        return 1 + context.amount // 15
+
+    def apply(self, context: Orders, outcome: int) -> None:
+        context.parcels = outcome
+
+
+class Ship(Phase[Orders, int]):
+    def run(self, context: Orders) -> int:
+        return context.shipped + context.parcels
+
+    def apply(self, context: Orders, outcome: int) -> None:
+        context.shipped, context.left = outcome, context.left - 1
+
+
+@guard
+def paid(context: Orders) -> bool:
+    return context.paid
+
+
+@guard
+def tries_left(context: Orders) -> bool:
+    return context.tries < 3
+
+
+@guard
+def all_shipped(context: Orders) -> bool:
+    return context.left == 0
+
+
+place, charge, pack, ship = Place(), Charge(), Pack(), Ship()
+orders = Machine(
+    "orders",
+    start=place,
+    transitions=[
+        Transition(place, charge),
+        Transition(charge, pack, paid),
+        Transition(charge, charge, ~paid & tries_left),
+        Transition(charge, End("given up"), ~paid & ~tries_left),
+        Transition(pack, ship),
+        Transition(ship, place, ~all_shipped),
+        Transition(ship, done, all_shipped),
+    ],
+)
+
+
 def seconds_per_step(interpreter: str) -> float:
-    run = Run(ring, Count(TOKENS[interpreter]), interpreter=interpreter)
+    return seconds_of(Run(ring, Count(TOKENS[interpreter]), interpreter=interpreter))
+
+
+def seconds_of(run: Run[Any]) -> float:
     began = time.perf_counter()
     run.start()
     return (time.perf_counter() - began) / run.step_count
@@ -136,11 +216,12 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="leave python-statemachine out")
     parser.add_argument("--token-ms", type=float, default=6.0, help="a token's time on the 32M model (cpu_decode.py)")
     arguments = parser.parse_args()
-    times: dict[str, list[float]] = {"by hand, no machine": [], "compiled": [], "transitions": []}
+    times: dict[str, list[float]] = {"by hand, no machine": [], "compiled": [], "transitions": [], ORDERS: []}
     for _ in range(REPEATS):  # alternating, so that all meet the same weather
         times["by hand, no machine"].append(by_hand())
         times["compiled"].append(seconds_per_step("compiled"))
         times["transitions"].append(seconds_per_step("transitions"))
+        times[ORDERS].append(seconds_of(Run(orders, Orders(left=20_000))))
     if not arguments.no_peer:
         times["python-statemachine"] = peer()
     medians = {name: statistics.median(values) * 1e6 for name, values in times.items()}

@@ -46,11 +46,14 @@ class Lifecycle(Generic[Context]):
         log_steps: bool = False,
         resources: Resources[Context] | None = None,
         keep: bool = False,
+        keep_steps: int | None = None,
         request: Any = None,
         journal: Recorder | None = None,
         digest_every: int = 0,
         forked_from: str | None = None,
     ) -> None:
+        if keep_steps is not None and keep_steps < 1:
+            raise ValueError(f"keep_steps is how many steps are kept, at least 1, or None for all, not {keep_steps}")
         self.machine = machine
         self.context = context
         self.id = run_id or uuid4().hex[:12]
@@ -65,10 +68,13 @@ class Lifecycle(Generic[Context]):
             journal.attach(self.id)
         program = machine.program(interpreter)
         self.timeline: Timeline[Context] = Timeline(machine, program)
+        if keep_steps:
+            self.timeline.spacing, self.timeline.widest = min(self.timeline.spacing, keep_steps), keep_steps
         self._program = program
         self._interpreter: Interpreter = interpreter
         self._log_steps = log_steps
         self._keep = keep
+        self._keep_steps = keep_steps
         self._released = False  # the resources are not to be touched any more
         self._given_back = False  # and were given back
         self._status = Status.READY
@@ -192,6 +198,7 @@ class Lifecycle(Generic[Context]):
             self._status = Status.RUNNING
             self._inbox.remind()
             loop() if loop else self._loop(stop)
+            self._remember(perf_counter_ns())
             if not self.phase.final:
                 self._status = Status.PAUSED
             self._torn = False
@@ -230,12 +237,20 @@ class Lifecycle(Generic[Context]):
         return arc, raised
 
     def _tend(self, now: int) -> None:
-        """Between two steps: tell the recorder in time, and keep a frame now and then."""
+        """Between two steps: tell the recorder in time, and keep what is to be remembered."""
         journal, cursor = self.journal, self._cursor
         if journal and (journal.every_step or now - self._told_at >= BEHIND_NS):
             self._tell(rests=False)
-        self._frames.keep(self.timeline, self.context, cursor.index, now)
+        self._remember(now)
         cursor.due = 0 if journal and journal.every_step else now + LOOK_UP_NS
+
+    def _remember(self, now: int) -> None:
+        """Between two steps: keep a frame now and then, and forget steps once twice as many are there as are kept."""
+        timeline, kept = self.timeline, self._keep_steps
+        self._frames.keep(timeline, self.context, self._cursor.index, now)
+        if kept and timeline.count - timeline.first >= 2 * kept:
+            self._tell(rests=False)
+            timeline.forget(timeline.count - kept)
 
     def _enter_edit(self, name: str, outcome: Any, *, live: bool = True) -> None:
         self._begin()

@@ -17,7 +17,7 @@ from statemachine.execution import host_state
 from statemachine.execution.lifecycle import Lifecycle
 from statemachine.execution.recorder import Recorder
 from statemachine.execution.tasks import each_in_thread, in_thread
-from statemachine.execution.timeline import Frame, Step, Timeline
+from statemachine.execution.timeline import Forgotten, Frame, Step, Timeline
 from statemachine.execution.travel import state_at
 
 Context = TypeVar("Context")
@@ -52,6 +52,9 @@ class Run(Lifecycle[Context]):
         Also log each step, at debug level.
     resources
         What stands behind the context besides its host fields.
+    keep_steps
+        Remember at least so many of the last steps, and forget older ones, with the events among them, once they are
+        about twice as many; a journal still gets all. Unless given, all are remembered.
     keep
         Keep the resources when the run ends, until `close()`, so that one can still go back.
     request
@@ -192,16 +195,12 @@ class Run(Lifecycle[Context]):
             When the phase has no error way of that name.
         """
 
-        def given() -> None:
-            self._enter(outcome, elapsed_ns, digest)
-            self._tend(perf_counter_ns())
-
         def take() -> Step:
             before, ways = self.step_count, self._program.ways[self._cursor.index]
             if isinstance(outcome, Raised) and outcome.way not in ways:
                 known = ", ".join(ways) or "none"
                 raise ValueError(f"{self.phase.name!r} has no way on {outcome.way}: expected one of {known}")
-            self._drive(loop=given, rests=False)
+            self._drive(loop=lambda: self._enter(outcome, elapsed_ns, digest), rests=False)
             return self.timeline.step(before)
 
         return self._move("take a step in", AT_REST, take)
@@ -269,6 +268,7 @@ class Run(Lifecycle[Context]):
             error.add_note(f"{self.phase.name!r} could not enter this answer, and run {self.id} still waits for one")
             self._mend()
             raise
+        self._remember(perf_counter_ns())
         self._torn = False
         self._rest()
         return self.timeline.step(self.step_count - 1)
@@ -394,7 +394,7 @@ class Run(Lifecycle[Context]):
             try:
                 fork = Run(
                     self.machine, context, interpreter=self._interpreter, log_steps=self._log_steps, keep=self._keep,
-                    resources=self.resources, request=self.request, journal=journal,
+                    keep_steps=self._keep_steps, resources=self.resources, request=self.request, journal=journal,
                     digest_every=self.digest_every, forked_from=self.id,
                 )  # fmt: skip
                 fork._adopt(timeline.copy(number, events))
@@ -412,14 +412,16 @@ class Run(Lifecycle[Context]):
         self._agree(*state_at(timeline, self.context, timeline.count, timeline.events), live=live)
         self._rest()
 
-    def begin_at(self, number: int, phase: str, fields: dict[Any, Any]) -> None:
+    def begin_at(self, number: int, phase: str, fields: dict[Any, Any], *, digestible: int = 0) -> None:
         """Let a ready run begin, paused, after so many steps, at this phase, with these host fields: without a past.
 
-        The resources are not told; whoever calls this sees to them.
+        `digestible` of those steps count where a digest is due. The resources are not told; whoever calls this sees to
+        them.
         """
 
         def begin() -> None:
             self.timeline.origin = Frame(number, self._program.index_of(phase), fields)
+            self.timeline.forgotten = Forgotten(digestible=digestible)
             self._adopt(self.timeline, live=False)
 
         self._move("begin", (Status.READY,), begin)

@@ -11,10 +11,12 @@ from statemachine.definition.phase import Phase, Status
 from statemachine.definition.program import Arc, Program
 from statemachine.definition.raised import Raised
 from statemachine.definition.variable import Value, values_at
+from statemachine.errors import IllegalMove
 
 Context = TypeVar("Context")
 
 MOST_FRAMES = 512
+FEWEST_FRAMES = 3  # however heavy: a run that forgets needs one to begin at, behind the steps that it keeps
 MOST_NS = 500_000_000  # of copying host states, all frames that are kept together
 
 
@@ -49,19 +51,40 @@ class Frame(NamedTuple):
     cost_ns: int = 0  # of copying the fields
 
 
+class Forgotten(NamedTuple):
+    """What a timeline does not hold any more: where it all began, and how many events, cuts and digestible steps."""
+
+    beginning: Frame | None = None  # None: nothing was forgotten
+    events: int = 0
+    cuts: int = 0
+    digestible: int = 0
+
+
+NOTHING = Forgotten()
+
+
+class _Forgetting(NamedTuple):
+    """What is to be when the past before a frame is forgotten."""
+
+    origin: Frame
+    stays: int  # steps
+    events: list[Event]
+    forgotten: Forgotten
+
+
 @dataclass(slots=True)
 class Timeline(Generic[Context]):
     """One entry a step in `arcs`, `outcomes` and `elapsed`; events beside them, in order. What a phase raised is an
     outcome, too, of an arc that says so.
 
-    Steps are numbered from `origin.number` on: a run that was restored without its past does not begin at 0. A step
-    counts once its time is recorded. Every change is decided by one assignment, and `mend` carries out the rest of it
-    if an interrupt came before its end.
+    Steps are numbered from `origin.number` on: a run that was restored without its past, or that forgets its past, does
+    not begin at 0. A step counts once its time is recorded. Every change is decided by one assignment, and `mend`
+    carries out the rest of it if an interrupt came before its end.
     """
 
     machine: Machine[Context]
     program: Program[Context]
-    origin: Frame | None = None  # where it all began; None before the run is first touched
+    origin: Frame | None = None  # where what is remembered begins; None before the run is first touched
     arcs: list[Arc] = field(default_factory=list)
     outcomes: list[Any] = field(default_factory=list)
     elapsed: "array[int]" = field(default_factory=lambda: array("q"))  # ns a step; never compared
@@ -70,10 +93,13 @@ class Timeline(Generic[Context]):
     frames: list[Frame] = field(default_factory=list)  # on the way, so that no fold is long
     cuts: list[int] = field(default_factory=list)  # the places that the run went back to and on from, in order
     spacing: int = 2048  # steps from one frame to the next
+    widest: int = 2**62  # the most that spacing may become
     rewound: int | None = None  # the number of steps, while the run rests in its own past
     ended_as: Status | None = None  # how the recorded run ended, also while it rests in its past
+    forgotten: Forgotten = NOTHING
     _digestible: tuple[int, int] = (0, 0)  # how many steps were counted, and what they came to
     _cutting: tuple[int, int, list[Event]] | None = None  # the step, how many cuts there were, the events that stay
+    _forgetting: _Forgetting | None = None
 
     @property
     def first(self) -> int:
@@ -86,8 +112,10 @@ class Timeline(Generic[Context]):
         return self.first + len(self.elapsed)
 
     def step(self, number: int) -> Step:
-        """The step of this number."""
+        """The step of this number; raises IllegalMove if it was forgotten."""
         place = number - self.first
+        if place < 0:
+            raise IllegalMove(f"there is no step {number} any more; what was before step {self.first} was not kept")
         arc, names = self.arcs[place], self.program.names
         guards = values_at(arc.guards, ((atom.name, atom.values) for atom in self.program.atoms[arc.source]))
         found, elapsed_ns = self.outcomes[place], self.elapsed[place]
@@ -107,6 +135,24 @@ class Timeline(Generic[Context]):
         """The events that took effect before the step of this number, or later."""
         return self.events[bisect_left(self.events, number, key=lambda event: event.number) :]
 
+    @property
+    def event_count(self) -> int:
+        """How many events there are, with those that were forgotten."""
+        return self.forgotten.events + len(self.events)
+
+    def events_since(self, count: int) -> list[Event]:
+        """The events after the first `count` of all that there were."""
+        return self.events[count - self.forgotten.events :]
+
+    @property
+    def cut_count(self) -> int:
+        """How many cuts there were, with those that were forgotten."""
+        return self.forgotten.cuts + len(self.cuts)
+
+    def cuts_since(self, count: int) -> list[int]:
+        """The cuts after the first `count` of all that there were."""
+        return self.cuts[count - self.forgotten.cuts :]
+
     def frame_before(self, number: int) -> Frame:
         """The last frame that is not after the place before step `number`."""
         assert self.origin is not None
@@ -115,21 +161,23 @@ class Timeline(Generic[Context]):
 
     @property
     def wants_frame(self) -> bool:
-        """Whether the last frame lies so far back that it is time for another."""
+        """Whether the last frame lies so far back that it is time for another, and no event took effect here."""
         last = self.frames[-1].number if self.frames else self.first
-        return self.count - last >= self.spacing
+        count = self.count
+        return count - last >= self.spacing and not (self.events and self.events[-1].number == count)
 
     def keep(self, frame: Frame) -> None:
         """Keep a frame; when they are many or heavy, every other one goes and they come half as often."""
         self.frames.append(frame)
-        if len(self.frames) > MOST_FRAMES or sum(frame.cost_ns for frame in self.frames) > MOST_NS:
+        count = len(self.frames)
+        if count > MOST_FRAMES or (count > FEWEST_FRAMES and sum(frame.cost_ns for frame in self.frames) > MOST_NS):
             self.frames = self.frames[1::2]
-            self.spacing *= 2
+            self.spacing = min(2 * self.spacing, self.widest)
 
     @property
     def whole(self) -> bool:
-        """Whether every step is recorded to its end, and no cut is half done."""
-        return len(self.arcs) == len(self.outcomes) == len(self.elapsed) and self._cutting is None
+        """Whether every step is recorded to its end, and nothing is half forgotten."""
+        return len(self.arcs) == len(self.outcomes) == len(self.elapsed) and not (self._cutting or self._forgetting)
 
     @property
     def here(self) -> int:
@@ -154,8 +202,37 @@ class Timeline(Generic[Context]):
             self._cutting = self.rewound, len(self.cuts), [*self.events_before(self.rewound), *events]
             self.mend()
 
+    def forget(self, number: int) -> None:
+        """Forget what lies before the last frame that is not after the place before step `number`.
+
+        Whoever records the run has been told of all that lies there.
+        """
+        frame = self.frame_before(number)
+        if frame.number > self.first:
+            before = self.forgotten
+            events = self.events_from(frame.number)
+            self._forgetting = _Forgetting(
+                frame, self.count - frame.number, events,
+                Forgotten(
+                    before.beginning or self.origin,
+                    before.events + len(self.events) - len(events),
+                    before.cuts + len(self.cuts),
+                    before.digestible + self._digestible_among(self.columns(self.first, frame.number)[0]),
+                ),
+            )  # fmt: skip
+            self.mend()
+
     def mend(self) -> None:
-        """Take out what an interrupt left half done: a cut, or a step that was not recorded to its end."""
+        """Finish what an interrupt left half done: to forget, a cut, or a step that was not recorded to its end."""
+        if self._forgetting is not None:
+            self.origin, stays, self.events, self.forgotten = self._forgetting
+            for column in (self.arcs, self.outcomes, self.elapsed):
+                del column[: len(column) - stays]
+            self._digestible = 0, 0
+            self.digests = {step: digest for step, digest in self.digests.items() if step >= self.first}
+            self.frames = [frame for frame in self.frames if frame.number > self.first]
+            self.cuts = []
+            self._forgetting = None
         if self._cutting is not None:
             number, cuts, events = self._cutting
             place = number - self.first
@@ -176,7 +253,8 @@ class Timeline(Generic[Context]):
         return Timeline(
             self.machine, self.program, self.origin, list(arcs), list(outcomes), array("q", elapsed), list(events),
             {step: digest for step, digest in self.digests.items() if step < number},
-            [frame for frame in self.frames if frame.number <= number], spacing=self.spacing,
+            [frame for frame in self.frames if frame.number <= number], spacing=self.spacing, widest=self.widest,
+            forgotten=self.forgotten,
         )  # fmt: skip
 
     def digestible(self) -> int:
@@ -184,10 +262,13 @@ class Timeline(Generic[Context]):
         upto, found = self._digestible
         if upto > len(self.elapsed):
             upto = found = 0
-        giving = [gives_digest(phase) for phase in self.program.phases]
-        found += sum(giving[arc.source] for arc in self.arcs[upto : len(self.elapsed)])
+        found += self._digestible_among(self.arcs[upto : len(self.elapsed)])
         self._digestible = len(self.elapsed), found
-        return found
+        return self.forgotten.digestible + found
+
+    def _digestible_among(self, arcs: Sequence[Arc]) -> int:
+        giving = [gives_digest(phase) for phase in self.program.phases]
+        return sum(giving[arc.source] for arc in arcs) if any(giving) else 0
 
 
 def gives_digest(phase: Phase[Any, Any]) -> bool:

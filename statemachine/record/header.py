@@ -26,6 +26,9 @@ def header_of(run: Account) -> Header:
     held, opaque = exact.fields(run.context, fields)
     first = origin.number if origin else 0
     start = run.timeline.program.phases[origin.at].name if origin else run.phase_name
+    forgotten, began = run.timeline.forgotten, run.began
+    if began is None and forgotten.beginning is not None:
+        began, _ = exact.fields(run.context, forgotten.beginning.fields)
     return Header(
         schema=SCHEMA,
         run=run.id,
@@ -40,7 +43,8 @@ def header_of(run: Account) -> Header:
         phase="" if start == run.machine.start.name else start,
         origin=held,
         opaque=opaque,
-        began=run.began,
+        began=began,
+        digestible=forgotten.digestible,
     )
 
 

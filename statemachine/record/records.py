@@ -65,7 +65,8 @@ class Header(Record, tag="header"):
 
     `origin` holds the context's host fields before the first step, as far as JSON can (the others are `opaque`);
     `began` holds those with which it all began, if that past was left behind. `first` and `phase` are 0 and the start
-    unless the run was restored without its past.
+    unless the run was restored without its past, or forgets it; `digestible` is then how many of the steps before count
+    where a digest is due.
     """
 
     schema: int
@@ -78,6 +79,7 @@ class Header(Record, tag="header"):
     forked_from: Name | None = None
     resumed: dict[str, Any] | None = None
     first: Count = 0
+    digestible: Count = 0
     phase: Name = ""
     origin: dict[str, Any] | None = None
     began: dict[str, Any] | None = None

@@ -183,7 +183,11 @@ def _past(run: Run[Any]) -> list[Record]:
     """The header, and the steps and events that lie behind the run."""
     timeline, number = run.timeline, run.step_count
     done = timeline.first
-    records: list[Record] = [header_of(run)]
+    header = header_of(run)
+    if timeline.forgotten.beginning and timeline.origin:
+        lacking = f"without what was before step {done}, which was not kept"
+        header = msgspec.structs.replace(header, origin=_held(run, timeline.origin.fields, lacking), opaque=())
+    records: list[Record] = [header]
     for event in timeline.events_here:
         records += step_records(timeline, done, event.number)
         records.append(event_record(event))
@@ -197,22 +201,30 @@ def _past(run: Run[Any]) -> list[Record]:
 
 def _header_without_past(run: Run[Any]) -> Header:
     """A header that begins where the run rests, with all that its context holds."""
-    saved = host_state.save(run.context)
+    held = _held(run, host_state.save(run.context), "without its history")
+    header = header_of(run)
+    return msgspec.structs.replace(
+        header,
+        origin=held,
+        opaque=(),
+        began=header.origin if header.began is None else header.began,
+        first=run.step_count,
+        phase="" if run.phase is run.machine.start else run.phase_name,
+    )
+
+
+def _held(run: Run[Any], saved: dict[Any, Any], lacking: str) -> dict[str, Any]:
+    """Host fields as JSON holds them, all and exactly, for they cannot be folded from earlier ones."""
     held, opaque = exact.fields(run.context, saved)
     lost = dict.fromkeys(opaque)
     with suppress(JournalError):
         typed = exact.typed_fields(run.context, held)
         lost |= dict.fromkeys(str(name) for name in typed if not exact.alike(typed[name], saved[name]))
         if not lost:
-            here = "" if run.phase is run.machine.start else run.phase_name
-            header = header_of(run)
-            began = header.origin if run.began is None else run.began
-            return msgspec.structs.replace(
-                header, origin=held, opaque=(), began=began, first=run.step_count, phase=here
-            )
+            return held
     raise SnapshotError(
-        f"run {run.id} cannot be saved without its history: JSON cannot hold {', '.join(lost) or 'the fields'} of its "
-        f"context as it is; save it with its history, declare the types of its fields, or name in __pinned__ what is a "
+        f"run {run.id} cannot be saved {lacking}: JSON cannot hold {', '.join(lost) or 'the fields'} of its context "
+        f"as it is; save it with its whole history, declare the types of its fields, or name in __pinned__ what is a "
         f"resource rather than state"
     )
 

@@ -85,7 +85,7 @@ class Walk:
                     f"{exact.shown(sorted(odd))} are fields of the record or of the context, not of both"
                 )
             fields = exact.typed_fields(run.context, held)
-        run.begin_at(header.first, phase, fields)
+        run.begin_at(header.first, phase, fields, digestible=header.digestible)
         run.began = header.began
         self.believed = True
         if self._live:

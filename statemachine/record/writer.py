@@ -117,7 +117,7 @@ class JournalWriter:
         timeline, over = account.timeline, account.status.ended
         self.attach(account.id)
         self._done = _Progress(
-            self._file.size, chain, True, timeline.count, len(timeline.events), len(timeline.cuts), None, ended=over,
+            self._file.size, chain, True, timeline.count, timeline.event_count, timeline.cut_count, None, ended=over,
             revived=ended and not over,
         )  # fmt: skip
 
@@ -136,17 +136,17 @@ class JournalWriter:
             if complaint := complaint_of_header(header):
                 raise JournalError(f"the journal {self.path} cannot record run {account.id}: {complaint}")
             records.append(header)
-            done = done._replace(begun=True, steps=timeline.first)
+            done = done._replace(begun=True, steps=timeline.first, events=timeline.forgotten.events)
         elif (
             done.revived
             or self._went_on(account, error)
-            or min(timeline.cuts[done.cuts :], default=done.steps + 1) <= done.steps
+            or min(timeline.cuts_since(done.cuts), default=done.steps + 1) <= done.steps
         ):
-            steps = min([*timeline.cuts[done.cuts :], done.steps])
+            steps = min([*timeline.cuts_since(done.cuts), done.steps])
             records.append(GotoRecord(n=steps))
-            events = len(timeline.events_before(steps))
+            events = timeline.forgotten.events + len(timeline.events_before(steps))
             done = done._replace(steps=steps, events=events, pending=None, ended=False, paused=False, revived=False)
-        steps, fresh = done.steps, timeline.events[done.events :]
+        steps, fresh = done.steps, timeline.events_since(done.events)
         for event in fresh:  # rare, so the steps between them can be sliced
             records += step_records(timeline, steps, event.number)
             records.append(event_record(event))
@@ -162,14 +162,14 @@ class JournalWriter:
         elif (rests and (many or fresh or not done.paused)) or pending != done.pending:
             records.append(pause_record(account))
         return records, done._replace(
-            steps=timeline.count, events=len(timeline.events), cuts=len(timeline.cuts), pending=pending,
+            steps=timeline.count, events=timeline.event_count, cuts=timeline.cut_count, pending=pending,
             ended=status.ended, paused=rests or (done.paused and not many),
         )  # fmt: skip
 
     def _went_on(self, account: Account, error: BaseException | None) -> bool:
         """Whether the run has done something since its end was recorded, as one does that failed."""
         done, timeline = self._done, account.timeline
-        more = timeline.count > done.steps or len(timeline.events) > done.events
+        more = timeline.count > done.steps or timeline.event_count > done.events
         return done.ended and (more or error is not None or not account.status.ended)
 
     def _settle(self, *, again: bool = False) -> None:

@@ -29,7 +29,7 @@ class Bench:
     def __init__(self, given: Given, coverage: Coverage) -> None:
         self.given = given
         self.coverage = coverage
-        self.watch: Watch[Any] = Watch(given.state, given.pinned)
+        self.watch: Watch[Any] = Watch(given.state, given.pinned, given.resources.sync)
         self.machine = self.watch.machine(given.machine)
         self.origin: dict[str, Any] = {}
         self._interpreter: Interpreter = "compiled"

@@ -19,6 +19,7 @@ class Given:
     pinned: Addresses[Any]
     may_raise: type[Exception] | tuple[type[Exception], ...]
     max_steps: int
+    must_end: bool
     close: Callable[[Any], None]
 
 

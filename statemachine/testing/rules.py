@@ -30,8 +30,8 @@ from statemachine.testing.coverage import Coverage
 from statemachine.testing.given import Given, addresses_of
 from statemachine.testing.past import Place
 from statemachine.testing.same import same, shown
-from statemachine.testing.subject import KEYED, SYNC, Subject
-from statemachine.testing.watch import State
+from statemachine.testing.subject import Subject
+from statemachine.testing.watch import KEYED, State
 
 Context = TypeVar("Context")
 
@@ -50,6 +50,7 @@ def machine_rules(
     state: State[Context] = host_state.save,
     may_raise: type[Exception] | tuple[type[Exception], ...] = (),
     max_steps: int = 60,
+    must_end: bool = False,
     close: Callable[[Context], None] | None = None,
 ) -> "type[MachineRules]":
     """A Hypothesis state machine that tests a machine; its `TestCase` is for pytest and unittest.
@@ -83,6 +84,9 @@ def machine_rules(
         raised by the test itself, too.
     max_steps
         How far a run is driven.
+    must_end
+        A run that is left alone, without signals and edits, must come to an end or to a phase that waits, within
+        `max_steps` steps of any place.
     close
         Called with every context when an example is over.
     """
@@ -101,6 +105,7 @@ def machine_rules(
             addresses_of(pinned),
             may_raise,
             max_steps,
+            must_end,
             close or (lambda context: None),
         )
 
@@ -136,7 +141,7 @@ def machine_rules(
     Rules.__name__ = Rules.__qualname__ = f"Rules of {machine.name}"
     Rules.TestCase.settings = settings(
         max_examples=60, stateful_step_count=12, deadline=None, phases=STAGES,
-        suppress_health_check=[HealthCheck.too_slow],
+        suppress_health_check=[HealthCheck.too_slow], report_multiple_bugs=False,
     )  # fmt: skip
     return Rules
 
@@ -200,6 +205,16 @@ class MachineRules(RuleBasedStateMachine):
     def drive(self, count: int, pauses: bool) -> None:
         """Several steps at once, up to a breakpoint or to a pause that somebody asks for."""
         self._subject.drive(min(self.run.step_count + count, self.given.max_steps), pauses=pauses)
+
+    @precondition(lambda self: not self._subject.done)
+    @rule()
+    def run_on(self) -> None:
+        """A fork of it, left alone, goes as far as it goes, so that what shows late is seen."""
+        subject, before, number = self._subject, self._subject.place, self.run.step_count
+        fork = Subject(self._bench, self._bench.fork(self.run, None), subject.past.until(number, here=True))
+        fork.run_on()
+        subject.compare(subject.place, before, "moving a fork (give resources= a fork() that shares nothing)")
+        fork.run.close()
 
     @precondition(lambda self: not self._subject.done)
     @rule(count=COUNTS, back=st.integers(0, 2))
@@ -317,12 +332,12 @@ class MachineRules(RuleBasedStateMachine):
     def _verify(self, journal: Journal, tip: Place) -> None:
         subject, context = self._subject, self._bench.second(self.run.context)
         with self._bench.run(context, journalled=False) as again:  # what it holds is given back however this ends
-            with subject.moving():
+            with subject.moving(), self._bench.watch.once():  # for what it runs is compared with the record
                 divergence = verify(journal, again).divergence
             if divergence and divergence.field == "error" and self.given.may_raise:
                 return
             if divergence:
-                words = f"{KEYED}, {SYNC}" if divergence.field in ("outcome", "digest") else "see the report"
+                words = KEYED if divergence.field in ("outcome", "digest") else "see the report"
                 subject.breach(
                     f"phase {divergence.phase!r} gives another {divergence.field} when the journal is run again "
                     f"({shown(divergence.recorded)}, then {shown(divergence.replayed)}): {words}\n{divergence.report()}"

@@ -15,11 +15,10 @@ from statemachine.execution.timeline import Step
 from statemachine.record.exact import plain
 from statemachine.record.header import step_records
 from statemachine.testing.bench import Bench
+from statemachine.testing.endless import endless
 from statemachine.testing.past import Past, Place
 from statemachine.testing.same import differences, same, shown
-
-KEYED = "draw from a generator that is keyed by the context and the position, and read no clock"
-SYNC = "or let Resources.sync put back what the step changed besides the host fields"
+from statemachine.testing.watch import KEYED
 
 
 class Subject:
@@ -89,6 +88,15 @@ class Subject:
         self.past.cut(self.run.step_count)
         with self.moving():
             self.run.until(there)
+
+    def run_on(self) -> None:
+        """On to an end, or as far as runs are driven; if it must end, so far again from wherever it is."""
+        first, given = self.run.step_count, self.bench.given
+        last = first + given.max_steps if given.must_end else given.max_steps
+        if not self.done:  # a ready run becomes one that waits by being forked
+            self.drive(last, pauses=False)
+        if given.must_end and self.run.step_count == last and self.run.status is Status.PAUSED:
+            self.breach(endless(list(self.run.steps(first)), [fields for _, fields in self.past.places[first:]]))
 
     def loop(self, last: int, back: int) -> None:
         """Iterate until after so many steps, then go back some from within the loop."""
@@ -202,12 +210,12 @@ class Subject:
         if not same(found.raised, expected.raised):
             self.breach(
                 f"phase {expected.phase!r} raises something else for the same context and position "
-                f"({expected.raised or 'nothing'}, then {when} {found.raised or 'nothing'}): {KEYED}, {SYNC}"
+                f"({expected.raised or 'nothing'}, then {when} {found.raised or 'nothing'}): {KEYED}"
             )
         if not same(found.outcome, expected.outcome):
             self.breach(
                 f"phase {expected.phase!r} gives another outcome for the same context and position "
-                f"({shown(expected.outcome)}, then {when} {shown(found.outcome)}): {KEYED}, {SYNC}"
+                f"({shown(expected.outcome)}, then {when} {shown(found.outcome)}): {KEYED}"
             )
         if (found.phase, found.target, found.guards) != (expected.phase, expected.target, expected.guards):
             self.breach(

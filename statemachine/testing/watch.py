@@ -1,8 +1,8 @@
 """Watches every half of every step of a machine: what `run`, `apply` and guards may touch, and what not."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
 from zlib import crc32
@@ -15,12 +15,18 @@ from statemachine.definition.variable import Value, Variable
 from statemachine.errors import GuardError, JournalError
 from statemachine.execution import host_state
 from statemachine.record.exact import fields, plain, typed
+from statemachine.testing.hidden import generators_of
 from statemachine.testing.same import differences, same, shown
 
 Context = TypeVar("Context")
 State = Callable[[Context], Mapping[Any, Any]]
 Chosen = Row[Context] | ErrorWay[Context]
 Addresses = Callable[[Context], Mapping[str, int]]
+
+KEYED = (
+    "key what is random by the context, and read no clock, or let Resources.sync put back what the step changed "
+    "besides the host fields"
+)
 
 
 class BrokenRule(AssertionError):
@@ -36,13 +42,18 @@ class Watch(Generic[Context]):
         What of a context counts, copied.
     pinned
         The addresses of a context's buffers, by name.
+    sync
+        Makes what stands behind a context agree with its host fields.
     """
 
-    def __init__(self, state: State[Context], pinned: Addresses[Context]) -> None:
+    def __init__(
+        self, state: State[Context], pinned: Addresses[Context], sync: Callable[[Context], None] = lambda context: None
+    ) -> None:
         self.state = state
         self.broken: BrokenRule | None = None
         self.storm = 0  # which of the phases raise what their ways are for, and where; 0: none does
-        self._pinned = pinned
+        self._pinned, self._sync = pinned, sync
+        self._twice = True
         self._homes: dict[int, tuple[Context, Mapping[str, int]]] = {}  # by id of the context, which is kept alive
 
     def breach(self, message: str) -> NoReturn:
@@ -63,6 +74,15 @@ class Watch(Generic[Context]):
         )
         watched.__dict__["watch"] = self
         return watched
+
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """Let no phase run a second time meanwhile."""
+        self._twice = False
+        try:
+            yield
+        finally:
+            self._twice = True
 
     def program(self, program: Program[Context], other: Program[Context]) -> Program[Context]:
         """A program that does what `program` does, watched, and compares its choices with those of `other`."""
@@ -127,7 +147,7 @@ class Watch(Generic[Context]):
     ) -> Callable[[Context], Any]:
         def run(context: Context) -> Any:
             self.check_buffers(context, "somebody")
-            before = self.state(context)
+            before, generators = self.state(context), generators_of(phase)
             try:
                 outcome = row.run(context)
                 if struck := self._struck(phase, context, kinds):  # after it worked: its buffers are as it left them
@@ -137,12 +157,13 @@ class Watch(Generic[Context]):
                     self.breach(f"phase {phase.name!r} changes {', '.join(changed)} in run(), and raises: let "
                                 "apply_error() enter what is to stay")  # fmt: skip
                 raise
+            drawn = [name for name, state in generators_of(phase).items() if state != generators.get(name)]
             if changed := differences(before, self.state(context)):
                 self.breach(f"phase {phase.name!r} changes {', '.join(changed)} in run(): move that into apply()")
             self.check_buffers(context, f"phase {phase.name!r}")
             if outcome is not None:
                 self.check_recordable(phase, outcome)
-            return outcome
+            return self._again(phase, row, context, outcome, drawn) if self._twice else outcome
 
         return run
 
@@ -156,6 +177,25 @@ class Watch(Generic[Context]):
         place = crc32(f"{self.storm} {phase.name} {sorted(held.items())}".encode(errors="backslashreplace"))
         number = place % (len(kinds) + 1 + self.storm % 3)
         return _made(kinds[number]) if number < len(kinds) else None
+
+    def _again(
+        self, phase: Phase[Context, Any], row: Row[Context], context: Context, outcome: Any, drawn: Sequence[str]
+    ) -> Any:
+        """Run the phase once more on the same context, and see that it comes to the same."""
+        given = copy.deepcopy(outcome)
+        self._sync(context)
+        second = row.run(context)
+        if not same(given, second):
+            self.breach(
+                f"phase {phase.name!r} gives another outcome when it runs again on the same context "
+                f"({shown(given)}, then {shown(second)}): {KEYED}"
+            )
+        if drawn:
+            self.breach(
+                f"phase {phase.name!r} draws from {' and '.join(drawn)}, so that sooner or later it gives another "
+                "outcome when it runs again on the same context: key what is random by the context"
+            )
+        return second
 
     def _watched_apply(
         self, phase: Phase[Context, Any], enter: Callable[[Context, Any], None]

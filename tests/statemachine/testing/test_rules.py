@@ -84,7 +84,8 @@ def test_a_draw_without_a_seed() -> None:
 
     message = caught(rules_of(Unseeded()))
     assert "phase 'draw' gives another outcome" in message
-    assert "draw from a generator that is keyed by the context and the position" in message
+    assert "when it runs again on the same context" in message
+    assert "key what is random by the context" in message
 
 
 def test_a_field_that_apply_forgets() -> None:
