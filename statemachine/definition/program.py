@@ -8,7 +8,7 @@ from statemachine.definition.check import atoms_of, enabled, rows_of
 from statemachine.definition.guard import Guard
 from statemachine.definition.library import LibraryMachine, LibraryTransition
 from statemachine.definition.phase import Phase, Wait, enters_none
-from statemachine.definition.table import ADVANCE, Transition
+from statemachine.definition.table import ADVANCE, Signal, Transition, name_of
 from statemachine.errors import GuardError
 
 Context = TypeVar("Context")
@@ -36,35 +36,50 @@ class Row(NamedTuple, Generic[Context]):
     enters_none: bool
 
 
+class Door(NamedTuple, Generic[Context]):
+    """How a signal is taken at a phase: where it leads, when it may be taken, and what enters its payload."""
+
+    target: int
+    opens: Callable[[Context], bool] | None  # None: always
+    apply: Callable[[Context, Any], None] | None  # None: it carries nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Program(Generic[Context]):
-    """A machine ready to run: one row a phase, and the guards whose values an arc's bits give."""
+    """A machine ready to run: one row a phase, the guards whose values an arc's bits give, a door for each signal."""
 
     rows: tuple[Row[Context], ...]
     phases: tuple[Phase[Context, Any], ...]
     names: tuple[str, ...]  # of the phases, which would be asked for at every step
     atoms: tuple[tuple[Guard[Context], ...], ...]
+    doors: tuple[Mapping[str, Door[Context]], ...]  # by the phase, and the name of the signal
+    always: tuple[str, ...]  # the signals that are taken at every phase that is not final, whatever the context
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
         return self.names.index(name)
 
 
-def compile_program(machine: LibraryMachine) -> Program[Any]:
+def compile_program(machine: LibraryMachine, signals: Sequence[Signal[Any, Any]]) -> Program[Any]:
     """The fast interpreter: guards to bits, bits to an arc, by two look-ups."""
-    return _program(machine, _compiled_choice)
+    return _program(machine, signals, _compiled_choice, _compiled_door)
 
 
-def library_program(machine: LibraryMachine) -> Program[Any]:
+def library_program(machine: LibraryMachine, signals: Sequence[Signal[Any, Any]]) -> Program[Any]:
     """The slow and obvious interpreter: `transitions` itself evaluates the guards and chooses."""
-    return _program(machine, _library_choice)
+    return _program(machine, signals, _library_choice, _library_door)
 
 
-def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any]:
+def _program(
+    machine: LibraryMachine,
+    signals: Sequence[Signal[Any, Any]],
+    choose: Callable[..., Any],
+    opening: Callable[..., Callable[[Any], bool] | None],
+) -> Program[Any]:
     phases: tuple[Phase[Any, Any], ...] = tuple(machine.states.values())  # type: ignore[arg-type]  # only Phases are added
     index = {phase.name: number for number, phase in enumerate(phases)}
     advance = machine.events[ADVANCE].transitions
-    rows, atoms = [], []
+    rows, atoms, doors = [], [], []
     for source, phase in enumerate(phases):
         leaving: list[LibraryTransition] = advance.get(phase.name, [])  # type: ignore[assignment]
         table = [Transition(way.source, str(way.dest), way.guard) for way in leaving]
@@ -75,13 +90,31 @@ def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any
         select, table_of_arcs = choose(machine, phase, atoms[-1], tuple(arcs))
         rests = phase.final or isinstance(phase, Wait)
         rows.append(Row(phase.run, phase.apply, select, table_of_arcs, rests, enters_none(phase)))
-    return Program(tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms))
+        own = [] if phase.final else [s for s in signals if not s.sources or phase.name in map(name_of, s.sources)]
+        doors.append({
+            s.name: Door(index[name_of(s.to)], opening(machine, phase, s), s.apply if s.carries else None) for s in own
+        })  # fmt: skip
+    open_doors = [
+        {name for name, door in own.items() if door.opens is None}
+        for phase, own in zip(phases, doors, strict=True) if not phase.final
+    ]  # fmt: skip
+    names = dict.fromkeys(signal.name for signal in signals)
+    return Program(
+        tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms), tuple(doors),
+        tuple(name for name in names if all(name in own for own in open_doors)),
+    )  # fmt: skip
 
 
 def _compiled_choice(
     machine: LibraryMachine, phase: Phase[Any, Any], atoms: Sequence[Guard[Any]], arcs: tuple[Arc, ...]
 ) -> tuple[Select[Any] | None, tuple[Arc, ...]]:
     return bits_of(atoms) if atoms else None, arcs
+
+
+def _compiled_door(
+    machine: LibraryMachine, phase: Phase[Any, Any], signal: Signal[Any, Any]
+) -> Callable[[Any], bool] | None:
+    return signal.when
 
 
 def bits_of(atoms: Sequence[Guard[Any]]) -> Select[Any]:
@@ -142,3 +175,17 @@ def _library_choice(
         return numbers[cursor.state] << width | bits(context)
 
     return select, {arc.target << width | arc.guards: arc for arc in arcs}
+
+
+def _library_door(
+    machine: LibraryMachine, phase: Phase[Any, Any], signal: Signal[Any, Any]
+) -> Callable[[Any], bool] | None:
+    if signal.when is None:
+        return None
+
+    def opens(context: Any) -> bool:
+        cursor = _Cursor()
+        cursor.state = phase.name
+        return bool(machine.events[signal.name].trigger(cursor, context))
+
+    return opens

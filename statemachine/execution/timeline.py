@@ -29,12 +29,13 @@ class Step:
 
 
 class Event(NamedTuple):
-    """Something from outside, with the number of the step before which it took effect."""
+    """Something from outside, with the number of the step before which it took effect, or was refused."""
 
     number: int
-    kind: str  # "signal" or "edit"
+    kind: str  # "signal" or "edit", or "refused": a signal that was sent, and had no effect
     name: str
-    outcome: Any = None  # of an edit
+    outcome: Any = None  # of an edit; what a signal carried
+    reason: str = ""  # why it was refused
 
 
 class Frame(NamedTuple):

@@ -88,9 +88,11 @@ def _rows(machine: MachineRecord) -> dict[tuple[str, str], None]:
     rows = [("phase", f"{name} (an end)" if name in machine.ends else name) for name in machine.phases]
     rows += [("transition", str(way)) for way in machine.transitions]
     rows += [("guard", f"{guard} of {phase}") for phase, guards in machine.guards.items() for guard in guards]
-    for name, (target, sources) in machine.signals.items():
-        rows.append(("signal", f"{name} to {target}" + (f" from {', '.join(sources)}" if sources else "")))
-    return dict.fromkeys([*rows, *(("edit", name) for name in machine.edits)])
+    rows += [("signal", str(row)) for row in machine.signals]
+    for name in machine.edits:
+        sources = machine.edit_sources.get(name, ())
+        rows.append(("edit", name + (f" at {', '.join(sources)}" if sources else "")))
+    return dict.fromkeys(rows)
 
 
 def plain_text(value: Any) -> str:

@@ -45,6 +45,7 @@ def machine_rules(
     *,
     resources: Resources[Context] | None = None,
     answers: Mapping[str, st.SearchStrategy[Any]] | None = None,
+    signals: Mapping[str, st.SearchStrategy[Any]] | None = None,
     edits: Mapping[str, st.SearchStrategy[Mapping[str, Any]]] | None = None,
     pinned: Callable[[Context], Mapping[str, int] | Iterable[int]] | None = None,
     state: State[Context] = host_state.save,
@@ -71,6 +72,9 @@ def machine_rules(
     answers
         For phases that wait, by name, a strategy of what they are given. Unless given, anything of the type that the
         phase declares.
+    signals
+        For signals that carry something, by name, a strategy of that. Unless given, anything of the type that the
+        signal declares.
     edits
         For each of the machine's edits that is to be tried, a strategy of its arguments; ValueError is a refusal.
     pinned
@@ -79,7 +83,7 @@ def machine_rules(
         A copy of what of a context counts, by name. Unless given, its host fields.
     may_raise
         Exceptions that phases may raise; the run must then rest, failed, with its context as before the phase (and
-        wait, as before, if it was given an answer).
+        wait, as before, if it was given an answer). Signals may raise them too, in `apply`, and change nothing then.
     max_steps
         How far a run is driven.
     close
@@ -89,7 +93,7 @@ def machine_rules(
     changes = st.one_of([st.tuples(st.just(name), arguments) for name, arguments in (edits or {}).items()])
     for name in edits or {}:
         machine.edit(name)  # raises if there is none
-    given_answers = _answers(machine, answers or {})
+    given_answers, payloads = _answers(machine, answers or {}), _payloads(machine, signals or {})
 
     class Rules(MachineRules):
         coverage = Coverage.of(machine)
@@ -117,9 +121,9 @@ def machine_rules(
         if machine.signals:
 
             @precondition(lambda self: not self.run.status.ended)
-            @rule(name=st.sampled_from([signal.name for signal in machine.signals]))
-            def signal(self, name: str) -> None:
-                self._subject.signal(name)
+            @rule(name=st.sampled_from(list(payloads)), data=st.data())
+            def signal(self, name: str, data: st.DataObject) -> None:
+                self._subject.signal(name, data.draw(payloads[name], label=name))
 
         if edits:
 
@@ -144,6 +148,18 @@ def _answers(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]])
     return {
         name: given[name] if name in given else st.from_type(declared_outcome(type(phase), Phase))
         for name, phase in waits.items()
+    }
+
+
+def _payloads(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]]) -> dict[str, st.SearchStrategy[Any]]:
+    """A strategy of what it carries for each signal."""
+    carrying = {signal.name: signal for signal in machine.signals if signal.carries}
+    if odd := sorted(given.keys() - carrying.keys()):
+        words = ", ".join(carrying) or "no signal"
+        raise ValueError(f"signals are given to {', '.join(odd)}, but what carries something is {words}")
+    return {
+        signal.name: given[signal.name] if signal.name in given else st.from_type(signal.payload_type)
+        for signal in machine.signals
     }
 
 

@@ -1,18 +1,18 @@
 """Watches every half of every step of a machine: what `run`, `apply` and guards may touch, and what not."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
 
 from statemachine.definition.guard import Guard
 from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import Phase
-from statemachine.definition.program import Program, Row
-from statemachine.definition.table import Edit
+from statemachine.definition.program import Door, Program, Row
+from statemachine.definition.table import Edit, Signal, name_of
 from statemachine.errors import GuardError, JournalError
 from statemachine.execution import host_state
-from statemachine.record.exact import plain, typed
+from statemachine.record.exact import Owner, plain, typed
 from statemachine.testing.same import differences, same, shown
 
 Context = TypeVar("Context")
@@ -39,6 +39,7 @@ class Watch(Generic[Context]):
         self.state = state
         self.broken: BrokenRule | None = None
         self._pinned = pinned
+        self._signals: Mapping[str, tuple[Signal[Context, Any], ...]] = {}
         self._homes: dict[int, tuple[Context, Mapping[str, int]]] = {}  # by id of the context, which is kept alive
 
     def breach(self, message: str) -> NoReturn:
@@ -58,6 +59,7 @@ class Watch(Generic[Context]):
             migrations=machine.migrations,
         )
         watched.__dict__["watch"] = self
+        self._signals = {signal.name: machine.signals_named(signal.name) for signal in machine.signals}
         return watched
 
     def program(self, program: Program[Context], other: Program[Context]) -> Program[Context]:
@@ -75,7 +77,26 @@ class Watch(Generic[Context]):
                 program.phases, program.rows, other.rows, program.atoms, strict=True
             )
         )
-        return replace(program, rows=rows)
+        doors = tuple(
+            {name: self._watched_door(name, phase, door) for name, door in own.items()}
+            for phase, own in zip(program.phases, program.doors, strict=True)
+        )
+        return replace(program, rows=rows, doors=doors)
+
+    def _watched_door(self, name: str, phase: Phase[Context, Any], door: Door[Context]) -> Door[Context]:
+        """A door that does what `door` does, watched; and asks each of the guards that its own is made of."""
+        (signal,) = (s for s in self._signals[name] if not s.sources or phase.name in map(name_of, s.sources))
+        atoms = signal.when.atoms if signal.when is not None else ()
+
+        def opens(context: Context) -> bool:
+            self._check_guards(atoms, context)
+            return door.opens is None or door.opens(context)
+
+        def apply(context: Context, payload: Any) -> None:
+            assert door.apply is not None
+            self.check_apply(signal, door.apply, context, payload)
+
+        return Door(door.target, opens if door.opens else None, apply if door.apply else None)
 
     def check_buffers(self, context: Context, who: str) -> None:
         """See that every buffer is where it was when this context was first seen."""
@@ -89,9 +110,9 @@ class Watch(Generic[Context]):
                     f"{who} moved buffer {name!r} from {home:#x} to {found[name]:#x}: bind it once and write into it"
                 )
 
-    def check_recordable(self, owner: Phase[Any, Any] | Edit[Any, Any], outcome: Any) -> None:
-        """See that an outcome comes back from a journal as it went in."""
-        kind = "edit" if isinstance(owner, Edit) else "phase"
+    def check_recordable(self, owner: Owner, outcome: Any) -> None:
+        """See that an outcome, or what a signal carries, comes back from a journal as it went in."""
+        kind = kind_of(owner)
         try:
             back = typed(plain(outcome), owner)
         except (TypeError, ValueError, JournalError) as error:
@@ -128,13 +149,13 @@ class Watch(Generic[Context]):
 
     def check_apply(
         self,
-        owner: Phase[Any, Any] | Edit[Any, Any],
+        owner: Owner,
         apply: Callable[[Context, Any], None],
         context: Context,
         outcome: Any,
     ) -> None:
         """Apply an outcome, twice from the same fields, and see that it comes to the same and leaves the outcome."""
-        kind = "edit" if isinstance(owner, Edit) else "phase"
+        kind = kind_of(owner)
         given, before = copy.deepcopy(outcome), host_state.save(context)
         apply(context, outcome)
         once = self.state(context)
@@ -159,15 +180,7 @@ class Watch(Generic[Context]):
         mine, theirs = row.select, other.select
 
         def select(context: Context) -> int:
-            for atom in atoms:
-                before = self.state(context)
-                first, second = self._value(atom, context), self._value(atom, context)
-                if first is not second:
-                    self.breach(
-                        f"guard {atom.name!r} gave {first}, then {second} for the same context: a guard must be pure"
-                    )
-                if changed := differences(before, self.state(context)):
-                    self.breach(f"guard {atom.name!r} changes {', '.join(changed)}: a guard must be pure")
+            self._check_guards(atoms, context)
             key = mine(context)
             taken, also = row.arcs[key], other.arcs[theirs(context)]
             if taken != also:
@@ -179,6 +192,18 @@ class Watch(Generic[Context]):
 
         return select
 
+    def _check_guards(self, atoms: Sequence[Guard[Context]], context: Context) -> None:
+        """Ask each guard twice, and see that it says the same and changes nothing."""
+        for atom in atoms:
+            before = self.state(context)
+            first, second = self._value(atom, context), self._value(atom, context)
+            if first is not second:
+                self.breach(
+                    f"guard {atom.name!r} gave {first}, then {second} for the same context: a guard must be pure"
+                )
+            if changed := differences(before, self.state(context)):
+                self.breach(f"guard {atom.name!r} changes {', '.join(changed)}: a guard must be pure")
+
     def _value(self, atom: Guard[Context], context: Context) -> bool:
         try:
             return atom(context)
@@ -189,6 +214,11 @@ class Watch(Generic[Context]):
                 f"{error}; a guard must have a value for every context that its phase leaves behind, whatever the "
                 "other guards say"
             )
+
+
+def kind_of(owner: Owner) -> str:
+    """What something with an `apply` is called."""
+    return "edit" if isinstance(owner, Edit) else "signal" if isinstance(owner, Signal) else "phase"
 
 
 class _WatchedMachine(Machine[Context]):

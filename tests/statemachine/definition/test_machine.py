@@ -110,7 +110,7 @@ def test_all_findings_come_together() -> None:
         ("dangling", "nowhere"),
         ("never", "b"),
         ("final", "end"),
-        ("duplicate name", "halt"),
+        ("ambiguous", "halt"),
     }
 
 
