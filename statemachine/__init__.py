@@ -107,9 +107,8 @@ def _save(run: Run[Any], *arguments: Any, **options: Any) -> None:
 
 
 def _typed(value: Any, owner: Phase[Any, Any] | Signal[Any, Any]) -> Any:
-    if value is None and isinstance(owner, Signal) and not owner.carries:  # which needs nothing of what records
-        return None
-    return importlib.import_module("statemachine.record.exact").given(value, owner)
+    Run.typed = importlib.import_module("statemachine.record.exact").given  # from now on
+    return Run.typed(value, owner)
 
 
 Run.saver, Run.typed = _save, _typed  # here execution, which knows nothing of records, meets what records

@@ -120,9 +120,14 @@ class Machine(Generic[Context]):
 
     def signals_named(self, name: str) -> tuple[Signal[Context, Any], ...]:
         """The signals of this name, one or more, that all carry the same; raises ValueError naming those there are."""
-        if found := tuple(signal for signal in self.signals if signal.name == name):
+        if found := self._signals_by_name.get(name):
             return found
         raise _unknown("signal", name, self.name, self.signals)
+
+    @cached_property
+    def _signals_by_name(self) -> dict[str, tuple[Signal[Context, Any], ...]]:
+        names = dict.fromkeys(signal.name for signal in self.signals)
+        return {name: tuple(signal for signal in self.signals if signal.name == name) for name in names}
 
     def edit(self, name: str) -> Edit[Context, Any]:
         """The edit of this name; raises ValueError naming those there are."""

@@ -18,11 +18,12 @@ from statemachine.execution.recorder import Recorder
 from statemachine.execution.resources import Resources
 from statemachine.execution.timeline import Event, Frame, Timeline
 from statemachine.execution.travel import FrameKeeper, state_at
-from statemachine.log import emit
+from statemachine.log import emit, listening
 
 Context = TypeVar("Context")
 Result = TypeVar("Result")
 
+PAUSED, WAITING = Status.PAUSED, Status.WAITING  # an enum's members are slow to look up
 BEHIND_NS = 50_000_000  # a record is never further behind than this, at the next boundary
 LOOK_UP_NS = 1_000_000  # how often the loop looks up from its work
 
@@ -81,7 +82,7 @@ class Lifecycle(Generic[Context]):
     def status(self) -> Status:
         """Where it stands in its life; it waits wherever it would else be paused at a `Wait`."""
         status = self._status
-        return Status.WAITING if status is Status.PAUSED and isinstance(self.phase, Wait) else status
+        return WAITING if status is PAUSED and isinstance(self.phase, Wait) else status
 
     @property
     def phase(self) -> Phase[Context, Any]:
@@ -125,7 +126,7 @@ class Lifecycle(Generic[Context]):
             self._mend()
             if (status := self.status) not in allowed:
                 expected = f"{status}, not {' or '.join(sorted(allowed))}"
-                if status is Status.WAITING:
+                if status is WAITING:
                     expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
                 raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
             if self._released and not status.over and verb != "close":
@@ -341,14 +342,17 @@ class Lifecycle(Generic[Context]):
 
     def _rest(self, *, rests: bool = True) -> None:
         """The run has come to rest: it has ended, if it stands at an end; the recorder is told."""
-        if self.phase.final and not self._status.ended:
-            assert isinstance(self.phase, End)
-            self._status = self.timeline.ended_as = self.phase.status
+        phase = self.phase
+        if phase.final and not self._status.ended:
+            assert isinstance(phase, End)
+            self._status = self.timeline.ended_as = phase.status
             self._log("info", "run.finished", status=str(self._status))
-        if self._status.over:
-            self._refuse_rest()
+        if not self._status.over:
+            self._tell(rests=rests)
+            return
+        self._refuse_rest()
         self._tell(rests=rests)
-        if self._status.over and not self._keep:
+        if not self._keep:
             self._release()
 
     def _refuse_rest(self) -> None:
@@ -408,4 +412,6 @@ class Lifecycle(Generic[Context]):
             self._told_at = perf_counter_ns()
 
     def _log(self, level: str, event: str, **fields: Any) -> None:
+        if not listening():  # as at every answer and signal
+            return
         emit(level, event, run_id=self.id, machine=self.machine.name, step=self.step_count, **fields)

@@ -336,14 +336,16 @@ class Run(Lifecycle[Context]):
         Exception
             Whatever a resting run's signal raises in `apply`; the run is as it was, as it is whatever is raised.
         """
-        sent = Sent(name, Run.typed(payload, self.machine.signals_named(name)[0]))
-        verb = f"send {name!r} to"
-        self._driver.check(f"{verb} run {self.id}")
+        signal = self.machine.signals_named(name)[0]
+        if payload is not None or signal.carries:
+            payload = Run.typed(payload, signal)
+        sent, verb = Sent(name, payload), f"send {name!r} to"
         if not self._driver.held:
             try:
                 return self._move(verb, RECEPTIVE, lambda: self._signal(sent, wait=wait))
             except Busy:
                 pass
+        self._driver.check(f"{verb} run {self.id}")
         if self._status.ended:
             raise IllegalMove(f"cannot {verb} run {self.id}: it is {self._status}")
         self._inbox.send(sent)

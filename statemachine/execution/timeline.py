@@ -80,7 +80,7 @@ class Timeline(Generic[Context]):
     @property
     def count(self) -> int:
         """The number that the next step will have."""
-        return self.first + len(self.elapsed)
+        return (self.origin.number if self.origin else 0) + len(self.elapsed)
 
     def step(self, number: int) -> Step:
         """The step of this number."""

@@ -19,6 +19,7 @@ MAX_OUTCOME = MAX_LINE - 2**20  # bytes
 SMALLEST, LARGEST = 2**63, 2**64  # between minus the one and the other is an integer that every reader knows
 SHORT = 100_000  # so many integers fit into any line
 SIMPLE = {str, bool, type(None)}
+NOT_BY_FIELDS = (str, int, float, list, tuple, dict, set, frozenset, bytes, bytearray, memoryview, Enum)
 
 Owner = Phase[Any, Any] | Edit[Any, Any] | Signal[Any, Any]
 
@@ -58,7 +59,11 @@ def check(outcome: Any) -> None:
 def _complaint(value: Any) -> str | None:
     """What of a value JSON would change, if anything."""
     kind = type(value)
-    if kind in SIMPLE or isinstance(value, str):
+    if kind in SIMPLE:
+        return None
+    if names := _fields_of(kind):  # type: ignore[arg-type]  # a class can be hashed
+        return _first_complaint([getattr(value, name, None) for name in names])
+    if isinstance(value, str):
         return None
     if isinstance(value, Enum):
         return _complaint(value.value)
@@ -79,17 +84,27 @@ def _complaint(value: Any) -> str | None:
         return f"a {kind.__name__} has no order; make it a sorted list"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{kind.__name__} are no text; decode them, or make them a list"
-    return _first_complaint(_parts(value))
+    return None
 
 
 def _first_complaint(values: Iterable[Any]) -> str | None:
-    return next((complaint for value in values if (complaint := _complaint(value))), None)
+    for value in values:
+        if type(value) not in SIMPLE and (complaint := _complaint(value)):
+            return complaint
+    return None
 
 
 def _parts(value: Any) -> list[Any]:
     """The values of the fields of a dataclass or a msgspec Struct; none of anything else."""
-    names: Iterable[str] = getattr(value, "__struct_fields__", ()) or getattr(value, "__dataclass_fields__", ())
-    return [getattr(value, name, None) for name in names]
+    return [getattr(value, name, None) for name in _fields_of(type(value))]  # type: ignore[arg-type]
+
+
+@cache
+def _fields_of(kind: type) -> tuple[str, ...]:
+    """The names of those fields; none of what JSON holds as something else."""
+    if issubclass(kind, NOT_BY_FIELDS):
+        return ()
+    return tuple(getattr(kind, "__struct_fields__", ()) or getattr(kind, "__dataclass_fields__", ()))
 
 
 def alike(first: Any, second: Any) -> bool:

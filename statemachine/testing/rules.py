@@ -94,6 +94,7 @@ def machine_rules(
     for name in edits or {}:
         machine.edit(name)  # raises if there is none
     given_answers, payloads = _answers(machine, answers or {}), _payloads(machine, signals or {})
+    bare = [name for name in dict.fromkeys(signal.name for signal in machine.signals) if name not in payloads]
 
     class Rules(MachineRules):
         coverage = Coverage.of(machine)
@@ -118,12 +119,19 @@ def machine_rules(
             def answer(self, data: st.DataObject) -> None:
                 self._subject.answer(data.draw(given_answers[self.run.phase.name], label=self.run.phase.name))
 
-        if machine.signals:
+        if bare:
 
             @precondition(lambda self: not self.run.status.ended)
-            @rule(name=st.sampled_from(list(payloads)), data=st.data())
-            def signal(self, name: str, data: st.DataObject) -> None:
-                self._subject.signal(name, data.draw(payloads[name], label=name))
+            @rule(name=st.sampled_from(bare))
+            def signal(self, name: str) -> None:
+                self._subject.signal(name)
+
+        if payloads:
+
+            @precondition(lambda self: not self.run.status.ended)
+            @rule(sent=st.one_of([st.tuples(st.just(name), payload) for name, payload in payloads.items()]))
+            def signal_with_payload(self, sent: tuple[str, Any]) -> None:
+                self._subject.signal(*sent)
 
         if edits:
 
@@ -152,14 +160,13 @@ def _answers(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]])
 
 
 def _payloads(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]]) -> dict[str, st.SearchStrategy[Any]]:
-    """A strategy of what it carries for each signal."""
+    """A strategy of what it carries for each signal that carries something."""
     carrying = {signal.name: signal for signal in machine.signals if signal.carries}
     if odd := sorted(given.keys() - carrying.keys()):
         words = ", ".join(carrying) or "no signal"
         raise ValueError(f"signals are given to {', '.join(odd)}, but what carries something is {words}")
     return {
-        signal.name: given[signal.name] if signal.name in given else st.from_type(signal.payload_type)
-        for signal in machine.signals
+        name: given[name] if name in given else st.from_type(signal.payload_type) for name, signal in carrying.items()
     }
 
 
