@@ -38,6 +38,13 @@ class Idle(Phase[Counter, None]):
     """A phase without an outcome: its guards must still be evaluated afresh."""
 
 
+class Count(Signal[Counter, int]):
+    """Counts on."""
+
+    def apply(self, context: Counter, payload: int) -> None:
+        context.steps += payload % 100
+
+
 def hashed(number: int) -> Guard[Counter]:
     """A guard that is true for about half of all contexts."""
     return Guard(f"g{number}", lambda context: crc32(b"%d %d %d" % (context.salt, context.steps, number)) % 2 == 1)
@@ -72,7 +79,14 @@ class Plan:
                     when = reduce(or_, (_minterm([atoms[n] for n in numbers], row) for row in which))
                 table.append(Transition(phases[source], phases[target], when))
         cancelled: End[Counter] = End("cancelled", status=Status.CANCELLED)
-        return Machine("random", start=phases[0], transitions=table, signals=[Signal("cancel", to=cancelled)])
+        working, often = phases[:-1], hashed(6)
+        signals: list[Signal[Counter, Any]] = [
+            Signal("cancel", to=cancelled),
+            Signal("jump", to=working[-1], sources=(working[0],), when=often),
+            *(Signal("jump", to=working[0], sources=(phase,), when=~often) for phase in working[1:]),
+            Count("count", to=working[0]),
+        ]
+        return Machine("random", start=phases[0], transitions=table, signals=signals)
 
 
 def _minterm(atoms: list[Guard[Counter]], row: int) -> Guard[Counter]:
@@ -100,5 +114,9 @@ def plans(draw: st.DrawFn, *, sabotage: bool = False) -> Plan:
 
 
 def machines() -> st.SearchStrategy[Machine[Counter]]:
-    """Sound machines of up to six phases over a `Counter`, with up to three guards a phase and a signal "cancel"."""
+    """Sound machines of up to six phases over a `Counter`, with up to three guards a phase.
+
+    Their signals are "cancel", "jump", which a guard keeps back and which leads elsewhere from each phase, and "count",
+    which carries a number.
+    """
     return plans().map(Plan.build)

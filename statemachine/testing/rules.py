@@ -18,9 +18,11 @@ from hypothesis.stateful import (
 
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import Phase, Status, Wait, declared_outcome
+from statemachine.errors import OutcomeError
 from statemachine.execution import host_state
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
+from statemachine.record.exact import check
 from statemachine.record.journal import Journal
 from statemachine.record.replay import play, verify
 from statemachine.record.snapshot import load, restore
@@ -154,7 +156,7 @@ def _answers(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]])
     if odd := sorted(given.keys() - waits.keys()):
         raise ValueError(f"answers are given to {', '.join(odd)}, but what waits is {', '.join(waits) or 'no phase'}")
     return {
-        name: given[name] if name in given else st.from_type(declared_outcome(type(phase), Phase))
+        name: given[name] if name in given else _anything(declared_outcome(type(phase), Phase))
         for name, phase in waits.items()
     }
 
@@ -165,9 +167,20 @@ def _payloads(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]]
     if odd := sorted(given.keys() - carrying.keys()):
         words = ", ".join(carrying) or "no signal"
         raise ValueError(f"signals are given to {', '.join(odd)}, but what carries something is {words}")
-    return {
-        name: given[name] if name in given else st.from_type(signal.payload_type) for name, signal in carrying.items()
-    }
+    return {name: given[name] if name in given else _anything(signal.payload_type) for name, signal in carrying.items()}
+
+
+def _anything(declared: Any) -> st.SearchStrategy[Any]:
+    """Whatever is of a type, and can be recorded: anything else is refused."""
+
+    def recordable(value: Any) -> bool:
+        try:
+            check(value)
+        except OutcomeError:
+            return False
+        return True
+
+    return st.from_type(declared).filter(recordable)
 
 
 def run_rules(rules: "type[MachineRules]", options: settings | None = None) -> Coverage:

@@ -111,9 +111,9 @@ class Subject:
     def signal(self, name: str, payload: Any = None) -> None:
         """Send a signal, and see that it is taken where it is possible, and refused without a trace where it is not."""
         run, before, here = self.run, self.place, self.run.phase_name
-        entry = self._entry(name, here)
+        entry, said = self._entry(name, here), name in run.possible.signals
         possible = entry is not None and (entry.when is None or entry.when(run.context))
-        if possible is not (name in run.possible.signals):
+        if possible is not said:
             self.breach(
                 f"signal {name!r} is {'not ' * possible}said to be possible at {here!r}: its guard must be pure"
             )

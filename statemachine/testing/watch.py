@@ -78,25 +78,37 @@ class Watch(Generic[Context]):
             )
         )
         doors = tuple(
-            {name: self._watched_door(name, phase, door) for name, door in own.items()}
-            for phase, own in zip(program.phases, program.doors, strict=True)
+            {name: self._watched_door(name, phase, door, theirs[name]) for name, door in own.items()}
+            for phase, own, theirs in zip(program.phases, program.doors, other.doors, strict=True)
         )
         return replace(program, rows=rows, doors=doors)
 
-    def _watched_door(self, name: str, phase: Phase[Context, Any], door: Door[Context]) -> Door[Context]:
-        """A door that does what `door` does, watched; and asks each of the guards that its own is made of."""
+    def _watched_door(
+        self, name: str, phase: Phase[Context, Any], door: Door[Context], other: Door[Context]
+    ) -> Door[Context]:
+        """A door that does what `door` does, watched; it asks each of the guards that its own is made of."""
         (signal,) = (s for s in self._signals[name] if not s.sources or phase.name in map(name_of, s.sources))
         atoms = signal.when.atoms if signal.when is not None else ()
 
         def opens(context: Context) -> bool:
+            assert door.opens is not None
+            assert other.opens is not None
             self._check_guards(atoms, context)
-            return door.opens is None or door.opens(context)
+            mine, theirs = door.opens(context), other.opens(context)
+            if mine is not theirs or door.target != other.target:
+                self.breach(
+                    f"one interpreter takes signal {name!r} at {phase.name!r}, the other does not, for the same "
+                    "context: one of its guards is not pure"
+                )
+            return mine
 
         def apply(context: Context, payload: Any) -> None:
             assert door.apply is not None
             self.check_apply(signal, door.apply, context, payload)
 
-        return Door(door.target, opens if door.opens else None, apply if door.apply else None)
+        return Door(
+            door.target, None if door.opens is None else opens, None if door.apply is None else apply
+        )  # fmt: skip
 
     def check_buffers(self, context: Context, who: str) -> None:
         """See that every buffer is where it was when this context was first seen."""

@@ -35,6 +35,21 @@ def walk(machine: Machine[Counter], salt: int, interpreter: str) -> tuple[list, 
     return list(run.steps()), run.context, run.status
 
 
+def signalled(machine: Machine[Counter], salt: int, interpreter: str) -> tuple[object, ...]:
+    """A run that is sent a signal after each step, wherever it can be taken."""
+    run, possible = Run(machine, Counter(salt), interpreter=interpreter), []
+    for number in range(STEPS):
+        if run.status.ended:
+            break
+        run.step()
+        possible.append(run.possible)
+        if "jump" in run.possible.signals:
+            run.signal("jump")
+        elif number % 3 == 0 and "count" in run.possible.signals:
+            run.signal("count", number)
+    return possible, list(run.steps()), run.events, run.context, run.status
+
+
 @given(plans(), st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
 def test_a_sound_machine_never_gets_stuck_and_both_interpreters_agree(plan: Plan, salt: int) -> None:
@@ -42,6 +57,7 @@ def test_a_sound_machine_never_gets_stuck_and_both_interpreters_agree(plan: Plan
     compiled = walk(machine, salt, "compiled")
     library = walk(machine, salt, "transitions")
     assert compiled == library
+    assert signalled(machine, salt, "compiled") == signalled(machine, salt, "transitions")
     steps, context, status = compiled
     assert status is (Status.DONE if steps and steps[-1].target == "end" else Status.PAUSED)
     assert context.visits == [step.phase for step in steps if step.outcome is not None]
