@@ -113,7 +113,7 @@ def _signals(phases: Sequence[Phase[Any, Any]], signals: Sequence[Signal[Any, An
     ends = {phase.name for phase in phases if phase.final}
     for name in dict.fromkeys(signal.name for signal in signals):
         entries = [signal for signal in signals if signal.name == name]
-        places = Counter(source for signal in entries for source in set(_sources(signal, phases)))
+        places = Counter(source for signal in entries for source in dict.fromkeys(_sources(signal, phases)))
         if twice := [source for source, count in places.items() if count > 1]:
             yield Finding("ambiguous", name, f"several signals are called so at {', '.join(map(repr, twice))}",
                           "give each sources of its own")  # fmt: skip

@@ -69,7 +69,7 @@ def test_guards_that_are_not_pure_are_found() -> None:
         def apply(self, context: Text, payload: int) -> None: ...
 
     fickle = Guard[Text]("fickle", lambda context: random.random() < 0.5)
-    assert "a guard must be pure" in caught(signals(Plain, fickle))
+    assert "guard must be pure" in caught(signals(Plain, fickle))
     marking = Guard[Text]("marking", lambda context: context.notes.append("asked") is None)
     assert "guard 'marking' changes field 'notes'" in caught(signals(Plain, marking))
     partial = Guard[Text]("partial", lambda context: 1 // (context.drafts - context.length) > 0)
