@@ -36,35 +36,33 @@ class Inbox(Generic[Context]):
 
     Attributes
     ----------
+    waiting
+        The signals that wait, in the order in which they were sent.
     fresh
         Whether something was sent since the run last looked.
     """
 
-    __slots__ = ("_cursor", "_sent", "fresh", "pause")
+    __slots__ = ("_cursor", "fresh", "pause", "waiting")
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
-        self._sent: deque[Sent] = deque()
+        self.waiting: deque[Sent] = deque()
         self.pause = self.fresh = False
-
-    def __bool__(self) -> bool:
-        """Whether signals wait."""
-        return bool(self._sent)
 
     @property
     def sent(self) -> tuple[Sent, ...]:
-        """The signals that wait, in the order in which they were sent."""
-        return tuple(self._sent.copy())  # as others may send meanwhile
+        """The signals that wait now, as others may send more meanwhile."""
+        return tuple(self.waiting.copy())
 
     def send(self, sent: Sent) -> None:
         """Let a signal wait to be taken."""
-        self._sent.append(sent)
+        self.waiting.append(sent)
         self.fresh = self._cursor.attention = True
 
     def take_out(self, sent: Sent) -> bool:
         """Let a signal wait no more; whether it still did."""
         try:
-            self._sent.remove(sent)
+            self.waiting.remove(sent)
         except ValueError:
             return False
         return True
@@ -76,5 +74,5 @@ class Inbox(Generic[Context]):
 
     def remind(self) -> None:
         """Let the cursor look up, if there is anything to look at."""
-        if self._sent or self.pause:
+        if self.waiting or self.pause:
             self._cursor.attention = True

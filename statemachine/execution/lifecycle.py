@@ -23,7 +23,7 @@ from statemachine.log import emit, listening
 Context = TypeVar("Context")
 Result = TypeVar("Result")
 
-PAUSED, WAITING = Status.PAUSED, Status.WAITING  # an enum's members are slow to look up
+PAUSED, WAITING = Status.PAUSED, Status.WAITING  # looked up once
 BEHIND_NS = 50_000_000  # a record is never further behind than this, at the next boundary
 LOOK_UP_NS = 1_000_000  # how often the loop looks up from its work
 
@@ -123,7 +123,8 @@ class Lifecycle(Generic[Context]):
         """Do what moves the run, or refuse: it is being driven, or has none of these statuses, or was closed."""
 
         def moved() -> Result:
-            self._mend()
+            if self._torn or self.phase.final:
+                self._mend()
             if (status := self.status) not in allowed:
                 expected = f"{status}, not {' or '.join(sorted(allowed))}"
                 if status is WAITING:
@@ -136,12 +137,13 @@ class Lifecycle(Generic[Context]):
         try:
             return self._driver.hold(f"{verb} run {self.id}", moved)
         finally:
-            self._settle()
+            if self._inbox.waiting:
+                self._settle()
 
     def _mend(self) -> None:
         """Finish what an interrupt, and a second one after it, cut short."""
         if not self._torn:
-            if self.phase.final and (self._inbox or not self._status.ended):
+            if self.phase.final and (self._inbox.waiting or not self._status.ended):
                 self._rest()
             return
         self._begin()
@@ -250,7 +252,7 @@ class Lifecycle(Generic[Context]):
         """Take pending signals, then say whether a pause was asked for."""
         self._cursor.attention = False
         self._take_signals()
-        if self._inbox:
+        if self._inbox.waiting:
             self._cursor.attention = True  # one that cannot be taken here waits for a phase where it can
         if self._inbox.pause and not self.phase.final:
             self._inbox.pause = False
@@ -273,7 +275,8 @@ class Lifecycle(Generic[Context]):
             if (door := self._door(sent.name)) is None:
                 return False
             self._begin()
-            self._apply_payload(door, sent.payload)
+            if door.apply is not None:
+                self._apply_payload(door, sent.payload)
         except Exception as error:
             if self.timeline.rewound is not None:  # what lies ahead is not forgotten for that
                 return False
@@ -289,8 +292,7 @@ class Lifecycle(Generic[Context]):
 
     def _apply_payload(self, door: Door[Context], payload: Any) -> None:
         """Enter what a signal carries; what raises leaves the context as it was."""
-        if door.apply is None:
-            return
+        assert door.apply is not None
         try:
             door.apply(self.context, payload)
         except Exception:
@@ -300,11 +302,13 @@ class Lifecycle(Generic[Context]):
 
     def _pass(self, door: Door[Context], sent: Sent, *, live: bool = True) -> None:
         """Record a signal whose payload was entered, and go where it leads."""
-        sent.event = Event(self.step_count, "signal", sent.name, sent.payload)
-        self.timeline.enter(sent.event)
-        to = self._program.names[door.target]
-        self._log("info", "run.signal", signal=sent.name, phase=self.phase.name, to=to)
-        self._cursor.index = door.target
+        timeline, cursor = self.timeline, self._cursor
+        sent.event = Event(timeline.here, "signal", sent.name, sent.payload)
+        timeline.enter(sent.event)
+        if listening():
+            names = self._program.names
+            self._log("info", "run.signal", signal=sent.name, phase=names[cursor.index], to=names[door.target])
+        cursor.index = door.target
         if live and door.apply is not None:
             self.resources.sync(self.context)
 
@@ -329,7 +333,7 @@ class Lifecycle(Generic[Context]):
                 self._rest()
 
         moved = True  # so those that waited may be taken now
-        while self._inbox and (moved or self._inbox.fresh) and not (self._status.ended or self._released):
+        while self._inbox.waiting and (moved or self._inbox.fresh) and not (self._status.ended or self._released):
             if self._driver.held:  # who drives it now takes them
                 return
             try:
@@ -348,7 +352,8 @@ class Lifecycle(Generic[Context]):
             self._status = self.timeline.ended_as = phase.status
             self._log("info", "run.finished", status=str(self._status))
         if not self._status.over:
-            self._tell(rests=rests)
+            if self.journal:
+                self._tell(rests=rests)
             return
         self._refuse_rest()
         self._tell(rests=rests)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, Status, Wait
-from statemachine.definition.program import Arc
+from statemachine.definition.program import Arc, Door
 from statemachine.definition.table import Edit, Signal, name_of
 from statemachine.errors import IllegalMove
 from statemachine.execution import host_state
@@ -284,7 +284,7 @@ class Run(Lifecycle[Context]):
             raise
         self._torn = False
         self._rest()
-        return self.timeline.step(self.step_count - 1)
+        return self.timeline.step(self.timeline.here - 1)
 
     def pause(self) -> None:
         """Ask the run to rest at the next boundary; of use from any thread and from signal handlers."""
@@ -339,32 +339,30 @@ class Run(Lifecycle[Context]):
         signal = self.machine.signals_named(name)[0]
         if payload is not None or signal.carries:
             payload = Run.typed(payload, signal)
-        sent, verb = Sent(name, payload), f"send {name!r} to"
-        if not self._driver.held:
-            try:
-                return self._move(verb, RECEPTIVE, lambda: self._signal(sent, wait=wait))
-            except Busy:
-                pass
-        self._driver.check(f"{verb} run {self.id}")
+        sent = Sent(name, payload)
+        try:
+            return self._move("signal", RECEPTIVE, lambda: self._signal(sent, wait=wait))
+        except Busy:
+            self._leave(sent)
+
+    def _leave(self, sent: Sent) -> None:
+        """Leave a signal to whoever moves the run."""
+        ended = f"cannot signal run {self.id}: it is {self._status}"
         if self._status.ended:
-            raise IllegalMove(f"cannot {verb} run {self.id}: it is {self._status}")
+            raise IllegalMove(ended)
         self._inbox.send(sent)
         self._settle()
         if self._status.over and self._inbox.take_out(sent):  # it ended meanwhile, and has not seen it
-            raise IllegalMove(f"cannot {verb} run {self.id}: it is {self._status}")
-        return None
+            raise IllegalMove(f"cannot signal run {self.id}: it is {self._status}")
 
     def _signal(self, sent: Sent, *, wait: bool = False, live: bool = True) -> None:
         door = self._door(sent.name)
         if door is not None:
-            self._begin()
+            if self.timeline.origin is None:
+                self._begin()
             self._torn = True
-            try:
-                self._apply_payload(door, sent.payload)
-            except Exception as error:
-                self._torn = False
-                error.add_note(f"signal {sent.name!r} could not enter its payload, and run {self.id} is as it was")
-                raise
+            if door.apply is not None:
+                self._enter_payload(door, sent)
             self._pass(door, sent, live=live)
             self._torn = False
             self._rest()
@@ -373,6 +371,14 @@ class Run(Lifecycle[Context]):
             self._tell()  # so that it is in the record, wherever the process ends
         else:
             raise IllegalMove(self._kept_back(sent.name))
+
+    def _enter_payload(self, door: Door[Context], sent: Sent) -> None:
+        try:
+            self._apply_payload(door, sent.payload)
+        except Exception as error:
+            self._torn = False
+            error.add_note(f"signal {sent.name!r} could not enter its payload, and run {self.id} is as it was")
+            raise
 
     def _kept_back(self, name: str) -> str:
         """Why a resting run does not take a signal, in words."""
@@ -385,7 +391,7 @@ class Run(Lifecycle[Context]):
 
     def signal_as_recorded(self, name: str, payload: Any, *, live: bool) -> None:
         """Take a signal that carries what a record says; unless `live`, the resources need not follow, as in `take`."""
-        self._move(f"send {name!r} to", RECEPTIVE, lambda: self._signal(Sent(name, payload), live=live))
+        self._move("signal", RECEPTIVE, lambda: self._signal(Sent(name, payload), live=live))
 
     def refuse_as_recorded(self, name: str, payload: Any, reason: str) -> None:
         """Record a signal that was refused, at the place where the run rests, or at its end.
@@ -403,7 +409,7 @@ class Run(Lifecycle[Context]):
             self._refuse(Sent(name, payload), reason)
             self._tell()
 
-        self._move(f"refuse {name!r} to", ANY, refuse)
+        self._move("refuse a signal to", ANY, refuse)
 
     def _fate(self, name: str, payload: Any) -> str:
         """What would become of a signal that was sent while the run was running; "": it would be refused."""

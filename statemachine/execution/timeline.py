@@ -130,7 +130,9 @@ class Timeline(Generic[Context]):
     @property
     def here(self) -> int:
         """How many steps lie behind the place where the run rests."""
-        return self.count if self.rewound is None else self.rewound
+        if self.rewound is not None:
+            return self.rewound
+        return (self.origin.number if self.origin else 0) + len(self.elapsed)
 
     @property
     def events_here(self) -> list[Event]:

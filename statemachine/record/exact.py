@@ -38,22 +38,29 @@ def check(outcome: Any) -> None:
         and min(outcome) >= -SMALLEST and max(outcome) < LARGEST
     ):  # fmt: skip
         return
+    _checked(outcome)
+
+
+def _checked(outcome: Any) -> bytes:
+    """An outcome as a record holds it; raises OutcomeError if it would not come back as it went in."""
+    encoded = b""
     try:
-        length = len(_encode(outcome))
+        encoded = _encode(outcome)
         complaint = _complaint(outcome)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         complaint = str(error)
     else:
-        if length > MAX_OUTCOME:
+        if len(encoded) > MAX_OUTCOME:
             raise OutcomeError(
-                f"the outcome is {length} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large in a "
-                f"buffer or a file, and let the outcome say where"
+                f"the outcome is {len(encoded)} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large in "
+                f"a buffer or a file, and let the outcome say where"
             )
     if complaint:
         raise OutcomeError(
             f"JSON cannot hold the outcome {shown(outcome)}: {shown(complaint)}; make it of finite numbers of 64 bits, "
             f"text, lists and dataclasses"
         )
+    return encoded
 
 
 def _complaint(value: Any) -> str | None:
@@ -153,9 +160,9 @@ def given(value: Any, owner: Phase[Any, Any] | Signal[Any, Any]) -> Any:
         if value is None:
             return None
         raise OutcomeError(f"signal {owner.name!r} carries no payload, but {shown(value)} came: send it without")
-    check(value)
+    encoded = _checked(value)
     try:
-        return _decoder(type(owner)).decode(_encode(value))  # type: ignore[arg-type]  # a class can be hashed
+        return _decoder(type(owner)).decode(encoded)  # type: ignore[arg-type]  # a class can be hashed
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
         kind = "payload of signal" if isinstance(owner, Signal) else "answer to"
         takes = f"which takes {shown(words_of(declared(owner)))}: {shown(str(error))}"
