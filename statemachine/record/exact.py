@@ -52,8 +52,8 @@ def _checked(outcome: Any) -> bytes:
     else:
         if len(encoded) > MAX_OUTCOME:
             raise OutcomeError(
-                f"the outcome is {len(encoded)} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large in "
-                f"a buffer or a file, and let the outcome say where"
+                f"the outcome is {len(encoded)} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large "
+                f"in a buffer or a file, and let the outcome say where"
             )
     if complaint:
         raise OutcomeError(
