@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import desk
 import pytest
 from chromium_program import dump_dom, needs_chromium
 from command_line import Command
@@ -194,3 +195,14 @@ def test_svg_in_the_page_holds_no_script_and_no_reference(tmp_path: Path) -> Non
     assert page.count("<script") == 2
     assert "<img" not in page
     assert page.count("</svg>") == page.count("<svg")
+
+
+def test_signals_stand_in_it_with_what_they_carried_and_why_they_were_refused(tmp_path: Path) -> None:
+    run = Run(desk.machine, desk.Text(), journal=JournalWriter(tmp_path / "a.jsonl"))
+    run.signal("approve", desk.Approval("the thief"), wait=True)
+    run.signal("approve", desk.Approval("Ada"), wait=True)
+    run.start()
+    write_report(Journal.open(tmp_path / "a.jsonl"), tmp_path / "a.html")
+    page = html.unescape((tmp_path / "a.html").read_text())
+    assert "signal approve: PermissionError: the thief approves nothing" in page
+    assert 'approve {"by":"Ada","stars":3}' in page
