@@ -1,10 +1,12 @@
 """Signals as events: what they carry, when they are taken, in what order, and what becomes of those that are not."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -246,6 +248,21 @@ def test_one_whose_guard_raises_when_its_turn_comes_is_refused() -> None:
     assert event.reason == "GuardError: guard 'begun' raised ArithmeticError: less than nothing is written"
 
 
+def test_in_its_past_a_run_keeps_what_cannot_be_entered_until_it_goes_on() -> None:
+    run = reviewed(keep=True)
+    run.answer("good")
+    assert run.resume() is Status.DONE
+    run.goto(2)
+    run.signal("approve", Approval("the thief"), wait=True)
+    run.goto(4)
+    assert (run.phase_name, run.recorded_steps, run.pending, run.events) == ("review", 6, ("approve",), [])
+    run.answer("better")
+    assert run.resume() is Status.DONE
+    assert (run.context.notes, run.pending) == (["better"], ())
+    [event] = run.events
+    assert event.kind == "refused"
+
+
 def test_a_failed_run_keeps_what_waits() -> None:
     class Moody(Draft):
         calm = False
@@ -390,6 +407,36 @@ def test_many_threads_send_and_none_is_lost() -> None:
     assert sorted(taken + refused + told) == list(range(4 * each))
     assert run.context.notes == [str(number) for number in taken]
     assert run.pending == ()
+
+
+def test_one_that_comes_too_late_is_told() -> None:
+    """The run ends after its sender saw that it had not, and before the signal is in the inbox."""
+    reached, go_on, told = threading.Event(), threading.Event(), []
+
+    def hold_up(frame: FrameType, event: str, argument: Any) -> None:
+        if frame.f_code.co_name == "send" and frame.f_code.co_filename.endswith("inbox.py"):
+            reached.set()
+            assert go_on.wait(30)
+
+    def send(run: Run[Text]) -> None:
+        sys.settrace(hold_up)
+        try:
+            run.signal("hurry")
+        except IllegalMove as error:
+            told.append(str(error))
+        finally:
+            sys.settrace(None)
+
+    with driven() as (run, _, finish):
+        sender = threading.Thread(target=send, args=(run,))
+        sender.start()
+        assert reached.wait(30)
+        run.signal("drop")
+        assert finish() is Status.CANCELLED
+        go_on.set()
+        sender.join(30)
+    assert told == [f"cannot signal run {run.id}: it is cancelled"]
+    assert ([event.name for event in run.events], run.pending) == (["drop"], ())
 
 
 # --- what is possible -------------------------------------------------------------------------------------------------

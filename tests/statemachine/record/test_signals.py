@@ -96,6 +96,21 @@ def test_what_played_it_may_record_it_too(journal: Path, tmp_path: Path) -> None
     assert again.events == player.events
 
 
+def test_what_waited_on_a_way_that_was_given_up_is_not_refused_by_a_replay(tmp_path: Path) -> None:
+    run = Run(machine, Text(), journal=JournalWriter(tmp_path / "a.jsonl"), keep=True)
+    run.step()
+    run.signal("approve", Approval("Ada"), wait=True)
+    assert run.resume() is Status.DONE
+    run.goto(3)
+    run.resume()
+    run.answer("good")
+    assert run.resume() is Status.DONE
+    run.close()
+    again = Run(machine, Text())
+    assert play(Journal.open(tmp_path / "a.jsonl"), again) is None
+    assert again.events == run.events == []
+
+
 def test_views_count_and_mark_what_was_refused(journal: Path) -> None:
     opened = Journal.open(journal)
     tally = Tally.of(opened)
