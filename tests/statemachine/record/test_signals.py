@@ -102,13 +102,11 @@ def test_what_waited_on_a_way_that_was_given_up_is_not_refused_by_a_replay(tmp_p
     run.signal("approve", Approval("Ada"), wait=True)
     assert run.resume() is Status.DONE
     run.goto(3)
-    run.resume()
-    run.answer("good")
-    assert run.resume() is Status.DONE
+    run.signal("drop")
     run.close()
     again = Run(machine, Text())
     assert play(Journal.open(tmp_path / "a.jsonl"), again) is None
-    assert again.events == run.events == []
+    assert again.events == run.events == [Event(3, "signal", "drop")]
 
 
 def test_views_count_and_mark_what_was_refused(journal: Path) -> None:
