@@ -3,14 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, declared_outcome
 
 Context = TypeVar("Context")
 Outcome = TypeVar("Outcome")
-Payload = TypeVar("Payload")
+if TYPE_CHECKING:  # a signal that carries nothing need not say so
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    Payload = TypeVarWithDefault("Payload", default=None)
+else:
+    Payload = TypeVar("Payload")
 
 ADVANCE = "advance"  # the event that leaves a phase after it ran; each signal is an event of its own
 
