@@ -1,5 +1,7 @@
 """What does the machine itself cost a step: the compiled loop, the transitions library and python-statemachine.
 
+And what does a run at rest, without a journal, cost whoever sends it a signal or answers it?
+
     python benchmarks/machine_overhead.py
 
 All three run one machine: three phases in a ring, two of them with a guard, as in the decode loop of the generation
@@ -23,9 +25,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from statemachine import End, Machine, Phase, Run, Transition, guard
+from statemachine import End, Machine, Phase, Run, Signal, Transition, Wait, guard
 
 REPEATS = 7
+INPUTS = 2_000  # signals or answers of one run
 TOKENS = {"compiled": 50_000, "transitions": 3_000, "python-statemachine": 500}
 ORDERS = "compiled, orders with retries"
 
@@ -173,6 +176,48 @@ orders = Machine(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    yes: bool
+    by: str
+
+
+class Ask(Wait[Count, Answer]):
+    def apply(self, context: Count, outcome: Answer) -> None:
+        context.count += 1
+
+
+class Told(Signal[Count, Answer]):
+    def apply(self, context: Count, payload: Answer) -> None:
+        context.count += 1
+
+
+ask = Ask()
+desk = Machine(
+    "desk",
+    start=ask,
+    transitions=[Transition(ask, ask, ~all_finished), Transition(ask, done, all_finished)],
+    signals=[Signal("again", to=ask), Signal("more", to=ask, when=~all_finished), Told("told", to=ask)],
+)
+YES = Answer(yes=True, by="me")
+SEND = {
+    "a signal": lambda run: run.signal("again"),
+    "a signal with a guard": lambda run: run.signal("more"),
+    "a signal with a payload": lambda run: run.signal("told", YES),
+    "an answer": lambda run: run.answer(YES),
+}
+
+
+def seconds_per_input(name: str) -> float:
+    run, send = Run(desk, Count(2 * INPUTS)), SEND[name]
+    run.start()
+    send(run)  # what is looked up once is
+    began = time.perf_counter()
+    for _ in range(INPUTS - 1):
+        send(run)
+    return (time.perf_counter() - began) / (INPUTS - 1)
+
+
 def seconds_per_step(interpreter: str) -> float:
     return seconds_of(Run(ring, Count(TOKENS[interpreter]), interpreter=interpreter))
 
@@ -217,7 +262,10 @@ def main() -> None:
     parser.add_argument("--token-ms", type=float, default=6.0, help="a token's time on the 32M model (cpu_decode.py)")
     arguments = parser.parse_args()
     times: dict[str, list[float]] = {"by hand, no machine": [], "compiled": [], "transitions": [], ORDERS: []}
+    inputs: dict[str, list[float]] = {name: [] for name in SEND}
     for _ in range(REPEATS):  # alternating, so that all meet the same weather
+        for name in SEND:
+            inputs[name].append(seconds_per_input(name))
         times["by hand, no machine"].append(by_hand())
         times["compiled"].append(seconds_per_step("compiled"))
         times["transitions"].append(seconds_per_step("transitions"))
@@ -225,14 +273,19 @@ def main() -> None:
     if not arguments.no_peer:
         times["python-statemachine"] = peer()
     medians = {name: statistics.median(values) * 1e6 for name, values in times.items()}
+    sent = {name: statistics.median(values) * 1e6 for name, values in inputs.items()}
     share = medians["compiled"] * 3 / (arguments.token_ms * 1e3)
     if arguments.json:
-        print(json.dumps({"us_per_step": medians, "share_of_token": share}))
+        print(json.dumps({"us_per_step": medians, "us_per_input": sent, "share_of_token": share}))
         return
     table = Table("interpreter", "us per step (median)", "times the compiled loop")
     for name, value in medians.items():
         table.add_row(name, f"{value:.2f}", f"{value / medians['compiled']:.1f}")
     console = Console()
+    console.print(table)
+    table = Table("to a run at rest", "us each (median)", "times a compiled step")
+    for name, value in sent.items():
+        table.add_row(name, f"{value:.2f}", f"{value / medians['compiled']:.1f}")
     console.print(table)
     console.print(f"three compiled steps are {share:.3%} of a token of {arguments.token_ms:g} ms")
 

@@ -21,6 +21,7 @@ from statemachine.errors import (
     SnapshotError,
     StateMachineError,
 )
+from statemachine.execution.inbox import Possible
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
 from statemachine.execution.timeline import Step
@@ -69,6 +70,7 @@ __all__ = [
     "OutcomeError",
     "Phase",
     "PhaseError",
+    "Possible",
     "Raised",
     "Resources",
     "Run",
@@ -108,8 +110,9 @@ def _save(run: Run[Any], *arguments: Any, **options: Any) -> None:
     importlib.import_module("statemachine.record.snapshot").save(run, *arguments, **options)
 
 
-def _typed(outcome: Any, phase: Phase[Any, Any]) -> Any:
-    return importlib.import_module("statemachine.record.exact").answer(outcome, phase)
+def _typed(value: Any, owner: Phase[Any, Any] | Signal[Any, Any]) -> Any:
+    Run.typed = importlib.import_module("statemachine.record.exact").given  # from now on
+    return Run.typed(value, owner)
 
 
 Run.saver, Run.typed = _save, _typed  # here execution, which knows nothing of records, meets what records

@@ -40,6 +40,5 @@ def check(machine: MachineArgument = BUILT_IN) -> None:
     console = stdout()
     console.print(table)
     for signal in found.signals:
-        sources = "some phases" if signal.sources else "any phase"
-        console.print(f"signal {shown(signal.name)}: to {shown(name_of(signal.to))} from {sources}")
+        console.print(f"signal {shown(str(signal))}")
     console.print(f"[green]{shown(found.name)} is sound:[/] no run of it can get stuck or has two ways to go.")

@@ -118,8 +118,8 @@ class Recording:
             while events and events[0].number <= step.number:
                 event = events.pop(0)
                 if event.kind == "signal":
-                    run.signal(event.name)
-                else:
+                    run.signal_as_recorded(event.name, event.outcome, live=False)
+                elif event.kind == "edit":
                     run.edit_as_recorded(event.name, event.outcome, live=False)
             run.take(step.raised or step.outcome, elapsed_ns=step.elapsed_ns)
             yield run

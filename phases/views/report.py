@@ -16,7 +16,7 @@ from phases.views.recorded_rows import RecordedRows, Token
 from phases.views.token_text import TokenText, outcome_words
 from statemachine import Divergence, GraphvizMissing, Journal, JournalError, Machine, Verdict, to_mermaid, to_svg
 from statemachine.record.divergence import plain_text
-from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, SignalRecord, StepRecord
+from statemachine.record.records import EditRecord, ErrorRecord, PauseRecord, RefusedRecord, SignalRecord, StepRecord
 from statemachine.views.chart import Chart
 from statemachine.views.tally import Tally, duration
 from statemachine.views.trace import came_back
@@ -230,7 +230,11 @@ class _Walk:
                 for token in self.rows.step(record).tokens:
                     self.tokens[token.row].append(token)
         elif isinstance(record, SignalRecord):
-            self._event(record.n, "signal", record.name)
+            self._event(
+                record.n, "signal", record.name if record.o is None else f"{record.name} {plain_text(record.o)}"
+            )
+        elif isinstance(record, RefusedRecord):
+            self._event(record.n, "refused", f"signal {record.name}: {record.why}")
         elif isinstance(record, EditRecord):
             self._event(record.n, "edit", f"{record.name} {plain_text(record.o)}")
             if self.rows:

@@ -6,9 +6,10 @@ from typing import Any
 
 from transitions import State
 
+from statemachine.definition.guard import Guard
 from statemachine.definition.migration import Migration
 from statemachine.definition.phase import Phase, Wait
-from statemachine.definition.table import ADVANCE, RAISED, Signal, Transition, name_of, phases_of
+from statemachine.definition.table import ADVANCE, RAISED, Edit, Signal, Transition, name_of, phases_of
 from statemachine.definition.variable import Value, Variable, cases_in_words, row_count, rows_of
 from statemachine.errors import Finding
 
@@ -16,17 +17,16 @@ MAX_CASES = 1024  # per phase: rows of its truth table, which are enumerated
 
 
 def find(
-    start: Phase[Any, Any], transitions: Sequence[Transition[Any]], signals: Sequence[Signal[Any]]
+    start: Phase[Any, Any],
+    transitions: Sequence[Transition[Any]],
+    signals: Sequence[Signal[Any, Any]] = (),
+    edits: Sequence[Edit[Any, Any]] = (),
 ) -> list[Finding]:
     """All findings of a table, in the order of its phases; none means that no run of it can ever get stuck."""
     phases = phases_of(start, transitions, signals)
-    findings = [*_names(phases, transitions, signals), *_hooks(phases)]
+    findings = [*_names(phases, transitions, signals, edits), *_hooks(phases), *_signals(phases, signals)]
     edges = [(name_of(transition.source), name_of(transition.target)) for transition in transitions]
-    jumps = [
-        (source, name_of(signal.to))
-        for signal in signals
-        for source in ([name_of(source) for source in signal.sources] or [p.name for p in phases if not p.final])
-    ]
+    jumps = [(source, name_of(signal.to)) for signal in signals for source in _sources(signal, phases)]
     reached = _closure({start.name}, edges + jumps)
     ending = _closure({phase.name for phase in phases if phase.final}, [(target, source) for source, target in edges])
     for phase in phases:
@@ -64,30 +64,33 @@ def find_in_migrations(version: int, migrations: Sequence[Migration]) -> Iterato
 
 
 def _names(
-    phases: Sequence[Phase[Any, Any]], transitions: Sequence[Transition[Any]], signals: Sequence[Signal[Any]]
+    phases: Sequence[Phase[Any, Any]],
+    transitions: Sequence[Transition[Any]],
+    signals: Sequence[Signal[Any, Any]],
+    edits: Sequence[Edit[Any, Any]],
 ) -> Iterator[Finding]:
     known = Counter(phase.name for phase in phases)
     for name, count in known.items():
         if count > 1:
             yield Finding("duplicate name", name, f"{count} different phases are called so", "give each its own name")
-    for name, count in Counter(signal.name for signal in signals).items():
+    for name, count in Counter(edit.name for edit in edits).items():
         if count > 1:
-            yield Finding("duplicate name", name, f"{count} signals are called so", "give each its own name")
+            yield Finding("duplicate name", name, f"{count} edits are called so", "give each its own name")
     for name in known:
         if name in ("*", "="):
             yield Finding(
                 "reserved name", name, "means every phase, or the same one, in the library", "rename the phase"
             )
-    for signal in signals:
-        if signal.name == ADVANCE or signal.name.startswith(RAISED):
-            yield Finding(
-                "reserved name", signal.name, "is an event that leaves a phase after it ran", "rename the signal"
-            )
+    for name in dict.fromkeys(signal.name for signal in signals):
+        if name == ADVANCE or name.startswith(RAISED):
+            yield Finding("reserved name", name, "is an event that leaves a phase after it ran", "rename the signal")
     named: list[tuple[str, Phase[Any, Any] | str]] = []
     for transition in transitions:
         named += [(f"transition {transition}", transition.source), (f"transition {transition}", transition.target)]
     for signal in signals:
         named += [(f"signal {signal.name!r}", phase) for phase in (*signal.sources, signal.to)]
+    for edit in edits:  # their sources are no part of the table, so they must be in it already
+        named += [(f"edit {edit.name!r}", name_of(phase)) for phase in edit.sources]
     for where, phase in named:
         if isinstance(phase, str) and phase not in known:
             yield Finding("dangling", phase, f"{where} names it, but no phase is called so",
@@ -100,6 +103,51 @@ def _hooks(phases: Sequence[Phase[Any, Any]]) -> Iterator[Finding]:
         if phase.on_enter or phase.on_exit or overridden:
             yield Finding("hook", phase.name, "has an enter or exit callback, which only one interpreter would call",
                           "move its work into run() and apply()")  # fmt: skip
+
+
+def _sources(signal: Signal[Any, Any], phases: Sequence[Phase[Any, Any]]) -> list[str]:
+    """The names of the phases at which a signal may be taken."""
+    return [name_of(source) for source in signal.sources] or [phase.name for phase in phases if not phase.final]
+
+
+def _signals(phases: Sequence[Phase[Any, Any]], signals: Sequence[Signal[Any, Any]]) -> Iterator[Finding]:
+    """What is wrong with the signals: those of one name must exclude each other, as the ways from a phase must."""
+    ends = {phase.name for phase in phases if phase.final}
+    for name in dict.fromkeys(signal.name for signal in signals):
+        entries = [signal for signal in signals if signal.name == name]
+        places = Counter(source for signal in entries for source in dict.fromkeys(_sources(signal, phases)))
+        if twice := [source for source, count in places.items() if count > 1]:
+            yield Finding("ambiguous", name, f"several signals are called so at {', '.join(map(repr, twice))}",
+                          "give each sources of its own")  # fmt: skip
+        if len(carried := dict.fromkeys(signal.payload or "nothing" for signal in entries)) > 1:
+            yield Finding("ambiguous", name, f"signals that are called so carry {' and '.join(carried)}",
+                          "let all of them carry the same, or give them other names")  # fmt: skip
+        for end in sorted(ends.intersection(places)):
+            yield Finding("final", end, f"is a source of signal {name!r}, but a run ends here", "take it out of them")
+    for signal in signals:
+        if signal.when is not None:
+            yield from _signal_guard(signal.name, signal.when)
+
+
+def _signal_guard(name: str, when: Guard[Any]) -> Iterator[Finding]:
+    """What is wrong with the guard of a signal."""
+    repeated = [atom for atom, count in Counter(atom.name for atom in when.atoms).items() if count > 1]
+    for atom in repeated:
+        yield Finding("duplicate name", name, f"two different guards or choices are called {atom!r}",
+                      "give each its own name")  # fmt: skip
+    if (cases := row_count(atom.values for atom in when.atoms)) > MAX_CASES:
+        yield _too_many(name, when.atoms, cases, "merge guards")
+    elif not repeated and not any(when.holds(values) for values in rows_of(when.atoms)):
+        yield Finding("never", name, f"the signal can never be taken, its guard {when.name} is false in every case",
+                      "correct the guard or take the signal out")  # fmt: skip
+
+
+def _too_many(where: str, atoms: Sequence[Variable[Any]], cases: int, remedy: str) -> Finding:
+    names = ", ".join(atom.name for atom in atoms)
+    what = (
+        f"{len(atoms)} guards and choices ({names}) have {cases:,} cases together, at most {MAX_CASES:,} can be proved"
+    )
+    return Finding("too many cases", where, what, remedy)
 
 
 def _closure(names: set[str], edges: Sequence[tuple[str, str]]) -> set[str]:
@@ -153,10 +201,7 @@ def _truth_table(phase: str, leaving: Sequence[Transition[Any]]) -> Iterator[Fin
         yield Finding("duplicate name", phase, f"two different guards or choices are called {name!r}",
                       "give each its own name")  # fmt: skip
     if (cases := row_count(atom.values for atom in atoms)) > MAX_CASES:
-        names = ", ".join(atom.name for atom in atoms)
-        yield Finding("too many cases", phase, f"{len(atoms)} guards and choices ({names}) have {cases:,} cases "
-                      f"together, at most {MAX_CASES:,} can be proved",
-                      "merge guards, or split the phase in two")  # fmt: skip
+        yield _too_many(phase, atoms, cases, "merge guards, or split the phase in two")
     if repeated or cases > MAX_CASES:
         return
     for kind in dict.fromkeys((None, *(kind for transition in leaving for kind in transition.classes))):

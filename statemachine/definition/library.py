@@ -35,7 +35,7 @@ class LibraryMachine(transitions.Machine):
 
     def __init__(
         self, name: str, phases: Sequence[Phase[Any, Any]], start: Phase[Any, Any],
-        table: Sequence[Transition[Any]], signals: Sequence[Signal[Any]],
+        table: Sequence[Transition[Any]], signals: Sequence[Signal[Any, Any]],
     ) -> None:  # fmt: skip
         super().__init__(model=None, states=list(phases), initial=start, auto_transitions=False, name=name)
         for number, transition in enumerate(table):
@@ -48,7 +48,10 @@ class LibraryMachine(transitions.Machine):
                 )  # fmt: skip
         for number, signal in enumerate(signals):
             sources = [name_of(source) for source in signal.sources] or [p.name for p in phases if not p.final]
-            self.add_transition(signal.name, sources, name_of(signal.to), number=number)
+            self.add_transition(
+                signal.name, sources, name_of(signal.to),
+                conditions=None if signal.when is None else [signal.when], number=number, guard=signal.when,
+            )  # fmt: skip
         self._frozen = True
 
     def add_states(self, *args: Any, **kwargs: Any) -> None:

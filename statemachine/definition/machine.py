@@ -34,7 +34,7 @@ class Machine(Generic[Context]):
         The table, in the order it is to be read. For every phase and every combination of its guards' values exactly
         one transition must be enabled.
     signals
-        Inputs from outside that a run takes between two steps.
+        Inputs from outside that a run takes between two steps; at any phase at most one of a name.
     edits
         Changes that can be made to a resting run.
     version
@@ -51,7 +51,7 @@ class Machine(Generic[Context]):
     name: str
     start: Phase[Context, Any]
     transitions: Sequence[Transition[Context]]
-    signals: Sequence[Signal[Context]] = ()
+    signals: Sequence[Signal[Context, Any]] = ()
     edits: Sequence[Edit[Context, Any]] = ()
     version: int = 1
     migrations: Sequence[Migration] = ()
@@ -73,7 +73,7 @@ class Machine(Generic[Context]):
         if found := list(mistakes.find(self.start, self.transitions, self.signals, self.edits)):
             return found
         return [
-            *check.find(self.start, self.transitions, self.signals),
+            *check.find(self.start, self.transitions, self.signals, self.edits),
             *check.find_in_migrations(self.version, self.migrations),
         ]
 
@@ -84,14 +84,14 @@ class Machine(Generic[Context]):
 
     @cached_property
     def _compiled(self) -> Program[Context]:
-        return compile_program(self.transitions_machine)
+        return compile_program(self.transitions_machine, self.signals)
 
     def program(self, interpreter: Interpreter = "compiled") -> Program[Context]:
         """The machine in the form that an interpreter runs: the compiled table, or `transitions` itself."""
         if interpreter == "compiled":
             return self._compiled
         if interpreter == "transitions":
-            return library_program(self.transitions_machine)
+            return library_program(self.transitions_machine, self.signals)
         raise ValueError(f"no interpreter is called {interpreter!r}; there are 'compiled' and 'transitions'")
 
     def insert(
@@ -119,17 +119,23 @@ class Machine(Generic[Context]):
         table.append(Transition(phase, self.phases[target]))
         return replace(self, transitions=table)
 
-    def signal(self, name: str) -> Signal[Context]:
-        """The signal of this name; raises ValueError naming those there are."""
-        return _named(name, self.signals, f"machine {self.name!r} has no signal")
+    def signals_named(self, name: str) -> tuple[Signal[Context, Any], ...]:
+        """The signals of this name, one or more, that all carry the same; raises ValueError naming those there are."""
+        if found := self._signals_by_name.get(name):
+            return found
+        raise _unknown("signal", name, self.name, self.signals)
 
-    def signal_target(self, name: str) -> str:
-        """The name of the phase that this signal moves a run to."""
-        return name_of(self.signal(name).to)
+    @cached_property
+    def _signals_by_name(self) -> dict[str, tuple[Signal[Context, Any], ...]]:
+        names = dict.fromkeys(signal.name for signal in self.signals)
+        return {name: tuple(signal for signal in self.signals if signal.name == name) for name in names}
 
     def edit(self, name: str) -> Edit[Context, Any]:
         """The edit of this name; raises ValueError naming those there are."""
-        return _named(name, self.edits, f"machine {self.name!r} has no edit")
+        for edit in self.edits:
+            if edit.name == name:
+                return edit
+        raise _unknown("edit", name, self.name, self.edits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,8 +148,12 @@ class Machine(Generic[Context]):
                 [phase.name, "wait" if isinstance(phase, Wait) else phase.final] for phase in self.phases.values()
             ],
             "transitions": [str(transition) for transition in self.transitions],
-            "signals": [[s.name, name_of(s.to), [name_of(source) for source in s.sources]] for s in self.signals],
-            "edits": [edit.name for edit in self.edits],
+            "signals": [
+                [s.name, name_of(s.to), [*map(name_of, s.sources)]]
+                + [s.condition, s.payload] * (s.when is not None or s.carries)
+                for s in self.signals
+            ],
+            "edits": [[edit.name, *map(name_of, edit.sources)] if edit.sources else edit.name for edit in self.edits],
         } | ({"version": self.version} if self.version != 1 else {})
         choices = [
             [phase.name, atom.name, atom.values]
@@ -155,11 +165,6 @@ class Machine(Generic[Context]):
         return hashlib.sha256(json.dumps(table, ensure_ascii=True).encode()).hexdigest()
 
 
-Named = TypeVar("Named", Signal[Any], Edit[Any, Any])
-
-
-def _named(name: str, things: Sequence[Named], complaint: str) -> Named:
-    for thing in things:
-        if thing.name == name:
-            return thing
-    raise ValueError(f"{complaint} {name!r}; there are: {', '.join(repr(thing.name) for thing in things) or 'none'}")
+def _unknown(kind: str, name: str, machine: str, things: Sequence[Signal[Any, Any] | Edit[Any, Any]]) -> ValueError:
+    known = ", ".join(dict.fromkeys(repr(thing.name) for thing in things))
+    return ValueError(f"machine {machine!r} has no {kind} {name!r}; there are: {known or 'none'}")

@@ -16,8 +16,8 @@ class Migration:
     phases, guards, signals, edits, errors
         New names by old ones, for what was renamed; guards are choices too, errors the exceptions that ways are for.
     outcomes
-        For phases and edits, by their old name: a pure function from an outcome as it stands in the record (plain JSON
-        values) to one of the next version, plain JSON values too.
+        For phases, edits and signals, by their old name: a pure function from an outcome, or what a signal carried, as
+        it stands in the record (plain JSON values) to one of the next version, plain JSON values too.
     context
         A pure function from the context's host fields by name, as they stand in the record, to those of the next
         version.

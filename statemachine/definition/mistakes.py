@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
+from types import NoneType
 from typing import Any
 
 from statemachine.definition.choice import Choice
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, Wait, declared_outcome
 from statemachine.definition.raised import Raised
-from statemachine.definition.table import Edit, Signal, Transition
+from statemachine.definition.table import Edit, Signal, Transition, words_of
 from statemachine.errors import Finding
 
 _REMEDIES = {
@@ -41,11 +42,16 @@ def find(start: Any, transitions: Sequence[Any], signals: Sequence[Any], edits: 
             yield from _expected(signal.to, Phase, f"the target of signal {signal.name!r}")
             for source in signal.sources:
                 yield from _expected(source, Phase, f"a source of signal {signal.name!r}")
+            if signal.when is not None:
+                yield from _expected(signal.when, Guard, f"the guard of signal {signal.name!r}", named=False)
+            yield from _payload(signal)
             phases += [signal.to, *signal.sources]
         else:
             yield from _expected(signal, Signal, "one of the signals", named=False)
     for edit in edits:
         yield from _expected(edit, Edit, "one of the edits", named=False)
+        for source in edit.sources if isinstance(edit, Edit) else ():
+            yield from _expected(source, Phase, f"a source of edit {edit.name!r}")
     for phase in dict.fromkeys(phase for phase in phases if isinstance(phase, Phase)):
         yield from _halves(phase)
 
@@ -66,9 +72,7 @@ def _exception(found: Any, where: str) -> Iterator[Finding]:
 def _halves(phase: Phase[Any, Any]) -> Iterator[Finding]:
     """What the methods of a phase cannot be."""
     for half in (phase.run, phase.apply, phase.apply_error):
-        if inspect.iscoroutinefunction(half) or inspect.isgeneratorfunction(half) or inspect.isasyncgenfunction(half):
-            yield Finding("mistake", phase.name, f"{half.__name__}() is a coroutine or generator, which nobody awaits",
-                          "make it a plain function; what it waits for can be a Wait")  # fmt: skip
+        yield from _plain(half, phase.name)
     if declared_outcome(type(phase), Phase) is Raised:
         yield Finding("mistake", phase.name, "declares Raised as its outcome, which is what an exception becomes",
                       "give the outcome a class of its own")  # fmt: skip
@@ -80,6 +84,21 @@ def _halves(phase: Phase[Any, Any]) -> Iterator[Finding]:
     if (type(phase).deadline is not Wait.deadline) != (type(phase).late is not Wait.late):
         yield Finding("mistake", phase.name, "has one of deadline() and late(), and not the other",
                       "say when it is over, and what the answer is then")  # fmt: skip
+
+
+def _payload(signal: Signal[Any, Any]) -> Iterator[Finding]:
+    """What a signal that carries something cannot be."""
+    yield from _plain(signal.apply, signal.name)
+    declared = declared_outcome(type(signal), Signal)
+    if not signal.carries and declared not in (Any, None, NoneType):
+        yield Finding("mistake", signal.name, f"carries {words_of(declared)}, but has no apply() to enter it",
+                      "give its class an apply(context, payload)")  # fmt: skip
+
+
+def _plain(half: Any, owner: str) -> Iterator[Finding]:
+    if inspect.iscoroutinefunction(half) or inspect.isgeneratorfunction(half) or inspect.isasyncgenfunction(half):
+        yield Finding("mistake", owner, f"{half.__name__}() is a coroutine or generator, which nobody awaits",
+                      "make it a plain function; what it waits for can be a Wait")  # fmt: skip
 
 
 def _words(found: Any) -> str:

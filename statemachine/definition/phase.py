@@ -45,12 +45,16 @@ class Status(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether the run goes no further by itself."""
-        return self in (Status.DONE, Status.FAILED, Status.CANCELLED)
+        return self in _ENDED
 
     @property
     def over(self) -> bool:
         """Whether the run has come to an end: one that failed has not, it can be tried again."""
-        return self in (Status.DONE, Status.CANCELLED)
+        return self in _OVER
+
+
+_OVER = (Status.DONE, Status.CANCELLED)  # an enum's members are slow to look up
+_ENDED = (*_OVER, Status.FAILED)
 
 
 class Phase(State, Generic[Context, Outcome]):

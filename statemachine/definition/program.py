@@ -9,7 +9,7 @@ from statemachine.definition.guard import Guard
 from statemachine.definition.library import LibraryMachine, LibraryTransition
 from statemachine.definition.phase import Phase, Wait, enters_none
 from statemachine.definition.raised import Raised
-from statemachine.definition.table import ADVANCE, RAISED, Transition
+from statemachine.definition.table import ADVANCE, RAISED, Signal, Transition, name_of
 from statemachine.definition.variable import Variable, row_count, rows_of
 from statemachine.errors import GuardError
 
@@ -49,15 +49,25 @@ class ErrorWay(NamedTuple, Generic[Context]):
     arcs: Sequence[Arc] | Mapping[int, Arc]
 
 
+class Door(NamedTuple, Generic[Context]):
+    """How a signal is taken at a phase: where it leads, when it may be taken, and what enters its payload."""
+
+    target: int
+    opens: Callable[[Context], bool] | None  # None: always
+    apply: Callable[[Context, Any], None] | None  # None: it carries nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Program(Generic[Context]):
-    """A machine ready to run: one row a phase, and the variables whose values an arc's `guards` number."""
+    """A machine ready to run: one row a phase, the variables whose values an arc's `guards` number, a door a signal."""
 
     rows: tuple[Row[Context], ...]
     phases: tuple[Phase[Context, Any], ...]
     names: tuple[str, ...]  # of the phases, which would be asked for at every step
     atoms: tuple[tuple[Variable[Context], ...], ...]
     ways: tuple[Mapping[str, ErrorWay[Context]], ...]  # per phase, by the name of the class
+    doors: tuple[Mapping[str, Door[Context]], ...]  # per phase, by the name of the signal
+    always: tuple[str, ...]  # the signals that are taken at every phase that is not final, whatever the context
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
@@ -77,17 +87,22 @@ class Program(Generic[Context]):
         return way.arcs[0] if way.select is None else way.arcs[way.select(context)]
 
 
-def compile_program(machine: LibraryMachine) -> Program[Any]:
+def compile_program(machine: LibraryMachine, signals: Sequence[Signal[Any, Any]]) -> Program[Any]:
     """The fast interpreter: guards to a row's number, that to an arc, by two look-ups."""
-    return _program(machine, _compiled_choice)
+    return _program(machine, signals, _compiled_choice, _compiled_door)
 
 
-def library_program(machine: LibraryMachine) -> Program[Any]:
+def library_program(machine: LibraryMachine, signals: Sequence[Signal[Any, Any]]) -> Program[Any]:
     """The slow and obvious interpreter: `transitions` itself evaluates the guards and chooses."""
-    return _program(machine, _library_choice)
+    return _program(machine, signals, _library_choice, _library_door)
 
 
-def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any]:
+def _program(
+    machine: LibraryMachine,
+    signals: Sequence[Signal[Any, Any]],
+    choose: Callable[..., Any],
+    opening: Callable[..., Callable[[Any], bool] | None],
+) -> Program[Any]:
     phases: tuple[Phase[Any, Any], ...] = tuple(machine.states.values())  # type: ignore[arg-type]  # only Phases are added
     index = {phase.name: number for number, phase in enumerate(phases)}
     rows, atoms, ways = [], [], []
@@ -107,7 +122,33 @@ def _program(machine: LibraryMachine, choose: Callable[..., Any]) -> Program[Any
             for event in chosen if (kind := leaving[event][0].kind)
         })  # fmt: skip
         atoms.append(variables)
-    return Program(tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms), tuple(ways))
+    doors = tuple(_doors(machine, phase, signals, index, opening) for phase in phases)
+    return Program(
+        tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms), tuple(ways), doors,
+        _always(phases, signals, doors),
+    )  # fmt: skip
+
+
+def _doors(
+    machine: LibraryMachine,
+    phase: Phase[Any, Any],
+    signals: Sequence[Signal[Any, Any]],
+    index: Mapping[str, int],
+    opening: Callable[..., Callable[[Any], bool] | None],
+) -> dict[str, Door[Any]]:
+    """The signals that a phase takes."""
+    own = [] if phase.final else [s for s in signals if not s.sources or phase.name in map(name_of, s.sources)]
+    return {s.name: Door(index[name_of(s.to)], opening(machine, phase, s), s.apply if s.carries else None) for s in own}
+
+
+def _always(
+    phases: Sequence[Phase[Any, Any]], signals: Sequence[Signal[Any, Any]], doors: Sequence[Mapping[str, Door[Any]]]
+) -> tuple[str, ...]:
+    open_doors = [
+        {name for name, door in own.items() if door.opens is None}
+        for phase, own in zip(phases, doors, strict=True) if not phase.final
+    ]  # fmt: skip
+    return tuple(name for name in dict.fromkeys(s.name for s in signals) if all(name in own for own in open_doors))
 
 
 def _leaving(machine: LibraryMachine, phase: Phase[Any, Any]) -> dict[str, list[LibraryTransition]]:
@@ -139,6 +180,12 @@ def _compiled_choice(
     machine: LibraryMachine, phase: Phase[Any, Any], event: str, atoms: Sequence[Variable[Any]], arcs: tuple[Arc, ...]
 ) -> tuple[Select[Any] | None, tuple[Arc, ...]]:
     return row_of(atoms) if atoms else None, arcs
+
+
+def _compiled_door(
+    machine: LibraryMachine, phase: Phase[Any, Any], signal: Signal[Any, Any]
+) -> Callable[[Any], bool] | None:
+    return signal.when
 
 
 def row_of(atoms: Sequence[Variable[Any]]) -> Select[Any]:
@@ -215,3 +262,17 @@ def _library_choice(
         return numbers[cursor.state] * width + row(context)
 
     return select, {arc.target * width + arc.guards: arc for arc in arcs}
+
+
+def _library_door(
+    machine: LibraryMachine, phase: Phase[Any, Any], signal: Signal[Any, Any]
+) -> Callable[[Any], bool] | None:
+    if signal.when is None:
+        return None
+
+    def opens(context: Any) -> bool:
+        cursor = _Cursor()
+        cursor.state = phase.name
+        return bool(machine.events[signal.name].trigger(cursor, context))
+
+    return opens

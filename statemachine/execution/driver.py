@@ -22,6 +22,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
 
+class Busy(IllegalMove):
+    """The run is being moved, by another thread or from within itself."""
+
+
 class _Hold:
     """One move's hold on a run. Both locks are released by the interpreter's own `with`: nothing can interrupt that."""
 
@@ -56,17 +60,33 @@ class Driver:
 
         Raises
         ------
+        Busy
+            When the run is being moved already.
         IllegalMove
-            When the run is being moved already, by another thread or from within itself.
+            When this process was forked while it was.
         """
-        self.check(move)
+        if self._forks != _forks:
+            self.check(move)
         mine = _Hold()
         with mine.over, mine.claim:
             with self._mutex:
                 if self._hold.claim.locked():
-                    raise IllegalMove(f"cannot {move}: it is being driven by another thread or from within itself")
+                    raise Busy(f"cannot {move}: it is being driven by another thread or from within itself")
                 self._hold = mine
             return work()
+
+    def undisturbed(self, read: Callable[[], Result]) -> Result | None:
+        """What is read of a run that nobody moves meanwhile; None if somebody does: it may be half changed then."""
+        hold = self._hold
+        if hold.claim.locked():
+            return None
+        try:
+            found = read()
+        except Exception:
+            if self._hold is hold:
+                raise
+            return None
+        return found if self._hold is hold else None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until nobody moves the run, at most so many seconds; whether it rests."""

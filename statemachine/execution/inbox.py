@@ -2,46 +2,70 @@
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from statemachine.definition.table import Signal
 from statemachine.execution.loop import Cursor
 from statemachine.execution.timeline import Event, Timeline
 
 Context = TypeVar("Context")
 
 
-@dataclass(slots=True, eq=False)
-class Sent(Generic[Context]):
-    """A signal on its way, and the event that it became."""
+@dataclass(frozen=True, slots=True)
+class Possible:
+    """What may be sent to a run now, by name: its buttons, as it were."""
 
-    signal: Signal[Context]
+    signals: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A signal on its way, what it carries, and the event that it became."""
+
+    name: str
+    payload: Any = None
     event: Event | None = None
 
-    def entered(self, timeline: Timeline[Context]) -> bool:
+    def entered(self, timeline: Timeline[Any]) -> bool:
         """Whether it became an event before an interrupt kept it from being taken out."""
         return bool(self.event and timeline.events and timeline.events[-1] is self.event)
 
 
 class Inbox(Generic[Context]):
-    """Filled by any thread, emptied by the one that moves the run; its cursor then looks up at the next boundary."""
+    """Filled by any thread, emptied by the one that moves the run; its cursor then looks up at the next boundary.
 
-    __slots__ = ("_cursor", "pause", "sent")
+    Attributes
+    ----------
+    waiting
+        The signals that wait, in the order in which they were sent.
+    fresh
+        Whether something was sent since the run last looked.
+    """
+
+    __slots__ = ("_cursor", "fresh", "pause", "waiting")
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
-        self.pause = False
-        self.sent: deque[Sent[Context]] = deque()
+        self.waiting: deque[Sent] = deque()
+        self.pause = self.fresh = False
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the signals that wait."""
-        return tuple(sent.signal.name for sent in self.sent)
+    def sent(self) -> tuple[Sent, ...]:
+        """The signals that wait now, as others may send more meanwhile."""
+        return tuple(self.waiting.copy())
 
-    def send(self, signal: Signal[Context]) -> None:
+    def send(self, sent: Sent) -> None:
         """Let a signal wait to be taken."""
-        self.sent.append(Sent(signal))
-        self._cursor.attention = True
+        self.waiting.append(sent)
+        self.fresh = self._cursor.attention = True
+
+    def take_out(self, sent: Sent) -> bool:
+        """Let a signal wait no more; whether it still did."""
+        try:
+            self.waiting.remove(sent)
+        except ValueError:
+            return False
+        return True
 
     def ask_to_pause(self) -> None:
         """Let the run rest at the next boundary."""
@@ -50,5 +74,5 @@ class Inbox(Generic[Context]):
 
     def remind(self) -> None:
         """Let the cursor look up, if there is anything to look at."""
-        if self.sent or self.pause:
+        if self.waiting or self.pause:
             self._cursor.attention = True

@@ -8,23 +8,23 @@ from uuid import uuid4
 
 from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import End, Phase, Status, Wait
-from statemachine.definition.program import Arc
+from statemachine.definition.program import Arc, Door
 from statemachine.definition.raised import Raised
-from statemachine.definition.table import Signal, name_of
 from statemachine.errors import IllegalMove, JournalError, PhaseError
 from statemachine.execution import host_state, loop
-from statemachine.execution.driver import Driver
-from statemachine.execution.inbox import Inbox
+from statemachine.execution.driver import Busy, Driver
+from statemachine.execution.inbox import Inbox, Sent
 from statemachine.execution.observing import Stop, observed
 from statemachine.execution.recorder import Recorder
 from statemachine.execution.resources import Resources
 from statemachine.execution.timeline import Event, Frame, Timeline
 from statemachine.execution.travel import FrameKeeper, state_at
-from statemachine.log import emit
+from statemachine.log import emit, listening
 
 Context = TypeVar("Context")
 Result = TypeVar("Result")
 
+PAUSED, WAITING = Status.PAUSED, Status.WAITING  # looked up once
 BEHIND_NS = 50_000_000  # a record is never further behind than this, at the next boundary
 LOOK_UP_NS = 1_000_000  # how often the loop looks up from its work
 
@@ -89,7 +89,7 @@ class Lifecycle(Generic[Context]):
     def status(self) -> Status:
         """Where it stands in its life; it waits wherever it would else be paused at a `Wait`."""
         status = self._status
-        return Status.WAITING if status is Status.PAUSED and isinstance(self.phase, Wait) else status
+        return WAITING if status is PAUSED and isinstance(self.phase, Wait) else status
 
     @property
     def phase(self) -> Phase[Context, Any]:
@@ -108,13 +108,21 @@ class Lifecycle(Generic[Context]):
 
     @property
     def events(self) -> list[Event]:
-        """The signals and edits that have taken effect, each with the number of the step before which it did."""
+        """The signals and edits that have taken effect, and the signals that were refused.
+
+        Each with the number of the step before which that was.
+        """
         return self.timeline.events_here
 
     @property
     def pending(self) -> tuple[str, ...]:
         """The names of signals that were sent and not taken yet."""
-        return self._inbox.names
+        return tuple(sent.name for sent in self._inbox.sent)
+
+    @property
+    def sent(self) -> tuple[tuple[str, Any], ...]:
+        """Those signals, each with what it carries."""
+        return tuple((sent.name, sent.payload) for sent in self._inbox.sent)
 
     # --- a move -------------------------------------------------------------------------------------------------
 
@@ -122,10 +130,11 @@ class Lifecycle(Generic[Context]):
         """Do what moves the run, or refuse: it is being driven, or has none of these statuses, or was closed."""
 
         def moved() -> Result:
-            self._mend()
+            if self._torn or self.phase.final:
+                self._mend()
             if (status := self.status) not in allowed:
                 expected = f"{status}, not {' or '.join(sorted(allowed))}"
-                if status is Status.WAITING:
+                if status is WAITING:
                     expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
                 raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
             if self._released and not status.over and verb != "close":
@@ -135,12 +144,13 @@ class Lifecycle(Generic[Context]):
         try:
             return self._driver.hold(f"{verb} run {self.id}", moved)
         finally:
-            self._settle()
+            if self._inbox.waiting:
+                self._settle()
 
     def _mend(self) -> None:
         """Finish what an interrupt, and a second one after it, cut short."""
         if not self._torn:
-            if self.phase.final and not self._status.ended:
+            if self.phase.final and (self._inbox.waiting or not self._status.ended):
                 self._rest()
             return
         self._begin()
@@ -275,60 +285,120 @@ class Lifecycle(Generic[Context]):
         """Take pending signals, then say whether a pause was asked for."""
         self._cursor.attention = False
         self._take_signals()
-        if self._inbox.sent:
-            self._cursor.attention = True  # one that this phase does not take waits for a phase that does
+        if self._inbox.waiting:
+            self._cursor.attention = True  # one that cannot be taken here waits for a phase where it can
         if self._inbox.pause and not self.phase.final:
             self._inbox.pause = False
             return True
         return False
 
-    def _take_signals(self) -> None:
-        waiting, timeline = self._inbox.sent, self.timeline
-        while waiting and ((sent := waiting[0]).entered(timeline) or self._takes(sent.signal)):
-            if not sent.entered(timeline):
-                self._begin()
-                sent.event = Event(self.step_count, "signal", sent.signal.name)
-                timeline.enter(sent.event)
-                to = name_of(sent.signal.to)
-                self._log("info", "run.signal", signal=sent.signal.name, phase=self.phase.name, to=to)
-                self._cursor.index = self._program.index_of(to)
-            waiting.popleft()
+    def _take_signals(self) -> bool:
+        """Take the first signal that can be taken, as long as there is one; whether there was."""
+        found = False
+        while sent := next(filter(self._became_an_event, self._inbox.sent), None):
+            self._inbox.take_out(sent)
+            found = True
+        return found
+
+    def _became_an_event(self, sent: Sent) -> bool:
+        """Take a signal if it can be taken here, or refuse it for what it carries; whether that was so."""
+        if sent.entered(self.timeline):
+            return True
+        try:
+            if (door := self._door(sent.name)) is None:
+                return False
+            self._begin()
+            if door.apply is not None:
+                self._apply_payload(door, sent.payload)
+        except Exception as error:
+            if self.timeline.rewound is not None:  # what lies ahead is not forgotten for that
+                return False
+            self._refuse(sent, f"{type(error).__name__}: {error}")
+        else:
+            self._pass(door, sent)
+        return True
+
+    def _door(self, name: str) -> Door[Context] | None:
+        """How the phase that the run rests at takes this signal; None: it does not, now. Raises GuardError."""
+        door = self._program.doors[self._cursor.index].get(name)
+        return None if door is None or (door.opens is not None and not door.opens(self.context)) else door
+
+    def _apply_payload(self, door: Door[Context], payload: Any) -> None:
+        """Enter what a signal carries; what raises leaves the context as it was."""
+        assert door.apply is not None
+        try:
+            door.apply(self.context, payload)
+        except Exception:
+            before, _ = state_at(self.timeline, self.context, self.step_count, self.timeline.events_here)
+            host_state.adopt(self.context, before)
+            raise
+
+    def _pass(self, door: Door[Context], sent: Sent, *, live: bool = True) -> None:
+        """Record a signal whose payload was entered, and go where it leads."""
+        timeline, cursor = self.timeline, self._cursor
+        sent.event = Event(timeline.here, "signal", sent.name, sent.payload)
+        timeline.enter(sent.event)
+        if listening():
+            names = self._program.names
+            self._log("info", "run.signal", signal=sent.name, phase=names[cursor.index], to=names[door.target])
+        cursor.index = door.target
+        if live and door.apply is not None:
+            self.resources.sync(self.context)
+
+    def _refuse(self, sent: Sent, reason: str) -> None:
+        """Record that a signal had no effect."""
+        sent.event = Event(self.step_count, "refused", sent.name, sent.payload, reason)
+        self.timeline.enter(sent.event)
+        self._log("warning", "run.signal_refused", signal=sent.name, phase=self.phase.name, reason=reason)
 
     def _settle(self) -> None:
         """Take the signals that are pending while nobody drives the run."""
 
-        def taken() -> None:
+        def look() -> None:
             self._mend()
-            self._torn = True
-            self._take_signals()
-            self._torn = False
-            self._rest()
-
-        waiting = self._inbox.sent
-        while waiting and not self._driver.held and self._takes(waiting[0].signal):
-            try:
-                self._driver.hold(f"signal run {self.id}", taken)
-            except IllegalMove:  # somebody else drives it now, and takes them
+            self._inbox.fresh = False
+            if self._status.ended:
                 return
+            self._torn = True
+            taken = self._take_signals()
+            self._torn = False
+            if taken:
+                self._rest()
 
-    def _takes(self, signal: Signal[Context]) -> bool:
-        if self.phase.final or self._status.ended or self._released:
-            return False
-        return not signal.sources or self.phase.name in [name_of(source) for source in signal.sources]
+        moved = True  # so those that waited may be taken now
+        while self._inbox.waiting and (moved or self._inbox.fresh) and not (self._status.ended or self._released):
+            if self._driver.held:  # who drives it now takes them
+                return
+            try:
+                self._driver.hold(f"signal run {self.id}", look)
+            except Busy:
+                return
+            moved = False
 
     # --- how it ends --------------------------------------------------------------------------------------------
 
     def _rest(self, *, rests: bool = True) -> None:
         """The run has come to rest: it has ended, if it stands at an end; the recorder is told."""
-        if self.phase.final and not self._status.ended:
-            assert isinstance(self.phase, End)
-            self._status = self.timeline.ended_as = self.phase.status
+        phase = self.phase
+        if phase.final and not self._status.ended:
+            assert isinstance(phase, End)
+            self._status = self.timeline.ended_as = phase.status
             self._log("info", "run.finished", status=str(self._status))
+        if not self._status.over:
+            if self.journal:
+                self._tell(rests=rests)
+            return
+        self._refuse_rest()
         self._tell(rests=rests)
-        if self._status.over:
-            self._inbox.sent.clear()
-            if not self._keep:
-                self._release()
+        if not self._keep:
+            self._release()
+
+    def _refuse_rest(self) -> None:
+        """The run is over: what was sent and not taken is refused, and recorded, rather than lost."""
+        for sent in self._inbox.sent:
+            if not sent.entered(self.timeline):
+                self._refuse(sent, f"the run was {self._status} before it could be taken")
+            self._inbox.take_out(sent)
 
     def _fail(self, error: BaseException) -> None:
         """Rest, failed, at the phase that raised, with the context as it was before it."""
@@ -380,4 +450,6 @@ class Lifecycle(Generic[Context]):
             self._told_at = perf_counter_ns()
 
     def _log(self, level: str, event: str, **fields: Any) -> None:
+        if not listening():  # as at every answer and signal
+            return
         emit(level, event, run_id=self.id, machine=self.machine.name, step=self.step_count, **fields)

@@ -16,7 +16,7 @@ class Resources(Generic[Context]):
     """Override what your context needs; a run calls each method between two steps only."""
 
     def sync(self, context: Context) -> None:
-        """The host fields were set by time travel, an edit or a load: make everything else agree with them."""
+        """The host fields were set by time travel, an edit, a payload or a load: make all else agree with them."""
 
     def rebuild(self, context: Context) -> None:
         """The host fields were set by a record alone, and nothing stands behind them yet: make it anew."""

@@ -1,6 +1,6 @@
 """A run: one execution of a machine over one context, that rests only between steps."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
 from time import perf_counter_ns
@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, Status, Wait
-from statemachine.definition.program import Arc
+from statemachine.definition.program import Arc, Door
 from statemachine.definition.raised import Raised
-from statemachine.definition.table import name_of
+from statemachine.definition.table import Edit, Signal, name_of
 from statemachine.definition.variable import Value
 from statemachine.errors import IllegalMove
 from statemachine.execution import host_state
+from statemachine.execution.driver import Busy
+from statemachine.execution.inbox import Possible, Sent
 from statemachine.execution.lifecycle import Lifecycle
 from statemachine.execution.recorder import Recorder
 from statemachine.execution.tasks import each_in_thread, in_thread
@@ -24,6 +26,7 @@ Context = TypeVar("Context")
 
 FREE = (Status.READY, Status.PAUSED, Status.FAILED)  # to take a step
 AT_REST = (*FREE, Status.WAITING)
+RECEPTIVE = (Status.READY, Status.PAUSED, Status.WAITING)  # to signals
 ANY = tuple(status for status in Status if status is not Status.RUNNING)
 
 Breakpoint = Phase[Any, Any] | Guard[Any] | Callable[["Run[Any]"], bool]
@@ -67,9 +70,10 @@ class Run(Lifecycle[Context]):
         The id of the run that this one shares its past with.
     """
 
-    # Of `record`, and joined to this class by the package: writes snapshots; makes an answer what its phase declares.
+    # Of `record`, and joined to this class by the package: writes snapshots; makes an answer or a payload what its
+    # phase or signal declares.
     saver: ClassVar[Callable[..., None]]
-    typed: ClassVar[Callable[[Any, Phase[Any, Any]], Any]]
+    typed: ClassVar[Callable[[Any, Phase[Any, Any] | Signal[Any, Any]], Any]]
 
     # --- what it is ---------------------------------------------------------------------------------------------
 
@@ -82,6 +86,28 @@ class Run(Lifecycle[Context]):
     def guards(self) -> dict[str, Value]:
         """The present values of the guards and choices of the phase the run rests at."""
         return {atom.name: atom.value(self.context) for atom in self._program.atoms[self._cursor.index]}
+
+    @property
+    def possible(self) -> Possible:
+        """The names of the signals and edits that would be taken now; of use from any thread.
+
+        While some thread moves the run, those that it will take wherever it comes to rest: signals that no phase and no
+        guard keeps back. Raises GuardError as the guard of a signal does.
+        """
+        names = tuple(dict.fromkeys(signal.name for signal in self.machine.signals))
+
+        def read() -> Possible:
+            status, phase = self.status, self.phase_name
+            if self._released or self._torn or phase != self.phase_name:
+                return Possible()
+            return Possible(
+                tuple(name for name in names if self._door(name) is not None) if status in RECEPTIVE else (),
+                tuple(edit.name for edit in self.machine.edits if edit.may_be_made_at(phase))
+                if status in AT_REST else (),
+            )  # fmt: skip
+
+        found = self._driver.undisturbed(read)
+        return Possible(() if self._status.ended else self._program.always) if found is None else found
 
     def steps(self, first: int = 0, *, future: bool = False) -> Iterator[Step]:
         """The steps taken so far, from number `first` on; with `future`, also those that `goto` went back from."""
@@ -271,7 +297,7 @@ class Run(Lifecycle[Context]):
         self._remember(perf_counter_ns())
         self._torn = False
         self._rest()
-        return self.timeline.step(self.step_count - 1)
+        return self.timeline.step(self.timeline.here - 1)
 
     def pause(self) -> None:
         """Ask the run to rest at the next boundary; of use from any thread and from signal handlers."""
@@ -296,32 +322,126 @@ class Run(Lifecycle[Context]):
 
         self._move("rest", AT_REST, rest)
 
-    def signal(self, name: str, *, wait: bool = False) -> None:
-        """Send a signal: taken at once by a resting run, at the next boundary by a running one.
+    def signal(self, name: str, payload: Any = None, *, wait: bool = False) -> None:
+        """Send a signal: taken at once by a resting run, at a boundary by a running one.
+
+        At each boundary the first signal that can be taken there is taken; the others wait for a phase, and a context,
+        where they can be. One that still waits when the run ends, or whose payload cannot be entered when its turn
+        comes, is refused: recorded with the reason and logged, and the run goes on as if it had not been sent.
 
         Parameters
         ----------
+        payload
+            Of the type that the signal declares, or the plain JSON values that a record would hold of it.
         wait
-            Where the phase that the run rests at does not take it, let it wait for one that does.
+            Where a resting run cannot take it now, let it wait too.
 
         Raises
         ------
         ValueError
             When the machine has no such signal.
+        OutcomeError
+            When the payload is not of that type, or JSON cannot hold it, or the signal carries none.
         IllegalMove
-            When the run has ended, or rests at a phase that does not take it.
+            When the run has ended, or rests and cannot take it now: at another phase, or as its guard does not hold.
+        GuardError
+            When that guard raises.
+        Exception
+            Whatever a resting run's signal raises in `apply`; the run is as it was, as it is whatever is raised.
         """
-        signal = self.machine.signal(name)
-        self._driver.check(f"signal run {self.id}")
+        signal = self.machine.signals_named(name)[0]
+        if payload is not None or signal.carries:
+            payload = Run.typed(payload, signal)
+        sent = Sent(name, payload)
+        try:
+            return self._move("signal", RECEPTIVE, lambda: self._signal(sent, wait=wait))
+        except Busy:
+            self._leave(sent)
+
+    def _leave(self, sent: Sent) -> None:
+        """Leave a signal to whoever moves the run."""
+        ended = f"cannot signal run {self.id}: it is {self._status}"
         if self._status.ended:
-            raise IllegalMove(f"cannot send {name!r} to run {self.id}: it is {self._status}")
-        if not wait and not self._driver.held and not self._takes(signal):
-            sources = ", ".join(repr(name_of(source)) for source in signal.sources)
-            raise IllegalMove(f"run {self.id} rests at {self.phase.name!r}, but {name!r} is taken only at {sources}")
-        self._inbox.send(signal)
+            raise IllegalMove(ended)
+        self._inbox.send(sent)
         self._settle()
-        if wait and self._status in AT_REST and not self._driver.held:
-            self._move("signal", ANY, self._tell)  # so that it is in the record, wherever the process ends
+        if self._status.over and self._inbox.take_out(sent):  # it ended meanwhile, and has not seen it
+            raise IllegalMove(f"cannot signal run {self.id}: it is {self._status}")
+
+    def _signal(self, sent: Sent, *, wait: bool = False, live: bool = True) -> None:
+        door = self._door(sent.name)
+        if door is not None:
+            if self.timeline.origin is None:
+                self._begin()
+            self._torn = True
+            if door.apply is not None:
+                self._enter_payload(door, sent)
+            self._pass(door, sent, live=live)
+            self._torn = False
+            self._rest()
+        elif wait:
+            self._inbox.send(sent)
+            self._tell()  # so that it is in the record, wherever the process ends
+        else:
+            raise IllegalMove(self._kept_back(sent.name))
+
+    def _enter_payload(self, door: Door[Context], sent: Sent) -> None:
+        try:
+            self._apply_payload(door, sent.payload)
+        except Exception as error:
+            self._torn = False
+            error.add_note(f"signal {sent.name!r} could not enter its payload, and run {self.id} is as it was")
+            raise
+
+    def _kept_back(self, name: str) -> str:
+        """Why a resting run does not take a signal, in words."""
+        entries = self.machine.signals_named(name)
+        here = [entry for entry in entries if not entry.sources or self.phase_name in map(name_of, entry.sources)]
+        if here and not self.phase.final:
+            return f"run {self.id} takes {name!r} at {self.phase_name!r} only when {here[0].condition}"
+        sources = ", ".join(repr(name_of(source)) for entry in entries for source in entry.sources)
+        return f"run {self.id} rests at {self.phase_name!r}, but {name!r} is taken only at {sources}"
+
+    def signal_as_recorded(self, name: str, payload: Any, *, live: bool) -> None:
+        """Take a signal that carries what a record says; unless `live`, the resources need not follow, as in `take`."""
+        self._move("signal", RECEPTIVE, lambda: self._signal(Sent(name, payload), live=live))
+
+    def refuse_as_recorded(self, name: str, payload: Any, reason: str) -> None:
+        """Record a signal that was refused, at the place where the run rests, or at its end.
+
+        Raises
+        ------
+        IllegalMove
+            When the run would take it here, or let it wait.
+        """
+
+        def refuse() -> None:
+            if fate := self._fate(name, payload):
+                raise IllegalMove(f"run {self.id} {fate} {name!r} at {self.phase_name!r}")
+            self._begin()
+            self._refuse(Sent(name, payload), reason)
+            self._tell()
+
+        self._move("refuse a signal to", ANY, refuse)
+
+    def _fate(self, name: str, payload: Any) -> str:
+        """What would become of a signal that was sent while the run was running; "": it would be refused."""
+        if self.phase.final:
+            return ""
+        try:
+            if (door := self._door(name)) is None:
+                return "lets wait"
+            if door.apply is not None:
+                door.apply(host_state.scratch(self.context, host_state.save(self.context)), payload)
+        except Exception:
+            return ""
+        return "takes"
+
+    def wait_as_recorded(self, sent: Sequence[tuple[str, Any]]) -> None:
+        """Let signals wait that a record says were pending, as `signal` does; the recorder is told."""
+        for name, payload in sent:
+            self._inbox.send(Sent(name, payload))
+        self._move("signal", ANY, self._tell)
 
     def edit(self, name: str, /, **arguments: Any) -> Any:
         """Make a change that the machine knows to a resting run; it is recorded. Gives what the arguments came to.
@@ -331,11 +451,12 @@ class Run(Lifecycle[Context]):
         ValueError
             When there is no such edit or its arguments make no sense; nothing is changed then.
         IllegalMove
-            When the run is running or has ended.
+            When the run is running or has ended, or rests at a phase at which this edit may not be made.
         """
         edit = self.machine.edit(name)
 
         def change() -> Any:
+            self._check_edit(edit)
             outcome = edit.run(self.context, **arguments)
             if self.journal:
                 self.journal.accept(outcome)
@@ -346,7 +467,19 @@ class Run(Lifecycle[Context]):
 
     def edit_as_recorded(self, name: str, outcome: Any, *, live: bool) -> None:
         """Make an edit by what its arguments came to; unless `live`, the resources need not follow, as in `take`."""
-        self._move(f"edit ({name})", AT_REST, lambda: self._enter_edit(name, outcome, live=live))
+
+        def change() -> None:
+            self._check_edit(self.machine.edit(name))
+            self._enter_edit(name, outcome, live=live)
+
+        self._move(f"edit ({name})", AT_REST, change)
+
+    def _check_edit(self, edit: Edit[Context, Any]) -> None:
+        if not edit.may_be_made_at(self.phase_name):
+            places = ", ".join(repr(name_of(source)) for source in edit.sources)
+            raise IllegalMove(
+                f"run {self.id} rests at {self.phase_name!r}, but edit {edit.name!r} may be made only at {places}"
+            )
 
     # --- time travel --------------------------------------------------------------------------------------------
 

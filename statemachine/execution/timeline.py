@@ -34,12 +34,13 @@ class Step:
 
 
 class Event(NamedTuple):
-    """Something from outside, with the number of the step before which it took effect."""
+    """Something from outside, with the number of the step before which it took effect, or was refused."""
 
     number: int
-    kind: str  # "signal" or "edit"
+    kind: str  # "signal" or "edit", or "refused": a signal that was sent, and had no effect
     name: str
-    outcome: Any = None  # of an edit
+    outcome: Any = None  # of an edit; what a signal carried
+    reason: str = ""  # why it was refused
 
 
 class Frame(NamedTuple):
@@ -109,7 +110,7 @@ class Timeline(Generic[Context]):
     @property
     def count(self) -> int:
         """The number that the next step will have."""
-        return self.first + len(self.elapsed)
+        return (self.origin.number if self.origin else 0) + len(self.elapsed)
 
     def step(self, number: int) -> Step:
         """The step of this number; raises IllegalMove if it was forgotten."""
@@ -182,7 +183,9 @@ class Timeline(Generic[Context]):
     @property
     def here(self) -> int:
         """How many steps lie behind the place where the run rests."""
-        return self.count if self.rewound is None else self.rewound
+        if self.rewound is not None:
+            return self.rewound
+        return (self.origin.number if self.origin else 0) + len(self.elapsed)
 
     @property
     def events_here(self) -> list[Event]:

@@ -18,8 +18,8 @@ def state_at(
 ) -> tuple[Context, int]:
     """A scratch context as it was after the steps before `number` and these events, and the index of the phase there.
 
-    It is a fold: the nearest frame's host fields, then `apply` of every outcome and edit since. `context` lends its
-    pinned fields and is not touched, nor is any device.
+    It is a fold: the nearest frame's host fields, then `apply` of every outcome, edit and payload since. `context`
+    lends its pinned fields and is not touched, nor is any device.
     """
     frame = timeline.frame_before(number)
     scratch, index = host_state.scratch(context, frame.fields), frame.at
@@ -32,8 +32,11 @@ def state_at(
         index = _steps(program, scratch, arcs, outcomes, step - frame.number, event.number - frame.number, index)
         step = event.number
         if event.kind == "signal":
-            index = timeline.program.index_of(timeline.machine.signal_target(event.name))
-        else:
+            door = timeline.program.doors[index][event.name]
+            if door.apply is not None:
+                door.apply(scratch, event.outcome)
+            index = door.target
+        elif event.kind == "edit":
             timeline.machine.edit(event.name).apply(scratch, event.outcome)
     return scratch, _steps(program, scratch, arcs, outcomes, step - frame.number, number - frame.number, index)
 

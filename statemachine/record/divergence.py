@@ -92,9 +92,11 @@ def _rows(machine: MachineRecord) -> dict[tuple[str, str], None]:
             choice = name in machine.choices.get(phase, {})
             rows.append(("choice", f"{name} of {phase} ({', '.join(map(str, values))})") if choice
                         else ("guard", f"{name} of {phase}"))  # fmt: skip
-    for name, (target, sources) in machine.signals.items():
-        rows.append(("signal", f"{name} to {target}" + (f" from {', '.join(sources)}" if sources else "")))
-    return dict.fromkeys([*rows, *(("edit", name) for name in machine.edits)])
+    rows += [("signal", str(row)) for row in machine.signals]
+    for name in machine.edits:
+        sources = machine.edit_sources.get(name, ())
+        rows.append(("edit", name + (f" at {', '.join(sources)}" if sources else "")))
+    return dict.fromkeys(rows)
 
 
 def plain_text(value: Any) -> str:

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from statemachine.definition.phase import Phase, declared_outcome
-from statemachine.definition.table import Edit
+from statemachine.definition.table import Edit, Signal, words_of
 from statemachine.errors import JournalError, OutcomeError
 
 MAX_LINE = 16 * 2**20  # bytes; a longer line is no record of ours
@@ -19,6 +19,9 @@ MAX_OUTCOME = MAX_LINE - 2**20  # bytes
 SMALLEST, LARGEST = 2**63, 2**64  # between minus the one and the other is an integer that every reader knows
 SHORT = 100_000  # so many integers fit into any line
 SIMPLE = {str, bool, type(None)}
+NOT_BY_FIELDS = (str, int, float, list, tuple, dict, set, frozenset, bytes, bytearray, memoryview, Enum)
+
+Owner = Phase[Any, Any] | Edit[Any, Any] | Signal[Any, Any]
 
 encoder = msgspec.json.Encoder()
 _canonical = msgspec.json.Encoder(order="deterministic")
@@ -35,28 +38,39 @@ def check(outcome: Any) -> None:
         and min(outcome) >= -SMALLEST and max(outcome) < LARGEST
     ):  # fmt: skip
         return
+    _checked(outcome)
+
+
+def _checked(outcome: Any) -> bytes:
+    """An outcome as a record holds it; raises OutcomeError if it would not come back as it went in."""
+    encoded = b""
     try:
-        length = len(_encode(outcome))
+        encoded = _encode(outcome)
         complaint = _complaint(outcome)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         complaint = str(error)
     else:
-        if length > MAX_OUTCOME:
+        if len(encoded) > MAX_OUTCOME:
             raise OutcomeError(
-                f"the outcome is {length} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large in a "
-                f"buffer or a file, and let the outcome say where"
+                f"the outcome is {len(encoded)} bytes long, a record holds at most {MAX_OUTCOME}: keep what is large "
+                f"in a buffer or a file, and let the outcome say where"
             )
     if complaint:
         raise OutcomeError(
             f"JSON cannot hold the outcome {shown(outcome)}: {shown(complaint)}; make it of finite numbers of 64 bits, "
             f"text, lists and dataclasses"
         )
+    return encoded
 
 
 def _complaint(value: Any) -> str | None:
     """What of a value JSON would change, if anything."""
     kind = type(value)
-    if kind in SIMPLE or isinstance(value, str):
+    if kind in SIMPLE:
+        return None
+    if names := _fields_of(kind):  # type: ignore[arg-type]  # a class can be hashed
+        return _first_complaint([getattr(value, name, None) for name in names])
+    if isinstance(value, str):
         return None
     if isinstance(value, Enum):
         return _complaint(value.value)
@@ -77,17 +91,27 @@ def _complaint(value: Any) -> str | None:
         return f"a {kind.__name__} has no order; make it a sorted list"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{kind.__name__} are no text; decode them, or make them a list"
-    return _first_complaint(_parts(value))
+    return None
 
 
 def _first_complaint(values: Iterable[Any]) -> str | None:
-    return next((complaint for value in values if (complaint := _complaint(value))), None)
+    for value in values:
+        if type(value) not in SIMPLE and (complaint := _complaint(value)):
+            return complaint
+    return None
 
 
 def _parts(value: Any) -> list[Any]:
     """The values of the fields of a dataclass or a msgspec Struct; none of anything else."""
-    names: Iterable[str] = getattr(value, "__struct_fields__", ()) or getattr(value, "__dataclass_fields__", ())
-    return [getattr(value, name, None) for name in names]
+    return [getattr(value, name, None) for name in _fields_of(type(value))]  # type: ignore[arg-type]
+
+
+@cache
+def _fields_of(kind: type) -> tuple[str, ...]:
+    """The names of those fields; none of what JSON holds as something else."""
+    if issubclass(kind, NOT_BY_FIELDS):
+        return ()
+    return tuple(getattr(kind, "__struct_fields__", ()) or getattr(kind, "__dataclass_fields__", ()))
 
 
 def alike(first: Any, second: Any) -> bool:
@@ -113,45 +137,48 @@ def same(first: Any, second: Any) -> bool:
     return _canonical.encode(first) == _canonical.encode(second)
 
 
-def typed(value: Any, owner: Phase[Any, Any] | Edit[Any, Any]) -> Any:
-    """An outcome read from a journal, in the type that its phase or edit declares; JournalError if it has none such."""
-    if value is None:
+def typed(value: Any, owner: Owner) -> Any:
+    """What a journal says an outcome or payload was, in the type that is declared; JournalError if it has none such."""
+    if value is None and not isinstance(owner, Signal):
         return None
     try:
-        return msgspec.convert(value, _declared(owner), str_keys=True)
+        return msgspec.convert(value, declared(owner), str_keys=True)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise JournalError(f"{shown(value)} is no outcome of {owner.name!r}: {shown(str(error))}") from error
+        kind = "payload of signal" if isinstance(owner, Signal) else "outcome of"
+        raise JournalError(f"{shown(value)} is no {kind} {owner.name!r}: {shown(str(error))}") from error
 
 
-def answer(value: Any, owner: Phase[Any, Any]) -> Any:
-    """An outcome that comes from outside, in the type that its phase declares, whatever is in it.
+def given(value: Any, owner: Phase[Any, Any] | Signal[Any, Any]) -> Any:
+    """An outcome or payload that comes from outside, in the type that its phase or signal declares, whatever is in it.
 
     Raises
     ------
     OutcomeError
-        When it is not of that type, or JSON cannot hold it.
+        When it is not of that type, or JSON cannot hold it, or the signal carries nothing.
     """
-    check(value)
+    if isinstance(owner, Signal) and not owner.carries:
+        if value is None:
+            return None
+        raise OutcomeError(f"signal {owner.name!r} carries no payload, but {shown(value)} came: send it without")
+    encoded = _checked(value)
     try:
-        return _decoder(type(owner)).decode(_encode(value))  # type: ignore[arg-type]  # a class can be hashed
+        return _decoder(type(owner)).decode(encoded)  # type: ignore[arg-type]  # a class can be hashed
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        expected = _name(declared_outcome(type(owner), Phase))
-        raise OutcomeError(
-            f"{shown(value)} is no answer to {owner.name!r}, which takes {expected}: {shown(str(error))}"
-        ) from error
+        kind = "payload of signal" if isinstance(owner, Signal) else "answer to"
+        takes = f"which takes {shown(words_of(declared(owner)))}: {shown(str(error))}"
+        raise OutcomeError(f"{shown(value)} is no {kind} {owner.name!r}, {takes}") from error
 
 
 @cache
 def _decoder(owner: type) -> msgspec.json.Decoder[Any]:
-    """What reads the outcomes of a class of phases."""
-    return msgspec.json.Decoder(declared_outcome(owner, Phase))
+    """What reads the outcomes of a class of phases, or the payloads of one of signals."""
+    return msgspec.json.Decoder(declared_outcome(owner, Signal if issubclass(owner, Signal) else Phase))
 
 
-def _name(declared: Any) -> str:
-    return declared.__name__ if isinstance(declared, type) and not get_args(declared) else shown(str(declared))
-
-
-def _declared(owner: Phase[Any, Any] | Edit[Any, Any]) -> Any:
+def declared(owner: Owner) -> Any:
+    """The type of what a phase, an edit or a signal has for `apply`."""
+    if isinstance(owner, Signal):
+        return owner.payload_type
     return declared_outcome(type(owner), Phase if isinstance(owner, Phase) else Edit)
 
 

@@ -16,7 +16,15 @@ from statemachine.execution import host_state
 from statemachine.execution.recorder import Account
 from statemachine.execution.timeline import Timeline
 from statemachine.record import exact
-from statemachine.record.records import SCHEMA, Header, MachineRecord, RaisedRecord, StepRecord, TransitionRecord
+from statemachine.record.records import (
+    SCHEMA,
+    Header,
+    MachineRecord,
+    RaisedRecord,
+    SignalRow,
+    StepRecord,
+    TransitionRecord,
+)
 
 
 def header_of(run: Account) -> Header:
@@ -72,8 +80,12 @@ def machine_record(machine: Machine[Any]) -> MachineRecord:
             for phase, atoms in zip(program.phases, program.atoms, strict=True)
             if (choices := {atom.name: atom.values for atom in atoms if isinstance(atom, Choice)})
         },
-        signals={s.name: (name_of(s.to), tuple(map(name_of, s.sources))) for s in machine.signals},
+        signals=tuple(
+            SignalRow(s.name, name_of(s.to), tuple(map(name_of, s.sources)), s.condition, s.payload)
+            for s in machine.signals
+        ),
         edits=tuple(edit.name for edit in machine.edits),
+        edit_sources={edit.name: tuple(map(name_of, edit.sources)) for edit in machine.edits if edit.sources},
     )
 
 

@@ -1,6 +1,6 @@
 """The records of a journal: typed, versioned, one a line."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -39,6 +39,27 @@ class TransitionRecord(msgspec.Struct, frozen=True, array_like=True):
         return arrow(self.source, self.target, self.raises, self.when)
 
 
+class SignalRow(msgspec.Struct, frozen=True, array_like=True):
+    """A signal of the table: name, target, sources (none: any phase), the guard's name, the type of what it carries."""
+
+    name: Name
+    target: Name
+    sources: tuple[Name, ...] = ()
+    when: Annotated[str, Meta(max_length=100_000)] = ""
+    payload: Name = ""
+
+    def __str__(self) -> str:
+        carries = f"({self.payload})" if self.payload else ""
+        sources = f" from {', '.join(self.sources)}" if self.sources else ""
+        return f"{self.name}{carries} to {self.target}{sources}" + (f" when {self.when}" if self.when else "")
+
+
+if TYPE_CHECKING:
+    SignalRows = tuple[SignalRow, ...]
+else:  # older records have a dict by name, which is made rows of
+    SignalRows = tuple[SignalRow, ...] | dict[Name, tuple[Name, tuple[Name, ...]]]
+
+
 class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The machine that ran, in words: all that a reader needs to name and draw it. The first phase is the start."""
 
@@ -51,8 +72,14 @@ class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     transitions: tuple[TransitionRecord, ...]
     guards: dict[Name, tuple[Name, ...]]  # by phase, in the order in which a step's `g` counts their values
     choices: dict[Name, dict[Name, tuple[Name, ...]]] = {}  # by phase and name: the values of those that are choices
-    signals: dict[Name, tuple[Name, tuple[Name, ...]]] = {}  # by name: the target, and the sources (none: any phase)
+    signals: SignalRows = ()
     edits: tuple[Name, ...] = ()
+    edit_sources: dict[Name, tuple[Name, ...]] = {}  # of edits that may not be made at any phase
+
+    def __post_init__(self) -> None:
+        if isinstance(self.signals, dict):
+            rows = tuple(SignalRow(name, target, sources) for name, (target, sources) in self.signals.items())
+            msgspec.structs.force_setattr(self, "signals", rows)
 
     def variables(self, phase: str) -> list[tuple[str, tuple[Value, ...]]]:
         """The names and values of a phase's guards and choices."""
@@ -108,10 +135,20 @@ class StepRecord(Record, tag="s"):
 
 
 class SignalRecord(Record, tag="signal"):
-    """A signal and the number of the step before which it took effect."""
+    """A signal, what it carried, and the number of the step before which it took effect."""
 
     n: Count
     name: Name
+    o: Any = None
+
+
+class RefusedRecord(Record, tag="refused"):
+    """A signal that was sent and had no effect, and why: the run ended first, or its payload could not be entered."""
+
+    n: Count
+    name: Name
+    o: Any = None
+    why: Annotated[str, Meta(max_length=10_000)] = ""
 
 
 class EditRecord(Record, tag="edit"):
@@ -125,13 +162,20 @@ class EditRecord(Record, tag="edit"):
 class PauseRecord(Record, tag="pause"):
     """The run rested for a while before step `n`, at phase `p`, with these signals sent and not yet taken.
 
+    Each is its name, or its name and what it carries.
+
     They wait until a signal's record takes them, or another pause says otherwise; when they change while the run is
     driven, this is written too.
     """
 
     n: Count
     p: Name = ""
-    pending: tuple[Name, ...] = ()
+    pending: tuple[str | tuple[str, Any], ...] = ()  # of names that the header has, so none is long
+
+    @property
+    def sent(self) -> list[tuple[str, Any]]:
+        """Those signals, each with what it carries."""
+        return [(entry, None) if isinstance(entry, str) else entry for entry in self.pending]
 
 
 class GotoRecord(Record, tag="goto"):
@@ -157,7 +201,7 @@ class EndRecord(Record, tag="end"):
     status: Literal["done", "failed", "cancelled"]
 
 
-BodyRecord = StepRecord | SignalRecord | EditRecord | PauseRecord | GotoRecord | ErrorRecord | EndRecord
+BodyRecord = StepRecord | SignalRecord | RefusedRecord | EditRecord | PauseRecord | GotoRecord | ErrorRecord | EndRecord
 AnyRecord = Header | BodyRecord
 
 decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)

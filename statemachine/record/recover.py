@@ -8,7 +8,7 @@ from statemachine.execution.run import Run
 from statemachine.record.divergence import Divergence
 from statemachine.record.journal import Journal
 from statemachine.record.records import EndRecord
-from statemachine.record.replay import play
+from statemachine.record.replay import follow
 from statemachine.record.writer import JournalWriter
 
 
@@ -48,13 +48,14 @@ def recover(
     journal = Journal.open(path)
     writer = JournalWriter(path, every=every, sync=sync, new=False)
     try:
-        divergence = play(journal, run)
+        divergence, pending = follow(journal, run)
         if divergence is None:
             Journal.open(path, repair=True)
             if not run.status.ended:
                 run.resources.rebuild(run.context)
             writer.go_on(run, chain=journal.checksum(), ended=isinstance(journal.last(), EndRecord))
             run.journal = writer
+            run.wait_as_recorded(pending)  # and are recorded, whatever becomes of them; so is an end that was not yet
     finally:
         if run.journal is not writer or run.status.ended:
             writer.close()

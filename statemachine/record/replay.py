@@ -83,13 +83,21 @@ def play(journal: Journal, run: Run[Any], *, until: int | None = None, watch: Wa
     JournalError
         When the journal is damaged, or holds what no version of this machine recorded; names file and line.
     """
+    divergence, pending = follow(journal, run, until=until, watch=watch)
+    if pending:
+        run.wait_as_recorded(pending)
+    return divergence
+
+
+def follow(
+    journal: Journal, run: Run[Any], *, until: int | None = None, watch: Watch | None = None
+) -> tuple[Divergence | None, list[tuple[str, Any]]]:
+    """`play`, but for the signals that are pending there, each with what it carries: they are given, and not sent."""
     walk = Walk(journal, run, live=False, until=until, watch=watch)
     divergence = walk.walk()
     if not run.status.ended:
         run.rest()
-        for name in walk.pending if divergence is None else ():
-            run.signal(name, wait=True)
-    return divergence
+    return divergence, walk.pending if divergence is None else []
 
 
 def begin_where_recorded(journal: Journal, run: Run[Any]) -> Divergence | None:

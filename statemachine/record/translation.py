@@ -17,7 +17,9 @@ from statemachine.record.records import (
     MachineRecord,
     PauseRecord,
     RaisedRecord,
+    RefusedRecord,
     SignalRecord,
+    SignalRow,
     StepRecord,
     TransitionRecord,
 )
@@ -85,12 +87,14 @@ class Translation:
         if isinstance(record, EditRecord):
             outcome = self._outcome(record.name, record.o, lambda step: step.edits)
             return msgspec.structs.replace(record, name=self.edit(record.name), o=outcome)
-        if isinstance(record, SignalRecord):
-            return msgspec.structs.replace(record, name=self.signal(record.name))
+        if isinstance(record, SignalRecord | RefusedRecord):
+            return msgspec.structs.replace(
+                record, name=self.signal(record.name), o=self._payload(record.name, record.o)
+            )
         if isinstance(record, ErrorRecord):
             return msgspec.structs.replace(record, p=self.phase(record.p), exception=self.error(record.exception))
         if isinstance(record, PauseRecord):
-            pending = tuple(self.signal(name) for name in record.pending)
+            pending = tuple((self.signal(name), self._payload(name, payload)) for name, payload in record.sent)
             return msgspec.structs.replace(record, p=self.phase(record.p), pending=pending)
         return record
 
@@ -100,6 +104,9 @@ class Translation:
 
     def _raised(self, record: RaisedRecord) -> RaisedRecord:
         return RaisedRecord(self.error(record.way), self.error(record.exception), record.message)
+
+    def _payload(self, name: str, payload: Any) -> Any:
+        return self._outcome(name, payload, lambda step: step.signals)
 
     def _outcome(self, owner: str, outcome: Any, names: Callable[[Migration], Mapping[str, str]]) -> Any:
         for step in self._steps:
@@ -138,11 +145,12 @@ class Translation:
                 self.phase(name): {_renamed(choice, guards): values for choice, values in choices.items()}
                 for name, choices in machine.choices.items()
             },
-            signals={
-                self.signal(name): (self.phase(target), all_phases(sources))
-                for name, (target, sources) in machine.signals.items()
-            },
+            signals=tuple(
+                SignalRow(self.signal(row.name), self.phase(row.target), all_phases(row.sources), row.when, row.payload)
+                for row in machine.signals
+            ),
             edits=tuple(map(self.edit, machine.edits)),
+            edit_sources={self.edit(name): all_phases(sources) for name, sources in machine.edit_sources.items()},
         )
 
 

@@ -11,6 +11,7 @@ from statemachine.record.records import (
     Header,
     MachineRecord,
     PauseRecord,
+    RefusedRecord,
     SignalRecord,
     StepRecord,
 )
@@ -25,7 +26,8 @@ def complaint_of_header(header: Header) -> str | None:
         return "it does not say with what fields the context began"
     phases = set(machine.phases)
     named = {name for way in machine.transitions for name in (way.source, way.target)}
-    named |= {name for target, sources in machine.signals.values() for name in (target, *sources)}
+    named |= {name for row in machine.signals for name in (row.target, *row.sources)}
+    named |= {name for sources in machine.edit_sources.values() for name in sources}
     named |= {*machine.ends, *machine.waits, *machine.guards, *machine.choices} | ({header.phase} - {""})
     if not machine.phases or len(phases) != len(machine.phases):
         return "its machine has no phases, or one twice"
@@ -35,7 +37,8 @@ def complaint_of_header(header: Header) -> str | None:
     errors = {name for way in machine.transitions for name in way.raises}
     ways = {way.when for way in machine.transitions}
     values = {value for choices in machine.choices.values() for own in choices.values() for value in own}
-    names = {machine.name, machine.fingerprint, header.run, *machine.signals, *machine.edits}
+    names = {machine.name, machine.fingerprint, header.run, *machine.edits, *machine.edit_sources}
+    names |= {word for row in machine.signals for word in (row.name, row.when, row.payload)}
     names |= phases | guards | values | ways | errors
     if odd := sorted(name for name in names if not name.isprintable()):
         return f"the name {shown(odd[0])!r} holds control characters"
@@ -63,6 +66,7 @@ class Validator:
 
     def __init__(self, header: Header) -> None:
         self._machine = header.machine
+        self._signals = {row.name for row in header.machine.signals}
         self._first = self._coming = header.first
         self._ended = False  # only going back can follow an end
         self._failed = False  # an error is followed by the end
@@ -81,14 +85,14 @@ class Validator:
         if isinstance(record, StepRecord):
             self._coming += 1
             return self._step(record)
-        if isinstance(record, SignalRecord) and record.name not in machine.signals:
+        if isinstance(record, SignalRecord | RefusedRecord) and record.name not in self._signals:
             return f"names signal {shown(record.name)!r}, which the header does not"
         if isinstance(record, EditRecord) and record.name not in machine.edits:
             return f"names edit {shown(record.name)!r}, which the header does not"
         if isinstance(record, PauseRecord):
             if record.p and record.p not in machine.phases:
                 return f"rests at phase {shown(record.p)!r}, which the header does not name"
-            if unknown := set(record.pending) - set(machine.signals):
+            if unknown := {name for name, _ in record.sent} - self._signals:
                 return f"has signal {shown(min(unknown))!r} pending, which the header does not name"
         if isinstance(record, ErrorRecord):
             self._failed = True

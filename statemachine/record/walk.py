@@ -8,7 +8,7 @@ from typing import Any
 from statemachine.definition.phase import Status, Wait
 from statemachine.definition.raised import Raised
 from statemachine.definition.variable import values_at
-from statemachine.errors import IllegalMove, JournalError, PhaseError
+from statemachine.errors import GuardError, IllegalMove, JournalError, PhaseError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
 from statemachine.execution.timeline import Step
@@ -23,6 +23,7 @@ from statemachine.record.records import (
     ErrorRecord,
     PauseRecord,
     RaisedRecord,
+    RefusedRecord,
     SignalRecord,
     StepRecord,
 )
@@ -53,7 +54,8 @@ class Walk:
         self.paused_at: str | None = None
         self.interrupted: str | None = None
         self.believed = False  # the run began with the state that the record says
-        self.pending: list[str] = []  # sent, and not yet taken
+        self.pending: list[tuple[str, Any]] = []  # sent, and not yet taken, with what each carries
+        self._paused_line = 1  # of the record that says so
         run.digest_every = journal.header.digest_every
 
     def walk(self) -> Divergence | None:
@@ -102,23 +104,36 @@ class Walk:
     def _unknown_pending(self) -> Divergence | None:
         """A signal that was pending at the record's end, and is none of the machine any more."""
         run, known = self._run, {signal.name for signal in self._run.machine.signals}
-        if (odd := [name for name in self.pending if name not in known]) and not run.status.ended:
+        if run.status.over and self.ended:
+            self.pending.clear()  # what was not taken was refused, and has a record of its own
+        if (odd := [name for name, _ in self.pending if name not in known]) and not run.status.ended:
             return self._diverged(run.step_count, run.phase.name, "signal", odd[0], MISSING)
+        with _named(self._journal, self._paused_line):
+            self.pending = [
+                (name, exact.typed(payload, run.machine.signals_named(name)[0]))
+                for name, payload in self.pending if name in known
+            ]  # fmt: skip
         return None
+
+    def _arrived(self, record: SignalRecord | RefusedRecord) -> None:
+        """A signal waits no more."""
+        for place, (name, payload) in enumerate(self.pending):
+            if name == record.name and exact.same(payload, record.o):
+                del self.pending[place]
+                return
 
     def _follow(self, record: BodyRecord) -> Divergence | None:
         if isinstance(record, StepRecord):
             self.paused_at = None
             return self._step(record)
-        if isinstance(record, SignalRecord):
-            if record.name in self.pending:
-                self.pending.remove(record.name)
+        if isinstance(record, SignalRecord | RefusedRecord):
+            self._arrived(record)
             return self._signal(record)
         if isinstance(record, EditRecord):
             return self._edit(record)
         here = self._run.phase.name
         if isinstance(record, PauseRecord):
-            self.paused_at, self.pending = record.p or here, list(record.pending)
+            self.paused_at, self.pending, self._paused_line = record.p or here, record.sent, self._line
             return None if record.p in ("", here) else self._diverged(record.n, record.p, "phase", record.p, here)
         if isinstance(record, ErrorRecord):
             return self._error(record)
@@ -247,12 +262,33 @@ class Walk:
             raise self._journal.error(self._line, f"has no digest of phase {record.p!r}: {odd}") from error
         return self._diverged(record.n, record.p, "digest", record.d, found, **detail)
 
-    def _signal(self, record: SignalRecord) -> Divergence | None:
+    def _signal(self, record: SignalRecord | RefusedRecord) -> Divergence | None:
+        run = self._run
         try:
-            self._run.signal(record.name)
-        except (IllegalMove, ValueError) as refused:
-            return self._diverged(record.n, self._run.phase.name, "signal", record.name, str(refused))
+            signal = run.machine.signals_named(record.name)[0]
+        except ValueError as unknown:
+            return self._diverged(record.n, run.phase.name, "signal", record.name, str(unknown))
+        with _named(self._journal, self._line):
+            payload = exact.typed(record.o, signal)
+        try:
+            if isinstance(record, RefusedRecord):
+                run.refuse_as_recorded(record.name, payload, record.why)
+            else:
+                run.signal_as_recorded(record.name, payload, live=self._live)
+        except (IllegalMove, GuardError) as otherwise:
+            refused = f", refused: {plain_text(record.why)}" if isinstance(record, RefusedRecord) else ""
+            return self._diverged(record.n, run.phase.name, "signal", record.name + refused, str(otherwise))
+        except Exception as error:
+            raise self._unentered("signal", record, error) from error
         return None
+
+    def _unentered(
+        self, kind: str, record: SignalRecord | RefusedRecord | EditRecord, error: Exception
+    ) -> JournalError:
+        return self._journal.error(
+            self._line,
+            f"{kind} {record.name!r} cannot enter {exact.shown(record.o)} here: {exact.shown(repr(error))}",
+        )
 
     def _edit(self, record: EditRecord) -> Divergence | None:
         run = self._run
@@ -264,11 +300,10 @@ class Walk:
             outcome = exact.typed(record.o, edit)
         try:
             run.edit_as_recorded(record.name, outcome, live=self._live)
+        except IllegalMove as otherwise:
+            return self._diverged(record.n, run.phase.name, "edit", record.name, str(otherwise))
         except Exception as error:
-            raise self._journal.error(
-                self._line,
-                f"edit {record.name!r} cannot enter {exact.shown(record.o)} here: {exact.shown(repr(error))}",
-            ) from error
+            raise self._unentered("edit", record, error) from error
         return None
 
     def _typed(self, record: StepRecord) -> Any:

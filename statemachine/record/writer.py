@@ -24,6 +24,7 @@ from statemachine.record.records import (
     GotoRecord,
     PauseRecord,
     Record,
+    RefusedRecord,
     SignalRecord,
     StepRecord,
 )
@@ -117,8 +118,8 @@ class JournalWriter:
         timeline, over = account.timeline, account.status.ended
         self.attach(account.id)
         self._done = _Progress(
-            self._file.size, chain, True, timeline.count, timeline.event_count, timeline.cut_count, None, ended=over,
-            revived=ended and not over,
+            self._file.size, chain, True, timeline.count, timeline.event_count, timeline.cut_count, None,
+            ended=ended and over, revived=ended and not over,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -153,9 +154,10 @@ class JournalWriter:
             steps = event.number
         many = step_records(timeline, steps, timeline.count)
         records += many
+        rests, pending = rests and status in (Status.PAUSED, Status.WAITING), account.sent
         if error is not None:
+            records += [pause_record(account)] * (pending != done.pending)
             records.append(error_record(account, error))
-        rests, pending = rests and status in (Status.PAUSED, Status.WAITING), account.pending
         if status.ended:
             if not done.ended:
                 records.append(EndRecord(n=timeline.count, status=str(status)))  # type: ignore[arg-type]  # it has
@@ -201,31 +203,38 @@ class _Progress(NamedTuple):
     steps: int = 0
     events: int = 0
     cuts: int = 0
-    pending: tuple[str, ...] | None = ()  # what the last pause said; None: something else by now, perhaps
+    pending: tuple[tuple[str, Any], ...] | None = ()  # what the last pause said; None: something else by now, perhaps
     ended: bool = False
     paused: bool = False
     revived: bool = False  # the file holds an end that the run goes on from
 
 
-def event_record(event: Event) -> SignalRecord | EditRecord:
+def event_record(event: Event) -> SignalRecord | RefusedRecord | EditRecord:
     """A signal or an edit as a journal holds it."""
     if event.kind == "signal":
-        return SignalRecord(n=event.number, name=event.name)
+        return SignalRecord(n=event.number, name=event.name, o=event.outcome)
+    if event.kind == "refused":
+        return RefusedRecord(n=event.number, name=event.name, o=event.outcome, why=_text(event.reason))
     return EditRecord(n=event.number, name=event.name, o=event.outcome)
 
 
 def pause_record(account: Account) -> PauseRecord:
     """Where a run rests."""
-    return PauseRecord(n=account.step_count, p=account.phase_name, pending=account.pending)
+    pending = tuple(name if payload is None else (name, payload) for name, payload in account.sent)
+    return PauseRecord(n=account.step_count, p=account.phase_name, pending=pending)
 
 
 def error_record(account: Account, error: BaseException) -> ErrorRecord:
     """What a run failed of."""
     return ErrorRecord(
         n=account.timeline.count, p=account.phase_name, exception=type(error).__name__[:1000],
-        message=str(error)[:5_000].encode(errors="backslashreplace").decode()[:10_000],
-        outside=not isinstance(error, Exception),
+        message=_text(str(error)), outside=not isinstance(error, Exception),
     )  # fmt: skip
+
+
+def _text(words: str) -> str:
+    """What somebody else said, so that a record can hold it."""
+    return words[:5_000].encode(errors="backslashreplace").decode()[:10_000]
 
 
 def seal(lines: bytes, chain: int) -> tuple[bytes, int]:

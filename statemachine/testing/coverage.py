@@ -10,7 +10,8 @@ from statemachine.definition.variable import in_words, rows_of, values_at
 from statemachine.execution.run import Run
 from statemachine.record.header import step_records
 from statemachine.record.journal import Journal
-from statemachine.record.records import BodyRecord, EditRecord, SignalRecord, StepRecord
+from statemachine.record.records import BodyRecord, EditRecord, RefusedRecord, SignalRecord, StepRecord
+from statemachine.record.writer import event_record
 
 
 @dataclass(slots=True)
@@ -30,6 +31,8 @@ class Coverage:
         By name.
     edits
         By name.
+    refused
+        Signals that were sent and had no effect, by name.
     """
 
     transitions: Counter[str] = field(default_factory=Counter)
@@ -37,6 +40,7 @@ class Coverage:
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     signals: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, machine: Machine[Any]) -> "Coverage":
@@ -65,6 +69,8 @@ class Coverage:
                     self.rows[record.p, in_words(values_at(record.g, own))] += 1
             elif isinstance(record, SignalRecord):
                 self.signals[record.name] += 1
+            elif isinstance(record, RefusedRecord):
+                self.refused[record.name] += 1
             elif isinstance(record, EditRecord):
                 self.edits[record.name] += 1
 
@@ -87,6 +93,7 @@ class Coverage:
             if counts:
                 lines.append(f"{kind}: {sum(map(bool, counts.values()))} of {len(counts)} seen")
                 lines += [f"  never: {name}" for name in self.never.get(kind, ())]
+        lines += [f"refused: {name}, {count} times" for name, count in self.refused.items()]
         return "\n".join(lines)
 
 
@@ -109,6 +116,4 @@ def coverage(records: Journal | Run[Any] | Iterable[Journal | Run[Any]], machine
 
 def _records_of(run: Run[Any]) -> Iterable[BodyRecord]:
     yield from step_records(run.timeline, run.timeline.first, run.recorded_steps)
-    for event in run.events:
-        kind = {"signal": SignalRecord(n=event.number, name=event.name)}
-        yield kind.get(event.kind) or EditRecord(n=event.number, name=event.name)
+    yield from map(event_record, run.events)

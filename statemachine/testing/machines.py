@@ -63,12 +63,24 @@ class Idle(Phase[Counter, None]):
     """A phase without an outcome: its guards must still be evaluated afresh."""
 
 
+class Count(Signal[Counter, int]):
+    """Counts on."""
+
+    def apply(self, context: Counter, payload: int) -> None:
+        context.steps += payload % 100
+
+
 @cache
 def variable(number: int) -> Guard[Counter] | Choice[Counter]:
     """A guard that is true for about half of all contexts, or a choice with each of its values as often."""
     if number < FIRST_CHOICE:
-        return Guard(f"g{number}", lambda context: _hashed(context, number) % 2 == 1)
+        return hashed(number)
     return Choice(f"c{number}", VALUES, lambda context: VALUES[_hashed(context, number) % len(VALUES)])
+
+
+def hashed(number: int) -> Guard[Counter]:
+    """A guard that is true for about half of all contexts."""
+    return Guard(f"g{number}", lambda context: _hashed(context, number) % 2 == 1)
 
 
 def _hashed(context: Counter, number: int) -> int:
@@ -106,7 +118,14 @@ class Plan:
                     when = reduce(or_, (_minterm([*map(variable, numbers)], row) for row in which))
                 table.append(Transition(phases[source], phases[target], when, raises=kind))
         cancelled: End[Counter] = End("cancelled", status=Status.CANCELLED)
-        return Machine("random", start=phases[0], transitions=table, signals=[Signal("cancel", to=cancelled)])
+        working, often = phases[:-1], hashed(6)
+        signals: list[Signal[Counter, Any]] = [
+            Signal("cancel", to=cancelled),
+            Signal("jump", to=working[-1], sources=(working[0],), when=often),
+            *(Signal("jump", to=working[0], sources=(phase,), when=~often) for phase in working[1:]),
+            Count("count", to=working[0]),
+        ]
+        return Machine("random", start=phases[0], transitions=table, signals=signals)
 
     def _columns(self) -> Iterator[tuple[int, list[int], list[int], tuple[type[Exception], ...]]]:
         """Each phase, its guards and choices, and the targets of its rows: after an outcome, and after each failure."""
@@ -150,5 +169,9 @@ def plans(draw: st.DrawFn, *, sabotage: bool = False) -> Plan:
 
 
 def machines() -> st.SearchStrategy[Machine[Counter]]:
-    """Sound machines of up to six phases over a `Counter`, with guards, choices, error ways and a signal."""
+    """Sound machines of up to six phases over a `Counter`, with guards, choices and error ways.
+
+    Their signals are "cancel", "jump", which a guard keeps back and which leads elsewhere from each phase, and "count",
+    which carries a number.
+    """
     return plans().map(Plan.build)

@@ -18,9 +18,11 @@ from hypothesis.stateful import (
 
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import Phase, Status, Wait, declared_outcome
+from statemachine.errors import OutcomeError
 from statemachine.execution import host_state
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
+from statemachine.record.exact import check
 from statemachine.record.journal import Journal
 from statemachine.record.replay import play, verify
 from statemachine.record.snapshot import load, restore
@@ -45,6 +47,7 @@ def machine_rules(
     *,
     resources: Resources[Context] | None = None,
     answers: Mapping[str, st.SearchStrategy[Any]] | None = None,
+    signals: Mapping[str, st.SearchStrategy[Any]] | None = None,
     edits: Mapping[str, st.SearchStrategy[Mapping[str, Any]]] | None = None,
     pinned: Callable[[Context], Mapping[str, int] | Iterable[int]] | None = None,
     state: State[Context] = host_state.save,
@@ -72,6 +75,9 @@ def machine_rules(
     answers
         For phases that wait, by name, a strategy of what they are given. Unless given, anything of the type that the
         phase declares.
+    signals
+        For signals that carry something, by name, a strategy of that. Unless given, anything of the type that the
+        signal declares.
     edits
         For each of the machine's edits that is to be tried, a strategy of its arguments; ValueError is a refusal.
     pinned
@@ -81,7 +87,7 @@ def machine_rules(
     may_raise
         Exceptions that phases may raise for which the table has no way; the run must then rest, failed, with its
         context as before the phase (and wait, as before, if it was given an answer). Those that it has a way for are
-        raised by the test itself, too.
+        raised by the test itself, too. Signals may raise them as well, in `apply`, and change nothing then.
     max_steps
         How far a run is driven.
     must_end
@@ -94,7 +100,8 @@ def machine_rules(
     changes = st.one_of([st.tuples(st.just(name), arguments) for name, arguments in (edits or {}).items()])
     for name in edits or {}:
         machine.edit(name)  # raises if there is none
-    given_answers = _answers(machine, answers or {})
+    given_answers, payloads = _answers(machine, answers or {}), _payloads(machine, signals or {})
+    bare = [name for name in dict.fromkeys(signal.name for signal in machine.signals) if name not in payloads]
 
     class Rules(MachineRules):
         coverage = Coverage.of(machine)
@@ -124,12 +131,19 @@ def machine_rules(
             def answer(self, data: st.DataObject) -> None:
                 self._subject.answer(data.draw(given_answers[self.run.phase.name], label=self.run.phase.name))
 
-        if machine.signals:
+        if bare:
 
             @precondition(lambda self: not self.run.status.ended)
-            @rule(name=st.sampled_from([signal.name for signal in machine.signals]))
+            @rule(name=st.sampled_from(bare))
             def signal(self, name: str) -> None:
                 self._subject.signal(name)
+
+        if payloads:
+
+            @precondition(lambda self: not self.run.status.ended)
+            @rule(sent=st.one_of([st.tuples(st.just(name), payload) for name, payload in payloads.items()]))
+            def signal_with_payload(self, sent: tuple[str, Any]) -> None:
+                self._subject.signal(*sent)
 
         if edits:
 
@@ -152,9 +166,31 @@ def _answers(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]])
     if odd := sorted(given.keys() - waits.keys()):
         raise ValueError(f"answers are given to {', '.join(odd)}, but what waits is {', '.join(waits) or 'no phase'}")
     return {
-        name: given[name] if name in given else st.from_type(declared_outcome(type(phase), Phase))
+        name: given[name] if name in given else _anything(declared_outcome(type(phase), Phase))
         for name, phase in waits.items()
     }
+
+
+def _payloads(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]]) -> dict[str, st.SearchStrategy[Any]]:
+    """A strategy of what it carries for each signal that carries something."""
+    carrying = {signal.name: signal for signal in machine.signals if signal.carries}
+    if odd := sorted(given.keys() - carrying.keys()):
+        words = ", ".join(carrying) or "no signal"
+        raise ValueError(f"signals are given to {', '.join(odd)}, but what carries something is {words}")
+    return {name: given[name] if name in given else _anything(signal.payload_type) for name, signal in carrying.items()}
+
+
+def _anything(declared: Any) -> st.SearchStrategy[Any]:
+    """Whatever is of a type, and can be recorded: anything else is refused."""
+
+    def recordable(value: Any) -> bool:
+        try:
+            check(value)
+        except OutcomeError:
+            return False
+        return True
+
+    return st.from_type(declared).filter(recordable)
 
 
 def run_rules(rules: "type[MachineRules]", options: settings | None = None) -> Coverage:

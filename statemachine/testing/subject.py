@@ -1,13 +1,13 @@
 """A run under test: it is moved, noted, and compared with what was noted when it was there before."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from hypothesis import event
 
 from statemachine.definition.phase import Status
-from statemachine.definition.table import name_of
+from statemachine.definition.table import Signal, name_of
 from statemachine.errors import IllegalMove, PhaseError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
@@ -116,27 +116,56 @@ class Subject:
         self.run.goto(number)
         self.compare(self.place, self.past.places[number], f"going back to step {number}")
 
-    def signal(self, name: str) -> None:
-        """Send a signal, and see that it is taken, or refused without a trace."""
-        signal = self.bench.given.machine.signal(name)
-        before = self.place
-        takes = not signal.sources or self.run.phase.name in map(name_of, signal.sources)
-        if takes:
-            self.past.cut(self.run.step_count)
+    def signal(self, name: str, payload: Any = None) -> None:
+        """Send a signal, and see that it is taken where it is possible, and refused without a trace where it is not."""
+        run, before, here = self.run, self.place, self.run.phase_name
+        entry, said = self._entry(name, here), name in run.possible.signals
+        possible = entry is not None and (entry.when is None or entry.when(run.context))
+        if possible is not said:
+            self.breach(
+                f"signal {name!r} is {'not ' * possible}said to be possible at {here!r}: its guard must be pure"
+            )
+        if entry is not None and entry.carries:
+            self.bench.watch.check_recordable(entry, payload)
         try:
-            self.run.signal(name)
+            run.signal(name, payload)
         except IllegalMove:
-            if takes:
+            if possible:
                 raise
             self.compare(self.place, before, f"refusing the signal {name!r}")
             return
-        self.past.events.append(self.run.step_count)
+        except self.bench.given.may_raise:
+            self.compare(self.place, before, f"refusing what the signal {name!r} carries, {shown(payload)},")
+            return
+        if entry is None or not possible:
+            self.breach(
+                f"signal {name!r} is taken at {here!r}, though it is not possible there: its guard must be pure"
+            )
+        self.past.cut(run.step_count)
+        self.past.events.append(run.step_count)
         self.bench.coverage.signals[name] += 1
-        self.compare(self.place, (name_of(signal.to), before[1]), f"the signal {name!r}")
+        fields = self.place[1] if entry.carries else before[1]
+        self.compare(self.place, (name_of(entry.to), fields), f"the signal {name!r}")
+
+    def _entry(self, name: str, phase: str) -> Signal[Any, Any] | None:
+        """The signal of this name that is taken at this phase, if one is."""
+        for entry in self.bench.given.machine.signals_named(name):
+            if not entry.sources or phase in map(name_of, entry.sources):
+                return entry
+        return None
 
     def edit(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Make an edit, after both of its halves were tried alone."""
         edit, context, before = self.bench.given.machine.edit(name), self.run.context, self.place
+        possible = edit.may_be_made_at(self.run.phase_name)
+        if possible is not (name in self.run.possible.edits):
+            self.breach(f"edit {name!r} is {'not ' * possible}said to be possible at {self.run.phase_name!r}")
+        if not possible:
+            with suppress(IllegalMove):
+                self.run.edit(name, **arguments)
+                self.breach(f"edit {name!r} is made at {self.run.phase_name!r}, which is none of its sources")
+            self.compare(self.place, before, f"refusing the edit {name!r}")
+            return
         try:
             outcome = edit.run(context, **arguments)
             refused = False

@@ -9,12 +9,12 @@ from zlib import crc32
 
 from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import Phase
-from statemachine.definition.program import ErrorWay, Program, Row
-from statemachine.definition.table import Edit
+from statemachine.definition.program import Door, ErrorWay, Program, Row
+from statemachine.definition.table import Edit, Signal, name_of
 from statemachine.definition.variable import Value, Variable
 from statemachine.errors import GuardError, JournalError
 from statemachine.execution import host_state
-from statemachine.record.exact import fields, plain, typed
+from statemachine.record.exact import Owner, fields, plain, typed
 from statemachine.testing.hidden import generators_of
 from statemachine.testing.same import differences, same, shown
 
@@ -54,6 +54,7 @@ class Watch(Generic[Context]):
         self.storm = 0  # which of the phases raise what their ways are for, and where; 0: none does
         self._pinned, self._sync = pinned, sync
         self._twice = True
+        self._signals: Mapping[str, tuple[Signal[Context, Any], ...]] = {}
         self._homes: dict[int, tuple[Context, Mapping[str, int]]] = {}  # by id of the context, which is kept alive
 
     def breach(self, message: str) -> NoReturn:
@@ -73,6 +74,7 @@ class Watch(Generic[Context]):
             migrations=machine.migrations,
         )
         watched.__dict__["watch"] = self
+        self._signals = {signal.name: machine.signals_named(signal.name) for signal in machine.signals}
         return watched
 
     @contextmanager
@@ -111,7 +113,38 @@ class Watch(Generic[Context]):
             }
             for phase, own, others, atoms in zip(program.phases, program.ways, other.ways, program.atoms, strict=True)
         )
-        return replace(program, rows=rows, ways=ways)
+        doors = tuple(
+            {name: self._watched_door(name, phase, door, theirs[name]) for name, door in own.items()}
+            for phase, own, theirs in zip(program.phases, program.doors, other.doors, strict=True)
+        )
+        return replace(program, rows=rows, ways=ways, doors=doors)
+
+    def _watched_door(
+        self, name: str, phase: Phase[Context, Any], door: Door[Context], other: Door[Context]
+    ) -> Door[Context]:
+        """A door that does what `door` does, watched; it asks each of the guards that its own is made of."""
+        (signal,) = (s for s in self._signals[name] if not s.sources or phase.name in map(name_of, s.sources))
+        atoms = signal.when.atoms if signal.when is not None else ()
+
+        def opens(context: Context) -> bool:
+            assert door.opens is not None
+            assert other.opens is not None
+            self._check_guards(atoms, context)
+            mine, theirs = door.opens(context), other.opens(context)
+            if mine is not theirs or door.target != other.target:
+                self.breach(
+                    f"one interpreter takes signal {name!r} at {phase.name!r}, the other does not, for the same "
+                    "context: one of its guards is not pure"
+                )
+            return mine
+
+        def apply(context: Context, payload: Any) -> None:
+            assert door.apply is not None
+            self.check_apply(signal, door.apply, context, payload)
+
+        return Door(
+            door.target, None if door.opens is None else opens, None if door.apply is None else apply
+        )  # fmt: skip
 
     def check_buffers(self, context: Context, who: str) -> None:
         """See that every buffer is where it was when this context was first seen."""
@@ -125,9 +158,9 @@ class Watch(Generic[Context]):
                     f"{who} moved buffer {name!r} from {home:#x} to {found[name]:#x}: bind it once and write into it"
                 )
 
-    def check_recordable(self, owner: Phase[Any, Any] | Edit[Any, Any], outcome: Any) -> None:
-        """See that an outcome comes back from a journal as it went in."""
-        kind = "edit" if isinstance(owner, Edit) else "phase"
+    def check_recordable(self, owner: Owner, outcome: Any) -> None:
+        """See that an outcome, or what a signal carries, comes back from a journal as it went in."""
+        kind = kind_of(owner)
         try:
             back = typed(plain(outcome), owner)
         except (TypeError, ValueError, JournalError) as error:
@@ -207,13 +240,13 @@ class Watch(Generic[Context]):
 
     def check_apply(
         self,
-        owner: Phase[Any, Any] | Edit[Any, Any],
+        owner: Owner,
         apply: Callable[[Context, Any], None],
         context: Context,
         outcome: Any,
     ) -> None:
         """Apply an outcome, twice from the same fields, and see that it comes to the same and leaves the outcome."""
-        kind = "edit" if isinstance(owner, Edit) else "phase"
+        kind = kind_of(owner)
         given, before = copy.deepcopy(outcome), host_state.save(context)
         apply(context, outcome)
         once = self.state(context)
@@ -239,15 +272,7 @@ class Watch(Generic[Context]):
         mine, theirs = row.select, other.select
 
         def select(context: Context) -> int:
-            for atom in atoms:
-                before = self.state(context)
-                first, second = self._value(atom, context), self._value(atom, context)
-                if first != second:
-                    self.breach(
-                        f"guard {atom.name!r} gave {first}, then {second} for the same context: a guard must be pure"
-                    )
-                if changed := differences(before, self.state(context)):
-                    self.breach(f"guard {atom.name!r} changes {', '.join(changed)}: a guard must be pure")
+            self._check_guards(atoms, context)
             key = mine(context)
             taken, also = row.arcs[key], other.arcs[theirs(context)]
             if taken != also:
@@ -258,6 +283,18 @@ class Watch(Generic[Context]):
             return key
 
         return select
+
+    def _check_guards(self, atoms: Sequence[Variable[Context]], context: Context) -> None:
+        """Ask each guard twice, and see that it says the same and changes nothing."""
+        for atom in atoms:
+            before = self.state(context)
+            first, second = self._value(atom, context), self._value(atom, context)
+            if first != second:
+                self.breach(
+                    f"guard {atom.name!r} gave {first}, then {second} for the same context: a guard must be pure"
+                )
+            if changed := differences(before, self.state(context)):
+                self.breach(f"guard {atom.name!r} changes {', '.join(changed)}: a guard must be pure")
 
     def _value(self, atom: Variable[Context], context: Context) -> Value:
         try:
@@ -278,6 +315,11 @@ def _made(kind: type[Exception]) -> Exception:
     with suppress(Exception):
         return kind()
     return kind.__new__(kind)
+
+
+def kind_of(owner: Owner) -> str:
+    """What something with an `apply` is called."""
+    return "edit" if isinstance(owner, Edit) else "signal" if isinstance(owner, Signal) else "phase"
 
 
 class _WatchedMachine(Machine[Context]):

@@ -30,11 +30,17 @@ class Arrow(NamedTuple):
 
 
 class SignalArrow(NamedTuple):
-    """A signal from a phase to a phase; source None is any phase."""
+    """A signal from a phase to a phase; source None is any phase. What it carries, and its guard's name, in words."""
 
     name: str
     source: str | None
     target: str
+    payload: str = ""
+    guard: str = ""
+
+    def __str__(self) -> str:
+        carries = f"({self.payload})" if self.payload else ""
+        return f"{self.name}{carries}" + (f" when {self.guard}" if self.guard else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,10 @@ class Chart:
         signals = []
         for signal in machine.signals:
             sources: list[str | None] = [name_of(source) for source in signal.sources]
-            signals += [SignalArrow(signal.name, source, name_of(signal.to)) for source in sources or [None]]
+            signals += [
+                SignalArrow(signal.name, source, name_of(signal.to), signal.payload, signal.condition)
+                for source in sources or [None]
+            ]
         ends = frozenset(name for name, phase in phases.items() if phase.final)
         waits = frozenset(name for name, phase in phases.items() if isinstance(phase, Wait))
         return cls(machine.name, tuple(phases), machine.start.name, ends, tuple(arrows), tuple(signals), waits)
@@ -75,10 +84,13 @@ class Chart:
         """
         arrows = tuple(Arrow(way.source, way.target, way.when, way.raises) for way in record.transitions)
         signals = []
-        for name, (target, sources) in record.signals.items():
-            signals += [SignalArrow(name, source, target) for source in sources or [None]]
-        named = {name for way in arrows for name in way[:2]} | {
-            name for signal in signals for name in signal[1:] if name
+        for row in record.signals:
+            sources: list[str | None] = [*row.sources]
+            signals += [
+                SignalArrow(row.name, source, row.target, row.payload, row.when) for source in sources or [None]
+            ]
+        named = {name for arrow in arrows for name in arrow[:2]} | {
+            name for signal in signals for name in (signal.source, signal.target) if name
         }
         if not record.phases or not named | {*record.ends, *record.waits} <= set(record.phases):
             raise JournalError(f"the header of a journal of {record.name!r} is damaged: its table names other phases")

@@ -55,7 +55,7 @@ def to_mermaid(
         lines.append(f'    state "{ANY_PHASE}" as any')
     for signal in chart.signals:
         source, target = _signal_ends(signal, ids)
-        words = " ".join(filter(None, (signal.name, _times(tally.signals[signal]) if tally else "")))
+        words = " ".join(filter(None, (str(signal), _times(tally.signals[signal]) if tally else "")))
         lines.append(f"    {source} --> {target} : signal {_entities(words)}")
     lines += [f"    {ids[name]} --> [*]" for name in chart.phases if name in chart.ends]
     if tally:
@@ -161,7 +161,7 @@ def _graph(machine: Drawable, highlight: Phase[Any, Any] | str | None, tally: "T
         graph.node("any", label=ANY_PHASE, style="dashed,rounded", color=FAINT, fontcolor=FAINT, fontsize="11")
     for signal in chart.signals:
         source, target = _signal_ends(signal, ids)
-        words = " ".join(filter(None, (signal.name, _times(tally.signals[signal]) if tally else "")))
+        words = " ".join(filter(None, (str(signal), _times(tally.signals[signal]) if tally else "")))
         graph.edge(source, target, label=f"  signal {text(words)}  ",
                    style="dashed", color=FAINT, fontcolor=FAINT)  # fmt: skip
     return graph

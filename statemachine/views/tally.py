@@ -57,6 +57,8 @@ class Tally:
         How often each was taken, and from where to where.
     caught
         What was raised and had a way, by phase and class.
+    refused
+        How often each, by its name, was sent and had no effect.
     failed
         The phase that the run failed in, if it did.
     status
@@ -67,6 +69,7 @@ class Tally:
     transitions: Counter[int] = field(default_factory=Counter)
     signals: Counter[SignalArrow] = field(default_factory=Counter)
     caught: dict[tuple[str, str], CaughtTally] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
     failed: str | None = None
     status: str | None = None
     steps: int = 0
@@ -81,10 +84,10 @@ class Tally:
 
     def watch(self, records: "Iterator[BodyRecord]", chart: Chart) -> "Iterator[BodyRecord]":
         """Pass the records of a timeline on, and count each."""
-        from statemachine.record.records import EndRecord, ErrorRecord, SignalRecord, StepRecord
+        from statemachine.record.records import EndRecord, ErrorRecord, RefusedRecord, SignalRecord, StepRecord
 
         here = chart.start  # where it rests
-        targets = {signal.name: signal.target for signal in chart.signals}
+        ways = {(signal.name, signal.source): signal for signal in chart.signals}
         for record in records:
             if isinstance(record, StepRecord):
                 self.steps += 1
@@ -95,9 +98,12 @@ class Tally:
                     caught.count, caught.message = caught.count + 1, record.x.message
                 here = chart.arrows[record.e].target
             elif isinstance(record, SignalRecord):
-                target = targets.get(record.name, here)
-                self.signals[SignalArrow(record.name, here, target)] += 1
-                here = target
+                way = ways.get((record.name, here)) or ways.get((record.name, None))
+                taken = way._replace(source=here) if way else SignalArrow(record.name, here, here)
+                self.signals[taken] += 1
+                here = taken.target
+            elif isinstance(record, RefusedRecord):
+                self.refused[record.name] += 1
             elif isinstance(record, ErrorRecord):
                 self.failed = record.p
             elif isinstance(record, EndRecord):

@@ -18,6 +18,7 @@ from statemachine.record.records import (
     ErrorRecord,
     GotoRecord,
     PauseRecord,
+    RefusedRecord,
     SignalRecord,
     StepRecord,
 )
@@ -119,7 +120,10 @@ def events(journal: Journal, details: Details) -> Iterator[Event]:
             for name, series in extra.counters.items():
                 yield {"ph": "C", "name": name, "pid": PID, "tid": MACHINE, "ts": now / 1e3, "args": series}
         elif isinstance(record, SignalRecord):
-            yield _mark(now, f"signal {record.name}", step=record.n)
+            payload = {} if record.o is None else {"payload": _shortened(record.o)}
+            yield _mark(now, f"signal {record.name}", step=record.n, **payload)
+        elif isinstance(record, RefusedRecord):
+            yield _mark(now, f"refused signal {record.name}", step=record.n, why=record.why[:LONGEST])
         elif isinstance(record, EditRecord):
             details.edit(record)
             yield _mark(now, f"edit {record.name}", step=record.n, outcome=_shortened(record.o))

@@ -11,7 +11,7 @@ def test_check_proves_the_built_in_machine(phasewalk: Command) -> None:
     assert answer.code == 0
     assert "generation is sound" in answer.out
     assert "~nothing_left" in answer.out
-    assert "signal cancel: to cancelled from any phase" in answer.out
+    assert "signal cancel: any phase -> cancelled" in answer.out
 
 
 def test_check_lists_the_findings_of_a_users_machine(phasewalk: Command) -> None:

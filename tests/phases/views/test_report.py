@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import charging
+import desk
 import pytest
 from chromium_program import dump_dom, needs_chromium
 from command_line import Command
@@ -204,3 +205,14 @@ def test_report_tells_what_was_raised_and_caught(phasewalk: Command, tmp_path: P
     page = html.unescape(Path("run.html").read_text())
     assert "GatewayDown in charge (1), last: attempt 0; GatewayTimeout in charge (1), last: attempt 1" in page
     assert "in charge: GatewayTimeout: attempt 1" in page
+
+
+def test_signals_stand_in_it_with_what_they_carried_and_why_they_were_refused(tmp_path: Path) -> None:
+    run = Run(desk.machine, desk.Text(), journal=JournalWriter(tmp_path / "a.jsonl"))
+    run.signal("approve", desk.Approval("the thief"), wait=True)
+    run.signal("approve", desk.Approval("Ada"), wait=True)
+    run.start()
+    write_report(Journal.open(tmp_path / "a.jsonl"), tmp_path / "a.html")
+    page = html.unescape((tmp_path / "a.html").read_text())
+    assert "signal approve: PermissionError: the thief approves nothing" in page
+    assert 'approve {"by":"Ada","stars":3}' in page

@@ -37,6 +37,21 @@ def walk(machine: Machine[Counter], salt: int, interpreter: str) -> tuple[list, 
     return list(run.steps()), run.context, run.status
 
 
+def signalled(machine: Machine[Counter], salt: int, interpreter: str) -> tuple[object, ...]:
+    """A run that is sent a signal after each step, wherever it can be taken."""
+    run, possible = Run(machine, Counter(salt), interpreter=interpreter), []
+    for number in range(STEPS):
+        if run.status.ended:
+            break
+        run.step()
+        possible.append(run.possible)
+        if "jump" in run.possible.signals:
+            run.signal("jump")
+        elif number % 3 == 0 and "count" in run.possible.signals:
+            run.signal("count", number)
+    return possible, list(run.steps()), run.events, run.context, run.status
+
+
 @given(plans(), st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
 def test_a_sound_machine_never_gets_stuck_and_both_interpreters_agree(plan: Plan, salt: int) -> None:
@@ -44,6 +59,7 @@ def test_a_sound_machine_never_gets_stuck_and_both_interpreters_agree(plan: Plan
     compiled = walk(machine, salt, "compiled")
     library = walk(machine, salt, "transitions")
     assert compiled == library
+    assert signalled(machine, salt, "compiled") == signalled(machine, salt, "transitions")
     steps, context, status = compiled
     assert status is (Status.DONE if steps and steps[-1].target == "end" else Status.PAUSED)
     assert context.visits == [step.phase for step in steps if step.outcome is not None or step.raised]
@@ -69,8 +85,8 @@ def test_a_sabotaged_table_is_refused_and_the_finding_names_phase_and_row(plan: 
 @settings(max_examples=50, deadline=None)
 def test_the_transitions_machine_holds_the_same_table(plan: Plan) -> None:
     machine = plan.build()
-    held = machine.transitions_machine
-    library = [way for event in held.events if event != "cancel" for way in held.get_transitions(event)]
+    held, signals = machine.transitions_machine, {signal.name for signal in machine.signals}
+    library = [way for event in held.events if event not in signals for way in held.get_transitions(event)]
     expected = {(t.source.name, t.target.name, t.condition, t.classes) for t in machine.transitions}
     found = {(t.source, t.dest, "" if t.guard is None else t.guard.name, (t.kind,) if t.kind else ()) for t in library}
     assert found == expected
@@ -115,7 +131,7 @@ def test_all_findings_come_together() -> None:
         ("dangling", "nowhere"),
         ("never", "b"),
         ("final", "end"),
-        ("duplicate name", "halt"),
+        ("ambiguous", "halt"),
     }
 
 

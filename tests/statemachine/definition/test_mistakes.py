@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from statemachine import Choice, End, Guard, InvalidMachine, Machine, Phase, Signal, Transition, Wait, guard
+from statemachine import Choice, Edit, End, Guard, InvalidMachine, Machine, Phase, Signal, Transition, Wait, guard
 
 end: End[Any] = End("end")
 
@@ -100,6 +100,79 @@ def test_names_that_the_library_would_misroute(name: str) -> None:
     assert line.startswith(f"reserved name {name!r}")
     [line] = found(draw, Transition(draw, end), signals=[Signal("advance", to=end)])
     assert line.startswith("reserved name 'advance'")
+
+
+def test_the_reserved_name_is_told_once_however_many_signals_have_it() -> None:
+    late: Phase[Any, Any] = Phase("late")
+    signals = [Signal("advance", to=end, sources=(draw,)), Signal("advance", to=end, sources=(late,))]
+    told = found(draw, Transition(draw, late), Transition(late, end), signals=signals)
+    assert [line for line in told if "reserved" in line] == [
+        "reserved name 'advance': is the event that leaves a phase after it ran; rename the signal"
+    ]
+
+
+def test_mistakes_in_signals_and_edits_are_findings() -> None:
+    class Silent(Signal[Any, int]):
+        pass
+
+    class Later(Signal[Any, int]):
+        async def apply(self, context: Any, payload: int) -> None: ...  # type: ignore[override]
+
+    class Note(Edit[Any, int]):
+        pass
+
+    signals = [Signal("go", to=end, when=often), Silent("say", to=end), Later("later", to=end)]  # type: ignore[arg-type]
+    assert found(draw, Transition(draw, end), signals=signals, edits=[Note("note", sources=(often,))]) == [  # type: ignore[arg-type]
+        "mistake 'the function often': the guard of signal 'go' is the function often, expected a Guard; make a guard "
+        "of a function with @guard, or Guard(name, function)",
+        "mistake 'say': carries int, but has no apply() to enter it; give its class an apply(context, payload)",
+        "mistake 'later': apply() is a coroutine or generator, which nobody awaits; make it a plain function; what it "
+        "waits for can be a Wait",
+        "mistake 'the function often': a source of edit 'note' is the function often, expected a Phase, or the name of "
+        "one; make an object of a subclass of Phase",
+    ]  # fmt: skip
+
+
+def test_what_is_wrong_with_signals_and_edits_is_found() -> None:
+    class Number(Signal[Any, int]):
+        def apply(self, context: Any, payload: int) -> None: ...
+
+    class Note(Edit[Any, int]):
+        pass
+
+    late: Phase[Any, Any] = Phase("late")
+    table = [Transition(draw, late), Transition(late, end)]
+    one, other = guard(often), Guard("often", lambda context: False)
+    many = Guard("g0", lambda context: True)
+    for n in range(1, 9):
+        many = many & Guard(f"g{n}", lambda context: True)
+    cases: list[tuple[list[Any], list[Any], str]] = [
+        ([Signal("go", to=late), Signal("go", to=end, sources=(late,))], [],
+         "ambiguous 'go': several signals are called so at 'late'; give each sources of its own"),
+        ([Signal("go", to=late), Signal("go", to=late)], [],
+         "ambiguous 'go': several signals are called so at 'draw', 'late'; give each sources of its own"),
+        ([Signal("go", to=late, sources=(draw,)), Number("go", to=end, sources=("late",))], [],
+         "ambiguous 'go': signals that are called so carry nothing and int; let all of them carry the same, or give "
+         "them other names"),
+        ([Signal("go", to=late, sources=(end,))], [],
+         "final 'end': is a source of signal 'go', but a run ends here; take it out of them"),
+        ([Signal("go", to=late, when=one & ~one)], [],
+         "never 'go': the signal can never be taken, its guard often & ~often is false in every case; correct the "
+         "guard or take the signal out"),
+        ([Signal("go", to=late, when=one | other)], [],
+         "duplicate name 'go': two different guards are called 'often'; give each its own name"),
+        ([Signal("go", to=late, when=many)], [],
+         "too many guards 'go': 9 guards (g0, g1, g2, g3, g4, g5, g6, g7, g8), at most 8 can be proved; merge guards"),
+        ([], [Note("note"), Note("note")], "duplicate name 'note': 2 edits are called so; give each its own name"),
+        ([], [Note("note", sources=("nowhere",))],
+         "dangling 'nowhere': edit 'note' names it, but no phase is called so; correct the name; phases: draw, late, "
+         "end"),
+        ([], [Note("note", sources=(Phase("stray"),))],
+         "dangling 'stray': edit 'note' names it, but no phase is called so; correct the name; phases: draw, late, "
+         "end"),
+    ]  # fmt: skip
+    for signals, edits, expected in cases:
+        assert found(draw, *table, signals=signals, edits=edits) == [expected]
 
 
 def test_guards_have_no_truth_of_their_own() -> None:

@@ -72,3 +72,21 @@ def test_of_many_threads_one_holds() -> None:
         thread.join(60)
     assert held == most
     assert held[0] > 0
+
+
+def test_what_is_read_while_somebody_moves_is_not_believed() -> None:
+    driver = Driver()
+    assert driver.undisturbed(lambda: 3) == 3
+    assert driver.hold("move", lambda: driver.undisturbed(lambda: 3)) is None
+    assert driver.undisturbed(lambda: driver.hold("move", lambda: 3)) is None
+
+    def torn() -> int:
+        driver.hold("move", lambda: None)
+        raise ValueError("half changed")
+
+    def wrong() -> int:
+        raise ValueError("wrong")
+
+    assert driver.undisturbed(torn) is None
+    with pytest.raises(ValueError, match="wrong"):
+        driver.undisturbed(wrong)

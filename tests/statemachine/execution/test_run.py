@@ -25,6 +25,7 @@ from statemachine import (
     Transition,
     guard,
 )
+from statemachine.execution.timeline import Event
 
 
 @dataclass(slots=True)
@@ -254,7 +255,7 @@ def test_another_thread_pauses_at_the_next_boundary_and_signals() -> None:
         run.signal("cancel")
         go_on.release()
         assert driven.result(60) is Status.CANCELLED
-    assert run.events == [(here + 1, "signal", "cancel", None)]
+    assert run.events == [Event(here + 1, "signal", "cancel")]
 
 
 def test_a_pause_asked_for_inside_a_loop_over_the_run_ends_the_loop() -> None:
@@ -287,7 +288,7 @@ def test_signals_from_within_a_phase_wait_for_the_boundary() -> None:
     run = Run(machine.insert(Cancel(), between=(add, rest)), Tally())
     assert run.start() is Status.CANCELLED
     assert run.context.count == 99
-    assert run.events == [(2, "signal", "cancel", None)]
+    assert run.events == [Event(2, "signal", "cancel")]
 
 
 def test_a_signal_taken_only_at_some_phases() -> None:

@@ -5,12 +5,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+import desk
 import hostile
 import pytest
 from safetensors.numpy import load_file, save_file
 from statemachine_recorded import Walk, forge, lines, machine
 
-from statemachine import Journal, JournalWriter, Run, Verdict, play, recover, restore, to_dot, to_mermaid, verify
+from statemachine import (
+    Journal,
+    JournalError,
+    JournalWriter,
+    Run,
+    Verdict,
+    play,
+    recover,
+    restore,
+    to_dot,
+    to_mermaid,
+    verify,
+)
 from statemachine.record.pages import checksum_of
 from statemachine.record.snapshot import load
 from statemachine.views.chart import Chart
@@ -47,6 +60,44 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert {line["type"] for line in lines(folder / "a.jsonl")} == {"header", "s", "edit", "signal", "pause", "goto",
                                                                     "end"}  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal of signals with payloads, taken, refused and waiting."""
+    folder = tmp_path_factory.mktemp("signalled")
+    run = Run(desk.machine, desk.Text(), journal=JournalWriter(folder / "a.jsonl"))
+    run.signal("approve", desk.Approval("the thief"), wait=True)
+    run.start()
+    run.edit("correct", drafts=1)
+    for by in ("Ada", "late"):
+        run.signal("approve", desk.Approval(by), wait=True)
+    run.edit("correct", drafts=4)
+    run.resume()
+    assert {line["type"] for line in lines(folder / "a.jsonl")} == {"header", "s", "edit", "signal", "refused", "pause",
+                                                                    "end"}  # fmt: skip
+    return folder
+
+
+def read_desk(path: Path) -> None:
+    """Everything that one can do with a journal of signals."""
+    journal = Journal.open(path)
+    list(journal.timeline())
+    hostile.check_divergence(play(journal, Run(desk.machine, desk.Text())))
+    hostile.check_divergence(verify(journal, Run(desk.machine, desk.Text())).divergence)
+    to_mermaid(Chart.of_record(journal.header.machine), tally=Tally.of(journal))
+    write_trace(journal, io.BytesIO())
+    copy = path.with_name("copy.jsonl")
+    copy.write_bytes(path.read_bytes())
+    try:
+        hostile.check_divergence(recover(copy, Run(desk.machine, desk.Text())))
+    except JournalError as error:
+        raise JournalError(str(error).replace(copy.name, path.name)) from error
+
+
+def test_every_hostile_signal_is_read_or_refused_with_its_name(signalled: Path, tmp_path: Path) -> None:
+    refused = hostile.refusals(read_desk, hostile.files(lines(signalled / "a.jsonl"), tmp_path, 800, seed=5))
+    assert 100 < refused < 800
 
 
 def read(path: Path) -> None:

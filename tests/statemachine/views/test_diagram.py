@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from desk import machine as desk
 from graphviz_program import needs_dot
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,8 @@ from statemachine import (
     to_png,
     to_svg,
 )
+from statemachine.record.header import machine_record
+from statemachine.views.chart import Chart
 
 AWKWARD = [
     "two words",
@@ -95,6 +98,21 @@ def test_start_ends_guards_signals_and_one_lit_phase() -> None:
     assert to_dot(machine).count("peripheries=2") == 2
     with pytest.raises(ValueError, match="no phase 'c'; phases: a, b"):
         to_mermaid(machine, highlight="c")
+
+
+def test_a_signal_is_drawn_with_what_it_carries_and_its_guard() -> None:
+    mermaid = to_mermaid(desk).splitlines()
+    assert [line for line in mermaid if "signal" in line] == [
+        "    s0 --> s1 : signal hurry when begun",
+        "    s1 --> s2 : signal hurry",
+        "    s1 --> s2 : signal approve#40;Approval#41; when written",
+        "    any --> s4 : signal drop",
+    ]
+    dot = to_dot(desk)
+    for label in ("signal hurry when begun", "signal approve(Approval) when written", "signal drop"):
+        assert f"  {label}  " in dot
+    recorded = Chart.of_record(machine_record(desk))
+    assert to_mermaid(recorded) == to_mermaid(desk)
 
 
 @needs_dot

@@ -6,7 +6,7 @@ import pytest
 from graphviz_program import needs_dot
 
 from statemachine import End, Journal, JournalWriter, Machine, Phase, Run, Signal, Status, Transition
-from statemachine.views.chart import Chart
+from statemachine.views.chart import Chart, SignalArrow
 from statemachine.views.diagram import to_dot, to_mermaid
 from statemachine.views.tally import Tally, duration
 
@@ -27,7 +27,7 @@ def test_a_recorded_machine_is_read_whatever_its_names_hold(tmp_path: Path) -> N
     assert (chart.phases, chart.start, chart.ends, chart.arrows) == (
         Chart.of(odd).phases, a.name, Chart.of(odd).ends, Chart.of(odd).arrows
     )  # fmt: skip
-    assert tally.signals == {("stop", "b", "a stop"): 1}
+    assert tally.signals == {SignalArrow("stop", "b", "a stop"): 1}
     assert "s1 --> s3 : signal stop 1#215;" in to_mermaid(chart, tally=tally)
     assert to_dot(odd, tally=tally) == to_dot(chart, tally=tally)
 
