@@ -107,7 +107,7 @@ def test_the_reserved_name_is_told_once_however_many_signals_have_it() -> None:
     signals = [Signal("advance", to=end, sources=(draw,)), Signal("advance", to=end, sources=(late,))]
     told = found(draw, Transition(draw, late), Transition(late, end), signals=signals)
     assert [line for line in told if "reserved" in line] == [
-        "reserved name 'advance': is the event that leaves a phase after it ran; rename the signal"
+        "reserved name 'advance': is an event that leaves a phase after it ran; rename the signal"
     ]
 
 
@@ -124,7 +124,7 @@ def test_mistakes_in_signals_and_edits_are_findings() -> None:
     signals = [Signal("go", to=end, when=often), Silent("say", to=end), Later("later", to=end)]  # type: ignore[arg-type]
     assert found(draw, Transition(draw, end), signals=signals, edits=[Note("note", sources=(often,))]) == [  # type: ignore[arg-type]
         "mistake 'the function often': the guard of signal 'go' is the function often, expected a Guard; make a guard "
-        "of a function with @guard, or Guard(name, function)",
+        "of a function with @guard, or Guard(name, function), or of a choice with is_(value)",
         "mistake 'say': carries int, but has no apply() to enter it; give its class an apply(context, payload)",
         "mistake 'later': apply() is a coroutine or generator, which nobody awaits; make it a plain function; what it "
         "waits for can be a Wait",
@@ -144,7 +144,7 @@ def test_what_is_wrong_with_signals_and_edits_is_found() -> None:
     table = [Transition(draw, late), Transition(late, end)]
     one, other = guard(often), Guard("often", lambda context: False)
     many = Guard("g0", lambda context: True)
-    for n in range(1, 9):
+    for n in range(1, 11):
         many = many & Guard(f"g{n}", lambda context: True)
     cases: list[tuple[list[Any], list[Any], str]] = [
         ([Signal("go", to=late), Signal("go", to=end, sources=(late,))], [],
@@ -160,9 +160,10 @@ def test_what_is_wrong_with_signals_and_edits_is_found() -> None:
          "never 'go': the signal can never be taken, its guard often & ~often is false in every case; correct the "
          "guard or take the signal out"),
         ([Signal("go", to=late, when=one | other)], [],
-         "duplicate name 'go': two different guards are called 'often'; give each its own name"),
+         "duplicate name 'go': two different guards or choices are called 'often'; give each its own name"),
         ([Signal("go", to=late, when=many)], [],
-         "too many guards 'go': 9 guards (g0, g1, g2, g3, g4, g5, g6, g7, g8), at most 8 can be proved; merge guards"),
+         "too many cases 'go': 11 guards and choices (g0, g1, g2, g3, g4, g5, g6, g7, g8, g9, g10) have 2,048 cases "
+         "together, at most 1,024 can be proved; merge guards"),
         ([], [Note("note"), Note("note")], "duplicate name 'note': 2 edits are called so; give each its own name"),
         ([], [Note("note", sources=("nowhere",))],
          "dangling 'nowhere': edit 'note' names it, but no phase is called so; correct the name; phases: draw, late, "
