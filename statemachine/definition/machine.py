@@ -95,29 +95,50 @@ class Machine(Generic[Context]):
         raise ValueError(f"no interpreter is called {interpreter!r}; there are 'compiled' and 'transitions'")
 
     def insert(
-        self, phase: Phase[Context, Any], *, between: tuple[Phase[Context, Any] | str, Phase[Context, Any] | str]
+        self,
+        phase: Phase[Context, Any],
+        *,
+        between: tuple[Phase[Context, Any] | str, Phase[Context, Any] | str] | None = None,
+        before: Phase[Context, Any] | str | None = None,
     ) -> "Machine[Context]":
-        """A new machine with `phase` spliced into every transition that leads from the first phase to the second.
+        """A new machine with `phase` spliced in; the same phase may be spliced in at several places.
+
+        Parameters
+        ----------
+        between
+            Into every transition that leads from the first of these phases to the second.
+        before
+            Into every way into this phase: transitions, signals, and the start if it is the one.
 
         Raises
         ------
         ValueError
-            When no transition leads from the one to the other.
+            When there is no such way.
         InvalidMachine
             When the result is no sound machine.
         """
-        source, target = name_of(between[0]), name_of(between[1])
-        table: list[Transition[Context]] = []
-        for transition in self.transitions:
-            if (name_of(transition.source), name_of(transition.target)) == (source, target):
-                table.append(replace(transition, target=phase))
-            else:
-                table.append(transition)
-        if table == list(self.transitions):
+        if (between is None) == (before is None):
+            raise TypeError("say where to insert the phase: either between=(source, target) or before=target")
+        source, target = ("", name_of(before)) if before is not None else map(name_of, between or ())
+        sources = {source} if source else {*self.phases} - {phase.name}
+
+        def leads_in(way: Transition[Context]) -> bool:
+            return name_of(way.target) == target and name_of(way.source) in sources
+
+        table = [replace(way, target=phase) if leads_in(way) else way for way in self.transitions]
+        changed: dict[str, Any] = {}
+        if before is not None:
+            changed["signals"] = [
+                replace(signal, to=phase) if name_of(signal.to) == target else signal for signal in self.signals
+            ]
+            changed["start"] = phase if self.start.name == target else self.start
+        if table == list(self.transitions) and changed.get("start", self.start) is self.start:
             ways = ", ".join(str(transition) for transition in self.transitions)
-            raise ValueError(f"no transition leads from {source!r} to {target!r} in {self.name!r}; there are: {ways}")
-        table.append(Transition(phase, self.phases[target]))
-        return replace(self, transitions=table)
+            where = f"from {source!r} to {target!r}" if source else f"to {target!r}"
+            raise ValueError(f"no transition leads {where} in {self.name!r}; there are: {ways}")
+        if (onward := Transition(phase, self.phases[target])) not in table:
+            table.append(onward)
+        return replace(self, transitions=table, **changed)
 
     def signals_named(self, name: str) -> tuple[Signal[Context, Any], ...]:
         """The signals of this name, one or more, that all carry the same; raises ValueError naming those there are."""

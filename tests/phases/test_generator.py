@@ -233,8 +233,7 @@ def test_a_users_phase_joins_by_insertion(chat_folder: Path) -> None:
 
     from phases import machine
 
-    masked = machine.insert(ForbidTokens(), between=("prefill", "sample"))
-    masked = masked.insert(ForbidTokens("forbid_again"), between=("check_stop", "sample"))
+    masked = machine.insert(ForbidTokens(), before="sample")
     with Generator.from_pretrained(chat_folder, machine=masked) as generator:
         result = generator.generate("the fox", SamplingParams(max_new_tokens=30, seed=1, stop_token_ids=()))
         assert min(result.output_ids[0]) >= 250

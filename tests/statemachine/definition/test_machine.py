@@ -21,6 +21,7 @@ from statemachine import (
     Transition,
     guard,
 )
+from statemachine.definition.table import name_of
 from statemachine.definition.variable import in_words
 from statemachine.testing import Counter, Plan, plans
 from statemachine.testing.machines import variable
@@ -193,6 +194,53 @@ def test_insert_splices_a_phase_in_and_checks_again() -> None:
         machine.insert(between, between=(b, a))
     with pytest.raises(InvalidMachine, match="duplicate name"):
         machine.insert(Phase("b"), between=(a, b))
+
+
+def test_insert_before_a_phase_splices_into_every_way_into_it() -> None:
+    a, b, end = Phase("a"), Phase("b"), End("end")
+    table = [Transition(a, b), Transition(b, b, yes), Transition(b, end, ~yes)]
+    signals = [Signal("again", to=b), Signal("leave", to=end)]
+    machine = Machine("loop", start=b, transitions=table[1:], signals=signals)
+    first = Phase("first")
+    longer = machine.insert(first, before=b)
+    assert longer.start is first
+    assert [*map(str, longer.transitions)] == ["b -> first when yes", "b -> end when ~yes", "first -> b"]
+    assert [name_of(signal.to) for signal in longer.signals] == ["first", "end"]
+    # With another start; and a phase before a phase that was inserted; and one that is there already.
+    longer = Machine("loop", start=a, transitions=table, signals=signals).insert(first, before="b")
+    assert longer.start is a
+    assert [*map(str, longer.transitions)] == ["a -> first", "b -> first when yes", "b -> end when ~yes", "first -> b"]
+    assert [*map(str, longer.insert(Phase("zeroth"), before=first).transitions)] == [
+        "a -> zeroth", "b -> zeroth when yes", "b -> end when ~yes", "first -> b", "zeroth -> first",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"no transition leads to 'b' in 'loop'; there are: "):
+        longer.insert(first, before="b")
+    with pytest.raises(ValueError, match="no transition leads to 'c'"):
+        machine.insert(first, before="c")
+    for where in ({}, {"between": (a, b), "before": b}):
+        with pytest.raises(TypeError, match="say where"):
+            machine.insert(first, **where)  # type: ignore[arg-type]
+
+
+def test_one_phase_may_be_inserted_at_several_places() -> None:
+    a, b, end = Phase("a"), Phase("b"), End("end")
+    table = [Transition(a, b), Transition(b, b, yes), Transition(b, end, ~yes)]
+    first = Phase("first")
+    longer = Machine("loop", start=a, transitions=table).insert(first, between=(a, b)).insert(first, between=(b, b))
+    assert [*map(str, longer.transitions)] == ["a -> first", "b -> first when yes", "b -> end when ~yes", "first -> b"]
+
+
+@given(plans(), st.integers(0, 9))
+@settings(max_examples=50, deadline=None)
+def test_what_is_inserted_before_a_phase_runs_whenever_that_runs(plan: Plan, salt: int) -> None:
+    machine = plan.build()
+    target = machine.start.name
+    plain = [step.phase for step in walk(machine, salt, "compiled")[0]]
+    for interpreter in ("compiled", "transitions"):
+        phases = [step.phase for step in walk(machine.insert(Phase("first"), before=target), salt, interpreter)[0]]
+        assert all(phases[n - 1] == "first" for n, name in enumerate(phases) if name == target)
+        rest = [name for name in phases if name != "first"]
+        assert rest == plain[: len(rest)]
 
 
 @given(st.integers(0, 7))
