@@ -16,6 +16,19 @@ def hold(rules: type[MachineRules], options: settings = BRIEF) -> None:
     run_rules(rules, options)
 
 
+def hold_and_see(rules: type[MachineRules], *kinds: str, options: settings = BRIEF) -> None:
+    """The rules hold, and nothing of these kinds is left unseen: unless the first examples show it, others do.
+
+    Which examples come first changes with whatever else is loaded: Hypothesis takes constants of its modules.
+    """
+    hold(rules, options)
+    for _ in range(5):
+        if not rules.coverage.never.keys() & set(kinds or rules.coverage.never):
+            return
+        hold(rules, settings(options, derandomize=False))
+    raise AssertionError(f"never seen: {rules.coverage.never}")
+
+
 def caught(rules: type[MachineRules]) -> str:
     """The message of the rule that was broken."""
     with pytest.raises((BrokenRule, BaseExceptionGroup)) as failure:

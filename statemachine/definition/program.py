@@ -10,7 +10,7 @@ from statemachine.definition.library import LibraryMachine, LibraryTransition
 from statemachine.definition.phase import Phase, Wait, enters_none
 from statemachine.definition.raised import Raised
 from statemachine.definition.table import ADVANCE, RAISED, Signal, Transition, name_of
-from statemachine.definition.variable import Variable, row_count, rows_of
+from statemachine.definition.variable import Value, Variable, row_count, rows_of, values_at
 from statemachine.errors import GuardError
 
 Context = TypeVar("Context")
@@ -68,6 +68,14 @@ class Program(Generic[Context]):
     ways: tuple[Mapping[str, ErrorWay[Context]], ...]  # per phase, by the name of the class
     doors: tuple[Mapping[str, Door[Context]], ...]  # per phase, by the name of the signal
     always: tuple[str, ...]  # the signals that are taken at every phase that is not final, whatever the context
+    cases: tuple[dict[int, dict[str, Value]], ...]  # per phase: the values in each row that was asked for
+
+    def values_of(self, arc: Arc) -> dict[str, Value]:
+        """The values that the guards and choices had where this arc was taken, by name."""
+        cached = self.cases[arc.source]
+        if arc.guards not in cached:
+            cached[arc.guards] = values_at(arc.guards, ((atom.name, atom.values) for atom in self.atoms[arc.source]))
+        return cached[arc.guards].copy()
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
@@ -125,7 +133,7 @@ def _program(
     doors = tuple(_doors(machine, phase, signals, index, opening) for phase in phases)
     return Program(
         tuple(rows), phases, tuple(phase.name for phase in phases), tuple(atoms), tuple(ways), doors,
-        _always(phases, signals, doors),
+        _always(phases, signals, doors), tuple({} for _ in phases),
     )  # fmt: skip
 
 

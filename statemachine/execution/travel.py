@@ -62,7 +62,7 @@ class FrameKeeper:
 
     def keep(self, timeline: Timeline[Context], context: Context, index: int, now: int) -> None:
         """Keep a frame, if it is time for one; called after a step, at the boundary before phase `index`."""
-        if not timeline.wants_frame or now < self._next_at:
+        if now < self._next_at or not timeline.wants_frame:
             return
         began = thread_time_ns()
         try:

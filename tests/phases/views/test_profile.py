@@ -14,9 +14,12 @@ pytestmark = pytest.mark.slow
 
 
 def test_profile_parts_add_up_and_numbers_make_sense(phasewalk: Command, chat_folder: Path) -> None:
-    code, out, _ = phasewalk("profile", "the fox", "--model", str(chat_folder), "--tokens", "20", "--json")
-    value = json.loads(out)
-    assert code == 0
+    for _ in range(3):  # parts are differences of times, which a busy machine may turn round
+        code, out, _ = phasewalk("profile", "the fox", "--model", str(chat_folder), "--tokens", "20", "--json")
+        value = json.loads(out)
+        assert code == 0
+        if all(part["median_ns"] > 0 for part in value["parts"]):
+            break
     parts = {part["name"]: part for part in value["parts"]}
     assert list(parts) == ["context update", "binding", "engine", "sampling", "KV commit", "machine"]
     assert value["steps"] == 19

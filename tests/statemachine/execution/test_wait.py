@@ -12,7 +12,7 @@ from approval import DAY, Answer, Order, approve, machine, waiting
 from forging import forged, with_step
 from hypothesis import settings
 from hypothesis import strategies as st
-from rule_checks import BRIEF, hold
+from rule_checks import BRIEF, hold, hold_and_see
 
 from statemachine import (
     End,
@@ -213,8 +213,7 @@ def test_a_journal_with_a_forged_answer_is_refused(tmp_path: Path) -> None:
 def test_the_rules_hold_for_a_machine_that_waits() -> None:
     contexts = st.builds(Order, st.integers(0, 3))
     rules = machine_rules(machine, contexts, may_raise=PermissionError, max_steps=12)
-    hold(rules, settings(BRIEF, max_examples=150))
-    assert not rules.coverage.never.get("transitions")
+    hold_and_see(rules, "transitions", options=settings(BRIEF, max_examples=150))
     answers = {"approve": st.just(Answer(yes=True, by="the thief"))}
     hold(machine_rules(machine, contexts, answers=answers, may_raise=PermissionError))
     with pytest.raises(ValueError, match="answers are given to price, but what waits is approve"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bag import rules_of
 from hypothesis import settings
-from rule_checks import BRIEF, hold
+from rule_checks import BRIEF, hold_and_see
 from statemachine_recorded import machine as walk
 from statemachine_recorded import record
 
@@ -32,5 +32,4 @@ def test_coverage_of_journals_and_runs_names_what_was_never_seen(tmp_path: Path)
 def test_coverage_is_gathered_while_rules_run() -> None:
     rules = rules_of()
     assert len(rules.coverage.never["transitions"]) == 4
-    hold(rules, settings(BRIEF, max_examples=200))
-    assert not {"transitions", "signals"} & set(rules.coverage.never)
+    hold_and_see(rules, "transitions", "signals", options=settings(BRIEF, max_examples=200))
