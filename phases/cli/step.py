@@ -1,34 +1,56 @@
 """phasewalk step: the interactive debugger, on a full screen or in lines."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phases.cli import options
+from phases.cli import options, picture
 from phases.cli.files import check_new, readable_file
 from phases.cli.process import FAILED
 from phases.cli.recorded_model import tell_of_lacking_phases
-from phases.cli.screen import loading_bar
-from phases.cli.target import MachineOption, generating_machine
+from phases.cli.screen import loading_bar, tell
+from phases.cli.target import MachineOption, find_machine_and_context, generating_machine
 
 if TYPE_CHECKING:
-    from phases.debugger.generation import GenerationSession
+    from phases.debugger.session import Session
+    from statemachine import Machine
 
 RUNS = 8  # that can stand side by side: forks and snapshots
-SCREEN, PICTURE = "Screen", "Picture"
+SCREEN, OTHER = "Screen", "Another machine"
+# The options that make sense beside --open, and beside --context; generations take all but --context.
+SHOWING = {"plain", "light", "screenshot", "keys", "size"}
+OF_RECORDS = {"opened", "model", "machine", *SHOWING}
+OF_MACHINES = {"prompt", "context", "journal", "opened", *SHOWING}
 
 
 def step(
-    prompt: Annotated[str | None, typer.Argument(help="What to say to the model.", show_default=False)] = None,
+    asked: typer.Context,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="What to say to the model; with --context the machine, as MODULE:NAME or FILE.py:NAME.",
+            show_default=False,
+        ),
+    ] = None,
     messages: options.Messages = None,
     raw: options.Raw = False,
-    journal: Annotated[
+    journal: Annotated[Path | None, typer.Option(metavar="FILE", help="Record the run here.")] = None,
+    opened: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Open a recorded run instead; needs no model.", exists=True, dir_okay=False,
-                     callback=readable_file),
+        typer.Option("--open", metavar="FILE", help="Walk a recorded run instead; needs no model.", exists=True,
+                     dir_okay=False, callback=readable_file),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="Step through a machine of any kind: the function or class, or FILE.py:NAME, that makes its context.",
+            rich_help_panel=OTHER,
+        ),
     ] = None,
     model: options.Model = None,
     engine: options.Engine = "auto",
@@ -52,50 +74,53 @@ def step(
     light: Annotated[
         bool, typer.Option("--light", help="Dark on light; d changes it.", rich_help_panel=SCREEN)
     ] = False,
-    screenshot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.svg", help="Show nothing: press --keys, write a picture of the screen, end.",
-                     rich_help_panel=PICTURE),
-    ] = None,
-    keys: Annotated[
-        str | None,
-        typer.Option(metavar='"KEY KEY ..."', help='Keys to press before the picture is made, as in "n n s left".',
-                     rich_help_panel=PICTURE),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMNSxLINES", help="Of the screen in the picture.", show_default="120x40",
-                     rich_help_panel=PICTURE),
-    ] = None,
+    screenshot: picture.Screenshot = None,
+    keys: picture.Keys = None,
+    size: picture.Size = None,
 ) -> None:  # fmt: skip
     """Step through a run: watch, stop, go back, change it, fork it.
 
     phasewalk step "Tell me a story about a fox."
 
-    phasewalk step --journal hello.jsonl
+    phasewalk step --open hello.jsonl
+
+    phasewalk step lights.py:machine --context lights.py:Crossing
 
     printf 'break if top1 < 0.3\\nrun\\ncandidates\\n' | phasewalk step "Hello" --plain --seed 1
 
     phasewalk step "Hello" --seed 1 --screenshot step.svg --keys "n n n s"
     """
-    picture = _picture(screenshot, keys, size)
-    if journal is not None:
-        if prompt is not None or messages is not None or raw:
-            raise typer.BadParameter("a journal holds its own prompt: give no other beside it", param_hint="--journal")
-        from phases.debugger.generation import GenerationSession
+    wanted = picture.picture_of(screenshot, keys, size)
 
-        generating = generating_machine(machine)
-        session = GenerationSession.recorded(journal, generating)
-        assert session.record is not None
-        tell_of_lacking_phases(session.record.journal, generating)
-        _show(session, plain=plain, light=light, picture=picture)
+    def show(session: "Session[Any]") -> None:
+        _show(session, plain=plain, light=light, wanted=wanted)
+
+    if context is not None:
+        _refuse_beside(asked, "--context", OF_MACHINES)
+        if prompt is None:
+            raise typer.BadParameter(
+                "which machine? phasewalk step MODULE:NAME --context MODULE:NAME", param_hint="--context"
+            )
+        found, new_context = find_machine_and_context(prompt, context)
+        show(_of_machine(found, new_context, journal, opened))
         return
     from phases.debugger.generation import GenerationSession
-    from phases.generator import Generator
 
     generating = generating_machine(machine)
+    if opened is not None:
+        _refuse_beside(asked, "--open", OF_RECORDS)
+        recorded = GenerationSession.recorded(opened, generating, model)
+        assert recorded.record is not None
+        tell_of_lacking_phases(recorded.record.journal, generating)
+        if recorded.record.without_text:
+            tell(recorded.record.without_text)
+        show(recorded)
+        return
+    from phases.generator import Generator
+
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
+    check_new(journal, "--journal")
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
     )
@@ -106,75 +131,56 @@ def step(
             quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:
-        session = GenerationSession.live(generator, generator.start(x, params, keep=True))
-        _show(session, plain=plain, light=light, picture=picture)
+        show(GenerationSession.live(generator, generator.start(x, params, keep=True, journal=journal)))
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What is to be drawn: where to, after which keys, on a screen of which size."""
+def _of_machine(
+    machine: "Machine[Any]", new_context: Callable[[], Any], journal: Path | None, opened: Path | None
+) -> "Session[Any]":
+    """A session of a machine of any kind: live, or over its record."""
+    from phases.debugger.machine_session import live, recorded
 
-    path: Path
-    keys: tuple[str, ...]
-    size: tuple[int, int]
+    if opened is None:
+        check_new(journal, "--journal")
+        return live(machine, new_context, journal)
+    if journal is not None:
+        raise typer.BadParameter("a record is walked, there is nothing to record", param_hint="--journal")
+    session = recorded(opened, machine, new_context)
+    tell_of_lacking_phases(session.record.journal, machine)
+    return session
 
 
-def _show(session: "GenerationSession", *, plain: bool, light: bool, picture: Picture | None) -> None:
+def _refuse_beside(asked: typer.Context, option: str, sensible: set[str]) -> None:
+    """Refuse every option that was given and makes no sense beside this one."""
+    for parameter in asked.command.params:
+        name = str(parameter.name)
+        source = asked.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in sensible:
+            given = "a prompt" if name == "prompt" else parameter.opts[0]
+            raise typer.BadParameter(f"{given} makes no sense beside {option}", param_hint=option)
+
+
+def _show(session: "Session[Any]", *, plain: bool, light: bool, wanted: picture.Picture | None) -> None:
     try:
-        if picture is not None:
-            from phases.debugger.screen import picture as draw
+        if wanted is not None:
+            from phases.debugger.app import picture as draw
 
-            draw(session, picture.path, picture.keys, picture.size, light=light)
+            draw(session, wanted.path, wanted.keys, wanted.size, light=light)
         elif plain or not _has_terminal():
             from phases.debugger.plain import converse
 
             if converse(session, sys.stdin, sys.stdout) and not sys.stdin.isatty():
                 raise typer.Exit(FAILED)
         else:
-            from phases.debugger.screen import DebuggerApp
+            from phases.debugger.app import DebuggerApp
 
             DebuggerApp(session, light=light).run()
     finally:
         session.close()
 
 
-def _picture(path: Path | None, keys: str | None, size: str | None) -> Picture | None:
-    """The picture that the command line asks for."""
-    measured = _size(size or "120x40")
-    if path is None:
-        for option, value in (("--keys", keys), ("--size", size)):
-            if value is not None:
-                raise typer.BadParameter("there is no picture without --screenshot FILE.svg", param_hint=option)
-        return None
-    check_new(path, "--screenshot")
-    if path.suffix.lower() != ".svg":
-        raise typer.BadParameter(
-            f"{path.name!r} is no picture that can be made; endings: .svg", param_hint="--screenshot"
-        )
-    pressed = tuple((keys or "").split())
-    if pressed:
-        from phases.debugger.keys import NAMED, unknown_key
-
-        if (unknown := unknown_key(pressed)) is not None:
-            raise typer.BadParameter(
-                f"there is no key {unknown!r}; keys: any one character, {', '.join(NAMED)}", param_hint="--keys"
-            )
-    return Picture(path, pressed, measured)
-
-
 def _has_terminal() -> bool:
     return bool(sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty())
-
-
-def _size(size: str) -> tuple[int, int]:
-    columns, _, lines = size.partition("x")
-    try:
-        width, height = int(columns), int(lines)
-    except ValueError:
-        width = height = 0
-    if not (20 <= width <= 500 and 10 <= height <= 200):
-        raise typer.BadParameter(f"expected COLUMNSxLINES from 20x10 to 500x200, not {size!r}", param_hint="--size")
-    return width, height
 
 
 def _input(prompt: str | None, messages: Path | None, *, raw: bool) -> Any:
@@ -185,5 +191,5 @@ def _input(prompt: str | None, messages: Path | None, *, raw: bool) -> Any:
             raise typer.BadParameter("--messages stands for the prompt: give no PROMPT and no --raw beside it")
         return options.chat_of(messages)
     if prompt is None:
-        raise typer.BadParameter('nothing to step through: give a prompt, as in phasewalk step "Hello", or --journal')
+        raise typer.BadParameter('nothing to step through: give a prompt, as in phasewalk step "Hello", or --open FILE')
     return RowRequest(prompt=prompt, raw=raw)

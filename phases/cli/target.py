@@ -1,14 +1,16 @@
-"""Finds the machine that a command is about: the built-in one, or one of the user's, by its module or its file."""
+"""Finds the machine that a command is about, and contexts for it: built in, or the user's, by module or file."""
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
+from zlib import crc32
 
 import typer
 
@@ -53,19 +55,90 @@ def find_machine(target: str) -> "Machine[Any]":
     UserCodeError
         When the module is there, but fails.
     """
-    from statemachine import Machine
+    place, name = _place_and_name(target)
+    return _machine(target, _module(place), name)
 
+
+def find_machine_and_context(target: str, context: str) -> "tuple[Machine[Any], Callable[[], Any]]":
+    """Import a machine, and what makes a context for it: a function, or a class, that takes no arguments.
+
+    Where both stand in the same file, it is imported once, so that they mean the same classes.
+
+    Raises
+    ------
+    typer.BadParameter
+        When there is none of the one or the other, or contexts cannot be made without arguments.
+    InvalidMachine, UserCodeError
+        As `find_machine`; the latter also when making a context fails.
+    """
+    place, name = _place_and_name(target)
+    module = _module(place)
+    machine = _machine(target, module, name)
+    place, name = _place_and_name(context)
+    if _file_of(place) != Path(str(module.__file__)).resolve():
+        module = _module(place)
+    return machine, _context_maker(context, _named(module, name, "--context", "my_package.lights:new_context"))
+
+
+def _context_maker(target: str, make: Any) -> Callable[[], Any]:
+    wanted = "expected a function without arguments, or a class whose fields have defaults, that gives a context"
+    if not callable(make):
+        raise typer.BadParameter(f"{target} is a {type(make).__name__}; {wanted}", param_hint="--context")
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise typer.BadParameter(f"{target}: {error}; {wanted}", param_hint="--context") from error
+    except ValueError:  # one of C's, which says nothing of its arguments
+        pass
+
+    def made() -> Any:
+        with _told(target):
+            context = make()
+        if context is None:
+            raise typer.BadParameter(f"{target} gave None; {wanted}", param_hint="--context")
+        return context
+
+    return made
+
+
+def _place_and_name(target: str) -> tuple[str, str]:
+    """A module or file, and the name in it."""
     place, colon, name = target.rpartition(":")
     if not colon or not name.isidentifier():  # a name alone is a module's, or a drive's in front of its path
-        place, name = target, "machine"
-    module = _of_file(Path(place).expanduser()) if place.endswith(".py") else _of_name(place)
-    try:
-        machine = getattr(module, name)
-    except AttributeError as error:
-        raise typer.BadParameter(f"{error}; {EXPECTED}, such as {BUILT_IN}") from error
+        return target, "machine"
+    return place, name
+
+
+def _module(place: str) -> ModuleType:
+    return _of_file(Path(place).expanduser()) if place.endswith(".py") else _of_name(place)
+
+
+def _file_of(place: str) -> Path | None:
+    """The file that a module would come from; None if that cannot be told."""
+    if place.endswith(".py"):
+        return Path(place).expanduser().resolve()
+    with _importable(""):
+        try:
+            spec = importlib.util.find_spec(place)
+        except Exception:  # whoever imports it is told
+            return None
+    return Path(spec.origin).resolve() if spec and spec.origin else None
+
+
+def _machine(target: str, module: ModuleType, name: str) -> "Machine[Any]":
+    from statemachine import Machine
+
+    machine = _named(module, name, None, BUILT_IN)
     if not isinstance(machine, Machine):
         raise typer.BadParameter(f"{target} is a {type(machine).__name__}, not a Machine")
     return machine
+
+
+def _named(module: ModuleType, name: str, hint: str | None, example: str) -> Any:
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise typer.BadParameter(f"{error}; {EXPECTED}, such as {example}", param_hint=hint) from error
 
 
 def generating_machine(target: str | None) -> "Machine[Generation]":
@@ -109,7 +182,8 @@ def _of_name(name: str) -> ModuleType:
 def _of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise typer.BadParameter(f"there is no file {path}; {EXPECTED}")
-    spec = importlib.util.spec_from_file_location("phasewalk_target", path)
+    name = f"{path.stem}_{crc32(str(path.resolve()).encode()):08x}"  # which is no other module's
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "its name ends in .py"
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from phases.debugger.errors import DebuggerError
+from phases.debugger.failure import Failure
 from statemachine import Run
 
 Context = TypeVar("Context")
@@ -18,7 +19,7 @@ class Branch(Generic[Context]):
     run: Run[Context]
     origin: str = ""  # "fork of 1 at step 5", "loaded from FILE"
     row: int = 0  # of a context that has several, the one that is shown
-    error: str = ""  # why it failed
+    failure: Failure | None = None  # why it failed, if it did
 
     def __str__(self) -> str:
         return f"{self.number}" + (f" ({self.origin})" if self.origin else "")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from phases.debugger.conditions import Condition
+from phases.debugger.conditions import Condition, Vocabulary
 from phases.debugger.errors import DebuggerError
 from phases.debugger.guards import words_of
 from statemachine import Machine, Run
@@ -46,7 +46,7 @@ class Breakpoints:
     def __iter__(self) -> Iterator[Breakpoint]:
         return iter(self._set)
 
-    def add(self, machine: Machine[Any], kind: str, target: str) -> Breakpoint:
+    def add(self, machine: Machine[Any], kind: str, target: str, vocabulary: Vocabulary) -> Breakpoint:
         """Set one: kind "phase", "guard" or "if"; raises DebuggerError or ConditionError."""
         number = self._made + 1
         match kind:
@@ -60,7 +60,7 @@ class Breakpoints:
                     raise DebuggerError(f"expected a guard, not {target!r}; guards: {', '.join(guards)}")
                 made = Breakpoint(number, "guard", target)
             case "if":
-                condition = Condition.parse(target)
+                condition = Condition.parse(target, vocabulary)
                 made = Breakpoint(number, "if", condition.text, condition)
             case _:
                 raise DebuggerError("expected break phase NAME, break guard NAME or break if CONDITION")
@@ -75,6 +75,10 @@ class Breakpoints:
                 return self._set.pop(index)
         numbers = ", ".join(str(found.number) for found in self._set) or "none"
         raise DebuggerError(f"there is no breakpoint {number}; breakpoints: {numbers}")
+
+    def at_phase(self, phase: str) -> Breakpoint | None:
+        """The one before this phase, if there is one."""
+        return next((found for found in self._set if (found.kind, found.target) == ("phase", phase)), None)
 
     def clear(self) -> None:
         """Take all of them out."""

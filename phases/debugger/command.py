@@ -1,6 +1,7 @@
 """What a command of the line mode is made of: its name, its usage, what it does, and how its arguments are read."""
 
 import ast
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,20 @@ def string(rest: str, usage: str) -> str:
     if not isinstance(value, str):
         raise DebuggerError(f"expected {usage}, not {rest!r}: its quotes do not match")
     return value
+
+
+def value(rest: str, usage: str) -> Any:
+    """A value in JSON; raises DebuggerError."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    if not rest:
+        raise DebuggerError(f"expected {usage}")
+    try:
+        return json.loads(rest, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DebuggerError(f"expected {usage}, but {rest!r:.200} is no JSON: {error}") from None
 
 
 def path(rest: str, usage: str) -> Path:

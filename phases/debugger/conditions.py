@@ -1,30 +1,24 @@
-"""Conditions that a breakpoint waits for: comparisons of a few names, read without ever running anything."""
+"""Conditions that a breakpoint waits for: comparisons of what has a name, read without ever running anything."""
 
 import ast
+import io
 import operator
-from collections.abc import Callable
+import tokenize
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Real
 from typing import Any
 
-Value = float | str
-Names = Callable[[str], Value | None]  # gives a name its present value; None: it has none here
+from phases.debugger.values import part
 
-NUMBERS = {
-    "top1": "the probability of the likeliest token, before temperature",
-    "margin": "top1 less the probability of the second likeliest",
-    "entropy": "of all tokens, in bits",
-    "token_id": "the last token",
-    "length": "tokens of output",
-    "step": "steps taken",
-}
-TEXTS = {"token": "the text of the last token", "phase": "the phase that runs next"}
-EVERY_STEP = {"step", "phase"}
+Names = Callable[[str], Any]  # gives a name its present value; None: it has none here
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }  # fmt: skip
-MAX_LENGTH = 500
+MAX_LENGTH, MOST_NAMES = 500, 30
 
 
 class ConditionError(ValueError):
@@ -32,19 +26,44 @@ class ConditionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """A condition such as `top1 < 0.3`, `token == "\\n"` or `length == 40 and not phase == "decode"`.
+class Vocabulary:
+    """The names that conditions may speak of.
 
-    A name that has no value here makes its comparison neither true nor false, and a condition that hangs on it does
-    not hold.
+    Attributes
+    ----------
+    meanings
+        What each of them stands for.
+    kinds
+        Whether it is a number (float) or text (str); object: that is not known before it is looked at, and it may have
+        parts, as in `order.amount`, `passed[0]` and `len(passed)`.
+    every_step
+        Those that can change with any step.
+    examples
+        Conditions to show to who asks for one.
+    """
+
+    meanings: Mapping[str, str]
+    kinds: Mapping[str, type]
+    every_step: frozenset[str]
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition such as `top1 < 0.3`, `token == "\\n"`, `text contains "fox"` or `waiting > 2 and not seed == 7`.
+
+    A name that has no value here, or one that cannot be compared with what stands beside it, makes its comparison
+    neither true nor false, and a condition that hangs on it does not hold.
     """
 
     text: str
     names: frozenset[str]
+    each_step: bool  # whether it can become true at any step
+    lasting: bool  # whether it asks what something contains, which then goes on containing it
     _tree: ast.expr
 
     @classmethod
-    def parse(cls, text: str) -> "Condition":
+    def parse(cls, text: str, vocabulary: Vocabulary) -> "Condition":
         """Read a condition.
 
         Raises
@@ -56,58 +75,93 @@ class Condition:
         try:
             if len(text) > MAX_LENGTH:
                 raise ConditionError(f"a condition has at most {MAX_LENGTH} characters, not {len(text)}")
-            tree = ast.parse(text, mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            tree = ast.parse(_in_python(text), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
             if isinstance(error, ConditionError):
                 raise
-            raise ConditionError(f'expected a condition such as top1 < 0.3 or token == "\\n", not {text!r}') from error
-        _check(tree)
-        return cls(text, frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)), tree)
-
-    @property
-    def each_step(self) -> bool:
-        """Whether it can become true at any step; any other condition is looked at once a token."""
-        return bool(self.names & EVERY_STEP)
+            example = " or ".join(vocabulary.examples[:2])
+            raise ConditionError(f"expected a condition such as {example}, not {text!r}") from error
+        _check(tree, vocabulary)
+        names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id != "len")
+        lasting = any(isinstance(node, ast.BinOp) for node in ast.walk(tree))
+        return cls(text, names, bool(names & vocabulary.every_step), lasting, tree)
 
     def holds(self, value: Names) -> bool:
         """Whether it is true now."""
         return _truth(self._tree, value) is True
 
 
-def _check(node: ast.expr) -> None:
+def _in_python(text: str) -> str:
+    """The text with `contains` as an operator of Python's that binds more tightly than comparisons do."""
+    if "\n" in text:
+        raise ConditionError(f"expected a condition on one line, not {text!r}")
+    pieces, end = [], 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.string == "@":
+            raise ConditionError(f"expected one of < <= > >= == != contains, not @ as in {text!r}")
+        if token.type == tokenize.NAME and token.string == "contains":
+            pieces += [text[end : token.start[1]], "@"]
+            end = token.end[1]
+    return "".join([*pieces, text[end:]])
+
+
+def _in_words(node: ast.expr) -> str:
+    return ast.unparse(node).replace(" @ ", " contains ")
+
+
+def _check(node: ast.expr, vocabulary: Vocabulary) -> None:
     match node:
         case ast.BoolOp(values=values):
-            for part in values:
-                _check(part)
-        case ast.UnaryOp(op=ast.Not(), operand=part):
-            _check(part)
+            for joined in values:
+                _check(joined, vocabulary)
+        case ast.UnaryOp(op=ast.Not(), operand=negated):
+            _check(negated, vocabulary)
+        case ast.BinOp(op=ast.MatMult(), left=left, right=right):
+            kind = _kind(left, vocabulary)
+            if kind is float or (kind is str and _kind(right, vocabulary) is float):
+                raise ConditionError(
+                    f'expected text that contains text, as in text contains "fox", in {_in_words(node)!r}'
+                )
+            _kind(right, vocabulary)
         case ast.Compare(left=left, ops=ops, comparators=others):
             if not all(type(op) in _COMPARE for op in ops):
-                raise ConditionError(f"expected one of < <= > >= == != in {ast.unparse(node)!r}")
-            kinds = {_kind(part): ast.unparse(part) for part in (left, *others)}
-            if len(kinds) > 1:
+                raise ConditionError(f"expected one of < <= > >= == != contains in {_in_words(node)!r}")
+            kinds = {_kind(one, vocabulary): _in_words(one) for one in (left, *others)}
+            if {str, float} <= kinds.keys():
                 raise ConditionError(f"{kinds[str]} is text and {kinds[float]} is a number: they cannot be compared")
         case _:
-            raise ConditionError(f"expected a comparison such as length == 40, not {ast.unparse(node)!r}")
+            example = vocabulary.examples[0]
+            raise ConditionError(f"expected a comparison such as {example}, not {_in_words(node)!r}")
 
 
-def _kind(node: ast.expr) -> type:
-    """Whether an operand is a number or text; raises ConditionError if it is neither."""
+def _kind(node: ast.expr, vocabulary: Vocabulary) -> type:
+    """Whether an operand is a number (float), text (str) or either (object); raises ConditionError for all else."""
     match node:
-        case ast.Name(id=name) if name in NUMBERS:
-            return float
-        case ast.Name(id=name) if name in TEXTS:
-            return str
+        case ast.Name(id=name) if name in vocabulary.kinds:
+            return vocabulary.kinds[name]
         case ast.Name(id=name):
-            raise ConditionError(f"there is no {name!r}; names: {', '.join([*NUMBERS, *TEXTS])}")
+            names = ", ".join([*vocabulary.kinds][:MOST_NAMES])
+            raise ConditionError(f"there is no {name!r}; names: {names}")
+        case ast.Attribute(value=owner) | ast.Subscript(value=owner, slice=ast.Constant(value=int() | str())) if (
+            _is_place(owner) and _kind(owner, vocabulary) is object
+        ):
+            return object
+        case ast.Call(func=ast.Name(id="len"), args=[owner], keywords=[]) if (
+            _is_place(owner) and _kind(owner, vocabulary) is object
+        ):
+            return float
         case ast.Constant(value=str()):
             return str
         case ast.Constant(value=float() | int() as number) if not isinstance(number, bool):
             return float
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as part) if _kind(part) is float:
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as number) if _kind(number, vocabulary) is float:
             return float
         case _:
-            raise ConditionError(f"expected a name, a number or a string in quotes, not {ast.unparse(node)!r}")
+            raise ConditionError(f"expected a name, a number or a string in quotes, not {_in_words(node)!r}")
+
+
+def _is_place(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name | ast.Attribute | ast.Subscript)
 
 
 def _truth(node: ast.expr, value: Names) -> bool | None:
@@ -115,28 +169,59 @@ def _truth(node: ast.expr, value: Names) -> bool | None:
     match node:
         case ast.BoolOp(op=op, values=values):
             decisive = isinstance(op, ast.Or)
-            truths = [_truth(part, value) for part in values]
+            truths = [_truth(joined, value) for joined in values]
             if decisive in truths:
                 return decisive
             return None if None in truths else not decisive
-        case ast.UnaryOp(operand=part):
-            truth = _truth(part, value)
+        case ast.UnaryOp(operand=negated):
+            truth = _truth(negated, value)
             return None if truth is None else not truth
+        case ast.BinOp(left=left, right=right):
+            return _contains(_operand(left, value), _operand(right, value))
         case ast.Compare(left=left, ops=ops, comparators=others):
-            operands = [_operand(part, value) for part in (left, *others)]
-            if None in operands:
+            operands = [_operand(one, value) for one in (left, *others)]
+            pairs = list(pairwise(operands))
+            if not all(_comparable(one, other) for one, other in pairs):
                 return None
-            pairs = zip(ops, operands, operands[1:], strict=False)
-            return all(_COMPARE[type(op)](one, other) for op, one, other in pairs)
+            return all(_COMPARE[type(op)](one, other) for op, (one, other) in zip(ops, pairs, strict=True))
     raise AssertionError(node)
 
 
-def _operand(node: ast.expr, value: Names) -> Value | None:
+def _comparable(one: Any, other: Any) -> bool:
+    return any(isinstance(one, kind) and isinstance(other, kind) for kind in (Real, str))
+
+
+def _contains(whole: Any, wanted: Any) -> bool | None:
+    if isinstance(whole, str):
+        return wanted in whole if isinstance(wanted, str) else None
+    if not isinstance(whole, list | tuple | set | frozenset | dict) or wanted is None:
+        return None
+    try:
+        return any(_comparable(one, wanted) and bool(one == wanted) for one in whole)
+    except Exception:  # of a class whose == is odd
+        return None
+
+
+def _operand(node: ast.expr, value: Names) -> Any:
     match node:
         case ast.Name(id=name):
             return value(name)
+        case ast.Attribute(value=owner, attr=name):
+            return part(_operand(owner, value), name)
+        case ast.Subscript(value=owner, slice=ast.Constant(value=key)):
+            return _item(_operand(owner, value), key)
+        case ast.Call(args=[owner]):
+            whole = _operand(owner, value)
+            return len(whole) if isinstance(whole, list | tuple | set | frozenset | dict | str | bytes) else None
         case ast.UnaryOp(operand=ast.Constant(value=float() | int() as number)):
             return -number
         case ast.Constant(value=str() | float() | int() as constant):
             return constant
     raise AssertionError(node)
+
+
+def _item(owner: Any, key: Any) -> Any:
+    try:
+        return owner[key] if isinstance(owner, list | tuple | dict) else None
+    except (LookupError, TypeError):
+        return None

@@ -49,7 +49,7 @@ class Pages(ModalScreen[None]):
     """Text to be read and scrolled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(key, "leave", "leave") for key in ("escape", "q", "enter", "question_mark")
+        Binding(key, "leave", "leave") for key in ("escape", "q", "enter", "question_mark", "equals_sign", "e", "v")
     ]
     DEFAULT_CSS = """
     Pages { align: center middle; background: $background 40%; }

@@ -1,13 +1,13 @@
 """Draws a machine in characters: the generation machine as it is known, any other as a list of its arrows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from statemachine import Machine
 from statemachine.views.chart import Chart
 
-Spans = list[tuple[str, str]]  # pieces of a line, each with how it is to look: "", "lit", "taken", "count" or "dim"
+Spans = list[tuple[str, str]]  # pieces of a line, each with how it is to look: "", "lit", "stop", ...
 Ways = Mapping[tuple[str, str], int]  # how often the run went from one phase to another
 
 WIDTH, HEIGHT = 40, 12  # of the drawing
@@ -17,21 +17,27 @@ KNOWN = {
 }  # fmt: skip
 
 
-def draw(machine: Machine[Any], current: str, counts: Ways, taken: tuple[str, str] | None) -> list[Spans]:
-    """The machine with the phase that runs next lit, a count on each arrow, and the arrow taken last marked."""
+def draw(
+    machine: Machine[Any],
+    current: str,
+    counts: Ways,
+    taken: tuple[str, str] | None,
+    stops: frozenset[str] = frozenset(),
+) -> list[Spans]:
+    """The machine with the phase that runs next lit, a count on each arrow, the arrow taken last and stops marked."""
     chart = Chart.of(machine)
     if {(arrow.source, arrow.target) for arrow in chart.arrows} == KNOWN:
-        return _known(current, counts, taken)
-    return _listed(chart, current, counts, taken)
+        return _known(current, counts, taken, stops)
+    return _listed(chart, current, counts, taken, stops)
 
 
-def _known(current: str, counts: Ways, taken: tuple[str, str] | None) -> list[Spans]:
+def _known(current: str, counts: Ways, taken: tuple[str, str] | None, stops: frozenset[str]) -> list[Spans]:
     canvas = _Canvas(current, counts, taken)
     for name, x, y in (
         ("tokenize", 0, 0), ("prefill", 17, 0), ("check_stop", 0, 4), ("sample", 18, 4), ("decode", 32, 4),
         ("detokenize", 0, 9), ("done", 18, 9), ("cancelled", 29, 9),
     ):  # fmt: skip
-        canvas.box(name, x, y)
+        canvas.box(name, x, y, stop=name in stops)
     canvas.across("tokenize", "prefill", 9, 16, 1)
     canvas.across("check_stop", "sample", 11, 17, 5)
     canvas.across("sample", "decode", 25, 31, 5)
@@ -56,7 +62,7 @@ class _Canvas:
         self._current, self._counts, self._taken = current, counts, taken
         self._cells = [[_Cell() for _ in range(WIDTH)] for _ in range(HEIGHT)]
 
-    def box(self, name: str, x: int, y: int) -> None:
+    def box(self, name: str, x: int, y: int, *, stop: bool) -> None:
         lit = name == self._current
         visited = lit or any(name in way for way in self._counts)
         look = "lit" if lit else "" if visited else "dim"
@@ -64,6 +70,8 @@ class _Canvas:
         self._put(x, y, f"╭{'─' * len(name)}╮", wall)
         self._put(x, y + 1, f"│{' ' * len(name)}│", wall)
         self._put(x + 1, y + 1, name, look)
+        if stop:
+            self._put(x, y + 1, "●", "stop")
         self._put(x, y + 2, f"╰{'─' * len(name)}╯", wall)
 
     def across(self, source: str, target: str, wall: int, head: int, y: int) -> None:
@@ -116,7 +124,9 @@ class _Canvas:
         return lines
 
 
-def _listed(chart: Chart, current: str, counts: Ways, taken: tuple[str, str] | None) -> list[Spans]:
+def _listed(
+    chart: Chart, current: str, counts: Ways, taken: tuple[str, str] | None, stops: frozenset[str]
+) -> list[Spans]:
     """One line an arrow, under the name of the phase that it leaves."""
     lines: list[Spans] = []
     named = max(len(name) for name in chart.phases)
@@ -124,7 +134,10 @@ def _listed(chart: Chart, current: str, counts: Ways, taken: tuple[str, str] | N
     for name in chart.phases:
         arrows = [arrow for arrow in chart.arrows if arrow.source == name]
         lit = name == current
-        mark: Spans = [("▶ " if lit else "  ", "box"), (name, "lit" if lit else ""), (" " * (named - len(name)), "")]
+        mark: Spans = [
+            ("▶" if lit else " ", "box"), ("●" if name in stops else " ", "stop"), (name, "lit" if lit else ""),
+            (" " * (named - len(name)), ""),
+        ]  # fmt: skip
         if not arrows:
             lines.append(mark)
         for number, arrow in enumerate(arrows):
@@ -136,6 +149,20 @@ def _listed(chart: Chart, current: str, counts: Ways, taken: tuple[str, str] | N
             guard: Spans = [(f"  {arrow.label}", "dim")] if arrow.label else []
             lines.append([*start, (f" {branch}{count}▶ {arrow.target}", look), *guard])
     return lines
+
+
+def phase_at(line: Spans, column: int, phases: Iterable[str]) -> str | None:
+    """The phase whose name stands in this column of a line, or right beside it."""
+    text = "".join(part for part, _ in line)
+    for name in sorted(phases, key=len, reverse=True):
+        start = text.find(name)
+        while start >= 0:
+            end = start + len(name)
+            whole = not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
+            if whole and start - 1 <= column <= end:
+                return name
+            start = text.find(name, start + 1)
+    return None
 
 
 def around(lines: list[Spans], height: int) -> list[Spans]:

@@ -1,12 +1,14 @@
 """What a debugger does with generations beyond what any machine can: tokens are forced, text appended, rows shown."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phases.context import Generation
-from phases.debugger import memory
+from phases.debugger import memory, vocabularies
 from phases.debugger.branches import Branch
 from phases.debugger.breakpoints import Judge
+from phases.debugger.conditions import Condition, Vocabulary
 from phases.debugger.distribution import Distribution, distribution, recorded_distribution
 from phases.debugger.errors import DebuggerError
 from phases.debugger.names import Names, token_settled
@@ -16,7 +18,7 @@ from phases.generation import machine as built_in
 from statemachine import Machine, Run, Step
 
 if TYPE_CHECKING:
-    from phases.debugger.recording import Recording
+    from phases.debugger.generation_recording import GenerationRecording
     from phases.generator import Generator
 
 SETTINGS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "seed": int, "max_new_tokens": int}
@@ -28,16 +30,17 @@ class GenerationSession(Session[Generation]):
     `progress` may be called from any thread while another moves the run.
     """
 
-    record: "Recording | None"
+    record: "GenerationRecording | None"
 
     def __init__(
         self,
         run: Run[Generation],
         generator: "Generator | None" = None,
-        record: "Recording | None" = None,
+        record: "GenerationRecording | None" = None,
         origin: str = "",
     ) -> None:
-        super().__init__(run, record, origin)
+        saved = None if generator is None else partial(generator.resume, keep=True)
+        super().__init__(run, record, origin, saved)
         self.generator = generator  # None: what is shown is a record
 
     @classmethod
@@ -46,17 +49,35 @@ class GenerationSession(Session[Generation]):
         return cls(run, generator)
 
     @classmethod
-    def recorded(cls, path: Path, machine: Machine[Generation] = built_in) -> "GenerationSession":
-        """Walk a journal that this machine recorded, from its start; raises JournalError."""
-        from phases.debugger.recording import Recording
+    def recorded(
+        cls, path: Path, machine: Machine[Generation] = built_in, model: str | None = None
+    ) -> "GenerationSession":
+        """Walk a journal that this machine recorded, from its start, as text if a tokenizer is at hand.
 
-        recording = Recording(path, machine)
-        recording.run.goto(0)
+        Raises
+        ------
+        JournalError
+            When it is damaged, or holds no generation.
+        """
+        from phases.debugger.generation_recording import GenerationRecording
+
+        recording = GenerationRecording(path, machine, model)
+        recording.run.goto(recording.run.timeline.first)
         return cls(recording.run, None, recording, f"recorded in {path.name}")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return vocabularies.GENERATION
 
     def judge(self, run: Run[Generation]) -> Judge:
         names = Names(run, self.branch.row)
-        return lambda condition: (condition.each_step or token_settled(run)) and condition.holds(names)
+
+        def holds(condition: Condition) -> bool:
+            if not (condition.each_step or token_settled(run)) or not condition.holds(names):
+                return False
+            return not (condition.lasting and condition.holds(names.before))
+
+        return holds
 
     def words(self, step: Step) -> str:
         return words_of(self.run.context, self.branch.row, step)
@@ -108,12 +129,6 @@ class GenerationSession(Session[Generation]):
         row = self.branch.row
         return self.branches.open(run, origin, row if row < len(run.context.slots) else 0)
 
-    def load(self, path: Path) -> Branch[Generation]:
-        """Open a snapshot as another run, and switch to it."""
-        self.refuse_record("load a snapshot")
-        assert self.generator is not None
-        return self.open(self.generator.resume(path.expanduser(), keep=True), f"loaded from {path.name}")
-
     def show_row(self, row: int) -> None:
         """Look at another row of the batch."""
         rows = len(self.run.context.slots)
@@ -128,10 +143,15 @@ class GenerationSession(Session[Generation]):
         shown = f"  row {row}" if len(context.slots) > 1 else ""
         return f"{super().where()}  tokens {len(context.output_ids[row])}{shown}"
 
-    def progress(self) -> tuple[str, int, int]:
-        """Phase, steps and tokens at this moment; from any thread, also while the run is moved."""
-        run, row = self.run, self.branch.row
-        return run.phase.name, run.step_count, len(run.context.output_ids[row])
+    @property
+    def tokens(self) -> int:
+        """How long the output of the row is at this moment; from any thread."""
+        return len(self.run.context.output_ids[self.branch.row])
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a tokenizer that makes text of tokens."""
+        return self.run.context.tokenizer is not None
 
     def label(self, token: int) -> str:
         """How a token is called: its text in quotes, or its number if it is no text of its own."""
@@ -140,7 +160,7 @@ class GenerationSession(Session[Generation]):
     def text(self) -> Text:
         """The text of the row that is shown."""
         row = self.branch.row
-        return text_of(self.run.context, row, self.record.output_text(row) if self.record else "")
+        return text_of(self.run.context, row, "" if self.has_text or not self.record else self.record.output_text(row))
 
     def distribution(self) -> Distribution:
         """What the next token is, or was, drawn from; raises NoDistribution."""
@@ -162,11 +182,10 @@ class GenerationSession(Session[Generation]):
         }
         return memory.cache(self.run.context, self.branch.row, owners)
 
-    def happenings(self) -> list[tuple[int, str]]:
+    def happenings_of(self, branch: Branch[Generation]) -> list[tuple[int, str]]:
         found = []
-        for event in self.run.events:
-            words = f"{event.kind} {event.name}"
+        for (number, words), event in zip(super().happenings_of(branch), branch.run.events, strict=True):
             if tokens := getattr(event.outcome, "tokens", None):
-                words += f": {' '.join(f'{token} {self.label(token)}' for token in tokens)}"
-            found.append((event.number, words))
+                words = f"{event.kind} {event.name}: {' '.join(f'{token} {self.label(token)}' for token in tokens)}"
+            found.append((number, words))
         return found

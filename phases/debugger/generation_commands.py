@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 
-from phases.debugger.command import Lines, number, path, string
+from phases.debugger.command import Lines, number, string
 from phases.debugger.distribution import Candidate, Distribution
 from phases.debugger.errors import DebuggerError
 from phases.debugger.generation import GenerationSession
-from phases.debugger.machine_commands import why
+from phases.debugger.machine_commands import alone, why
 
 BAR = 24  # characters of a probability of 1
 
 
 def run(session: GenerationSession, rest: str) -> Lines:
-    if rest:
-        raise DebuggerError(f"expected run alone, not {rest!r} after it")
+    alone("run", rest)
     return _moved(session, session.run_on)
 
 
@@ -34,7 +33,7 @@ def _moved(session: GenerationSession, move: Callable[[], str]) -> Lines:
 
 
 def _quoted(session: GenerationSession, token: int) -> str:
-    return f" {session.label(token)}" if session.generator else ""
+    return f" {session.label(token)}" if session.has_text else ""
 
 
 def force(session: GenerationSession, rest: str) -> Lines:
@@ -60,11 +59,6 @@ def set_(session: GenerationSession, rest: str) -> Lines:
     return [f"{name} is {value.strip()} from here on"]
 
 
-def load(session: GenerationSession, rest: str) -> Lines:
-    session.load(path(rest, "load FILE"))
-    return [session.where()]
-
-
 def row(session: GenerationSession, rest: str) -> Lines:
     session.show_row(number(rest, "row N"))
     return [session.where()]
@@ -72,8 +66,8 @@ def row(session: GenerationSession, rest: str) -> Lines:
 
 def text(session: GenerationSession, rest: str) -> Lines:
     text = session.text()
-    lines = [f"prompt: {text.prompt!r}" if session.generator else f"prompt ids: {text.prompt}"]
-    if session.generator:
+    lines = [f"prompt: {text.prompt!r}" if session.has_text else f"prompt ids: {text.prompt}"]
+    if session.has_text:
         lines.append(f"output: {text.before + text.last!r}")
     else:
         lines.append(f"output ids: {text.before + text.last}")

@@ -1,25 +1,24 @@
-"""The panels of a generation: its text, the candidates for its next token, and what the engine holds."""
+"""The panels of a generation: its text, and what the engine holds."""
 
 from textual.content import Content
 
-from phases.debugger.distribution import Candidate, Distribution
+from phases.debugger.generation_view import GenerationView
 from phases.debugger.memory import Buffer, CacheRow
-from phases.debugger.panels import Panel
-from phases.debugger.styled import DIM, STRONG, Part, as_many, bar_of, fitted, lines, percent, tail
-from phases.debugger.view import View
+from phases.debugger.panel import Panel
+from phases.debugger.styled import DIM, STRONG, Part, bar_of, lines, tail
 
 SHORT_TYPES = {"float": "f", "uint": "u", "int": "i"}
 
 
-class TextPanel(Panel):
+class TextPanel(Panel[GenerationView]):
     """The end of the text so far, the last token marked."""
 
-    def title(self, view: View) -> str:
+    def title(self, view: GenerationView) -> str:
         row = f" of row {view.row}" if view.rows > 1 else ""
         drawn = ", the last one drawn but not checked yet" if view.text.pending else ""
         return f"text{row}: {view.tokens} tokens{drawn}"
 
-    def draw(self, view: View, width: int, height: int) -> Content:
+    def draw(self, view: GenerationView, width: int, height: int) -> Content:
         text = view.text
         last = "bold auto on $warning" if text.pending else "bold auto on $accent"
         if not text.prompt:
@@ -32,71 +31,13 @@ class TextPanel(Panel):
         return Content("\n").join(lines(parts).wrap(width)[-height:])
 
 
-class CandidatesPanel(Panel):
-    """What the next token is, or was, drawn from."""
-
-    def title(self, view: View) -> str:
-        shown = view.distribution
-        if isinstance(shown, str):
-            return "candidates"
-        if shown.drawn is not None:
-            return f"token {shown.place + 1} was drawn from"
-        return f"candidates for token {shown.place + 1}" + (", forced" if shown.forced is not None else "")
-
-    def draw(self, view: View, width: int, height: int) -> Content:
-        shown = view.distribution
-        if isinstance(shown, str):
-            return lines([(shown, DIM)])
-        head: list[list[Part]] = []
-        if shown.spread:
-            spread = shown.spread
-            head.append([(as_many([*view.sampling, f"kept {shown.kept} of {shown.vocab}"], width), DIM)])
-            figures = [
-                f"top1 {spread.top1:.3f}",
-                f"margin {spread.margin:.3f}",
-                f"entropy {spread.entropy:.2f}",
-                "bits",
-            ]
-            head.append([(as_many(figures, width), DIM)])
-            head.append([("token".rjust(7), "$foreground 35%"), ("model  drawn".rjust(width - 7), "$foreground 35%")])
-        else:
-            head.append([("the largest logits; the record holds no others", DIM)])
-        room = height - len(head)
-        marked = {shown.drawn, shown.forced} - {None}
-        listed = list(shown.candidates[:room])
-        hidden = [candidate for candidate in shown.candidates[room:] if candidate.token_id in marked]
-        listed[len(listed) - len(hidden) :] = hidden
-        return lines(*head, *(self._line(view, shown, candidate, width) for candidate in listed))
-
-    def _line(self, view: View, shown: Distribution, candidate: Candidate, width: int) -> list[Part]:
-        marked = candidate.token_id in (shown.drawn, shown.forced)
-        name_width = max(10, min(18, width // 3))
-        name = fitted(view.names.get(candidate.token_id, ""), name_width)
-        mark = ("▶ " if marked else "  ", "bold $accent")
-        if candidate.probability is None:
-            return [mark, (name, STRONG if marked else "$foreground"), (f" logit {candidate.logit:.3f}", DIM)]
-        fate = {"temperature": "temp"}.get(candidate.removed, candidate.removed) or percent(candidate.chance)
-        room = max(3, width - name_width - 2 - 1 - 6 - 1 - 6)
-        bar = bar_of(candidate.probability, room)
-        if candidate.removed:
-            return [
-                mark, (name.rstrip(), "strike $foreground 45%"), (" " * (name_width - len(name.rstrip()) + 1), ""),
-                (bar, "$foreground 30%"), (f"{percent(candidate.probability):>6}", "$foreground 45%"),
-                (f" {fate:>6}", "$text-error"),
-            ]  # fmt: skip
-        return [
-            mark, (name + " ", STRONG if marked else "$foreground"), (bar, "$accent" if marked else "$primary"),
-            (f"{percent(candidate.probability):>6}", DIM), (f" {fate:>6}", "$text-success"),
-        ]  # fmt: skip
-
-
-class BuffersPanel(Panel):
+class BuffersPanel(Panel[GenerationView]):
     """The engine's buffers, and how full the KV cache is."""
 
-    def title(self, view: View) -> str:
+    def title(self, view: GenerationView) -> str:
         return "buffers and KV cache"
 
-    def draw(self, view: View, width: int, height: int) -> Content:
+    def draw(self, view: GenerationView, width: int, height: int) -> Content:
         made = [self._buffer(buffer, width) for buffer in view.buffers] or [[("buffers are not recorded", DIM)]]
         used = [row for row in view.cache if row.owner]
         free = len(view.cache) - len(used)

@@ -5,12 +5,15 @@ from collections.abc import Iterable
 from textual.binding import Binding
 from textual.keys import Keys
 
+from phases.debugger.candidates_panel import CandidatesPanel
+from phases.debugger.generation_screen import GenerationScreen
 from phases.debugger.screen import DebuggerScreen
 
 TYPING = ("enter", "escape", "backspace", "delete", "space", "up", "down")  # used where the screen asks for a line
 BOUND = tuple(
     key
-    for binding in DebuggerScreen.BINDINGS
+    for kind in (DebuggerScreen, GenerationScreen, CandidatesPanel)
+    for binding in kind.BINDINGS
     if isinstance(binding, Binding)
     for key in binding.key.split(",")
 )  # fmt: skip

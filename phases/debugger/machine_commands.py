@@ -1,21 +1,30 @@
-"""The commands for runs of any machine: moves, breakpoints, several runs side by side, and what is seen of them."""
+"""The commands for runs of any machine: moves, breakpoints, several runs side by side, and the files they go to."""
 
 from typing import Any
 
 from phases.debugger.command import Lines, number, path
-from phases.debugger.drawing import draw
+from phases.debugger.compare import compared
 from phases.debugger.errors import DebuggerError
-from phases.debugger.guards import guard_truths
 from phases.debugger.session import Session
-from phases.debugger.timeline import Moment, travelled
-
-RECENT = 20  # steps that `timeline` lists
+from phases.debugger.timeline import moment_line
 
 
 def step(session: Session[Any], rest: str) -> Lines:
     before = session.run.step_count
     reason = session.step(number(rest, "step [N]", 1))
-    return [*(_moment_line(m) for m in session.moments(before, session.run.step_count)), *why(reason)]
+    return [*(moment_line(m) for m in session.moments(before, session.run.step_count)), *why(reason)]
+
+
+def run(session: Session[Any], rest: str) -> Lines:
+    alone("run", rest)
+    reason = session.run_on()
+    return [*why(reason), session.where()]
+
+
+def alone(name: str, rest: str) -> None:
+    """Refuse what stands behind a command that takes nothing."""
+    if rest:
+        raise DebuggerError(f"expected {name} alone, not {rest!r} after it")
 
 
 def why(reason: str) -> Lines:
@@ -79,49 +88,10 @@ def save(session: Session[Any], rest: str) -> Lines:
     return [f"saved to {target}"]
 
 
-def where(session: Session[Any], rest: str) -> Lines:
-    return [session.where(), *([session.notice] if session.notice else [])]
+def load(session: Session[Any], rest: str) -> Lines:
+    session.load(path(rest, "load FILE"))
+    return [session.where()]
 
 
-def machine(session: Session[Any], rest: str) -> Lines:
-    run = session.run
-    counts, _, last = travelled(run)
-    drawing = draw(run.machine, run.phase.name, counts, (last.phase, last.target) if last else None)
-    return [*("".join(text for text, _ in spans).rstrip() for spans in drawing), f"at {run.phase.name}"]
-
-
-def guards(session: Session[Any], rest: str) -> Lines:
-    lines = [
-        f"{guard.name}: {'not defined here' if guard.truth is None else guard.truth}"
-        for guard in guard_truths(session.run)
-    ]
-    here = session.run.step_count
-    decided = [
-        f"last step: {last.phase} -> {last.target}  {last.guards}"
-        for last in session.moments(here - 1, here)
-        if last.guards
-    ]
-    return [*(lines or [f"{session.run.phase.name} has no guards"]), *decided]
-
-
-def _moment_line(moment: Moment, *, time: bool = False) -> str:
-    """A step in one line."""
-    words = [f"{moment.number:>5} {moment.phase} -> {moment.target}", moment.guards, moment.found]
-    if time:
-        words.append(f"{moment.elapsed_ns / 1e6:.3f} ms")
-    return "  ".join(word for word in words if word)
-
-
-def timeline(session: Session[Any], rest: str) -> Lines:
-    count, here = number(rest, "timeline [N]", RECENT), session.run.step_count
-    first = max(0, here - count)
-    lines = []
-    events = dict(session.happenings())
-    for moment in session.moments(first, here + count):
-        if moment.number in events:
-            lines.append(f"      {events[moment.number]}")
-        lines.append(f"{'>' if moment.number == here else ' '}{_moment_line(moment, time=True)}")
-    if here == session.run.recorded_steps:
-        lines += [f"      {events[here]}"] if here in events else []
-        lines.append(f">{here:>5} {session.run.phase.name}")
-    return lines
+def compare(session: Session[Any], rest: str) -> Lines:
+    return compared(session, number(rest, "compare [N]") if rest else None)

@@ -1,9 +1,10 @@
 """The values of the names in conditions, at the place where a generation rests."""
 
+from typing import Any
+
 from phases.context import Generation
-from phases.debugger.conditions import Value
 from phases.debugger.distribution import NoDistribution, Spread, spread
-from phases.debugger.text import piece
+from phases.debugger.text import decoded, piece
 from statemachine import Run
 
 
@@ -14,7 +15,7 @@ class Names:
         self._run, self._row = run, row
         self._spread: Spread | None = None
 
-    def __call__(self, name: str) -> Value | None:
+    def __call__(self, name: str) -> Any:
         context = self._run.context
         output = context.output_ids[self._row]
         match name:
@@ -28,13 +29,21 @@ class Names:
                 return output[-1] if output else None
             case "token":
                 return piece(context, output[-1]) if output and context.tokenizer else None
+            case "text":
+                return decoded(context, output) if context.tokenizer else None
         if self._spread is None:
             try:
                 self._spread = spread(context, self._row)
             except NoDistribution:
                 return None
-        value: float = getattr(self._spread, name)
-        return value
+        return getattr(self._spread, name)
+
+    def before(self, name: str) -> Any:
+        """The same, but of the text without its last token: so that a text is told from one that just came to hold."""
+        context = self._run.context
+        if name == "text" and context.tokenizer:
+            return decoded(context, context.output_ids[self._row][:-1])
+        return self(name)
 
 
 def token_settled(run: Run[Generation]) -> bool:

@@ -4,18 +4,18 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from phases.debugger.command import Quit
 from phases.debugger.commands import MENDABLE, attempt, complaint
-from phases.debugger.generation import GenerationSession
+from phases.debugger.session import Session
 from phases.printable import printable
 from statemachine import Status
 
 PROMPT = "(phasewalk) "
 
 
-def converse(session: GenerationSession, source: TextIO, answer: TextIO) -> int:
+def converse(session: Session[Any], source: TextIO, answer: TextIO) -> int:
     """Read commands until the end of input or quit, and give how many failed; Ctrl-C pauses what is running."""
     talking = source.isatty()
     failed = 0
@@ -55,7 +55,7 @@ def _lines(source: TextIO, prompts: TextIO | None) -> Iterator[str]:
 
 
 @contextmanager
-def _interrupt_pauses(session: GenerationSession) -> Iterator[None]:
+def _interrupt_pauses(session: Session[Any]) -> Iterator[None]:
     """While it lasts, Ctrl-C rests the run at the next boundary; a second one ends the program as usual."""
 
     def heed(number: int, frame: object) -> None:

@@ -1,30 +1,25 @@
-"""A recorded run in the debugger: played to its end once, then walked back and forth without a model."""
+"""A recorded run in the debugger: played to its end once, then walked back and forth without running a phase."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from phases import logits_digest
-from phases.context import Generation
 from phases.debugger.errors import DebuggerError
-from phases.replay import played_run
-from statemachine import Journal, JournalError, Machine, Run
-from statemachine.record.exact import shown
+from statemachine import Journal, Run
 from statemachine.record.records import ErrorRecord, StepRecord
 from statemachine.record.replay import play
 
-DIGESTED = ("prefill", "decode")  # phases that leave logits behind
+Context = TypeVar("Context")
 
 
-class Recording:
+class Recording(Generic[Context]):
     """A journal that has been played.
 
     Parameters
     ----------
-    path
-        The journal.
-    machine
-        The one that it was recorded with.
+    journal
+        The record.
+    run
+        A ready run of the machine that made it, over a context as it was at its start, kept when it ends.
 
     Attributes
     ----------
@@ -36,60 +31,32 @@ class Recording:
     Raises
     ------
     JournalError
-        When the journal is damaged or holds no generation.
+        When the journal is damaged.
     """
 
-    def __init__(self, path: Path, machine: Machine[Generation]) -> None:
-        self.journal = Journal.open(path)
-        self._machine = machine
-        self._digests: dict[int, Any] = {}
+    def __init__(self, journal: Journal, run: Run[Context]) -> None:
+        self.journal = journal
+        self.run = run
         self.notice = ""
         self._scan()
-        self.run = self._ready()
-        if divergence := play(self.journal, self.run):
+        if divergence := play(journal, run):
             self.notice = divergence.report().splitlines()[0].replace("replay diverged", "cannot be played on")
-        self._events = self.run.events
+        self._events = run.events
 
     def _scan(self) -> None:
         steps = 0
         for record in self.journal.timeline():
             if isinstance(record, StepRecord):
                 steps = record.n + 1
-                if record.d is not None and record.p in DIGESTED:
-                    self._digests[record.n] = self._checked(record)
+                self.notice = ""
+                self.see(record)
             elif isinstance(record, ErrorRecord):
                 self.notice = f"the recorded run failed in {record.p}: {record.exception}: {record.message}"
         if self.journal.torn:
             self.notice = f"the last line of {self.journal.path} was never finished; {steps} steps are whole"
 
-    def _checked(self, record: StepRecord) -> Any:
-        """The digest of a step, which the record of any machine could have made up."""
-        try:
-            logits_digest.read(record.d)
-        except ValueError as error:
-            raise JournalError(
-                f"{self.journal.path}: step {record.n} has no digest of logits: {shown(str(error))}"
-            ) from error
-        return record.d
-
-    def _ready(self) -> Run[Generation]:
-        ready = played_run(self.journal, self._machine)
-        return Run(ready.machine, ready.context, run_id=ready.id, request=ready.request, keep=True)
-
-    def digest(self, run: Run[Generation]) -> Any:
-        """The digest of the logits that stood in the buffers where the run rests; None where there is none."""
-        for step in reversed(list(run.steps(max(0, run.step_count - 4)))):
-            if step.phase in DIGESTED:
-                return self._digests.get(step.number)
-        return None
-
-    def output_text(self, row: int) -> str:
-        """A row's whole output text, where the record tells it."""
-        texts = self.run.context.output_texts
-        for step in self.run.steps(max(0, self.run.recorded_steps - 3), future=True):
-            if step.phase == "detokenize" and step.outcome:
-                texts = step.outcome
-        return texts[row] if texts else ""
+    def see(self, record: StepRecord) -> None:
+        """Take from a step what a kind of machine shows of it."""
 
     @property
     def at_end(self) -> bool:
@@ -101,20 +68,21 @@ class Recording:
         status = f" ({self.run.status})" if self.run.status.ended else ""
         return f"the end of the record{status}"
 
-    def advance(self, stop: Callable[[Run[Generation]], bool]) -> None:
+    def advance(self, stop: Callable[[Run[Any]], bool]) -> None:
         """Walk on to the first place where `stop` says so, or to the end of the record."""
         if self.at_end:
             raise DebuggerError(f"{self.end}: go back to see it again")
         for walked in self._walk():
-            if walked.step_count > self.run.step_count and stop(walked):
+            if stop(walked):
                 self.run.goto(walked.step_count)
                 return
         self.run.goto(self.run.recorded_steps)
 
-    def _walk(self) -> Iterator[Run[Generation]]:
-        """A run of its own that goes through the record from its start, resting after each step."""
-        run, events = self._ready(), list(self._events)
-        for step in self.run.steps(future=True):
+    def _walk(self) -> Iterator[Run[Context]]:
+        """A run of its own that goes on through the record from here, resting after each step."""
+        here = self.run.step_count
+        run, events = self.run.fork(), [event for event in self._events if event.number >= here]
+        for step in self.run.steps(here, future=True):
             while events and events[0].number <= step.number:
                 event = events.pop(0)
                 if event.kind == "signal":

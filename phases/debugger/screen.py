@@ -1,12 +1,12 @@
-"""The debugger on a full screen."""
+"""The debugger on a full screen, for a run of any machine."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from textual.app import App, ComposeResult
+from textual import on
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
@@ -14,48 +14,41 @@ from textual.screen import Screen
 
 from phases.debugger.command import Lines, Quit
 from phases.debugger.commands import execute
+from phases.debugger.context_panels import ContextPanel, InputsPanel
 from phases.debugger.dialogs import Asked, Pages
-from phases.debugger.generation import GenerationSession
-from phases.debugger.generation_panels import BuffersPanel, CandidatesPanel, TextPanel
+from phases.debugger.edges import KeysLine, StatusLine
 from phases.debugger.guards import words_of
-from phases.debugger.panels import (
-    BreakpointsPanel,
-    GuardsPanel,
-    KeysLine,
-    MachinePanel,
-    Panel,
-    StatusLine,
-    TimelinePanel,
-)
-from phases.debugger.view import View, glance
+from phases.debugger.panel import Panel, Wanted
+from phases.debugger.panels import BreakpointsPanel, GuardsPanel, MachinePanel
+from phases.debugger.session import Session
+from phases.debugger.timeline_panel import TimelinePanel
+from phases.debugger.view import View, glance, view_of
 
-KEYS = (
-    ("s", "step"), ("n", "next"), ("r", "run"), ("p", "pause"), ("b", "back"), ("←→", "scrub"), ("k", "break"),
-    ("x", "force"), ("t", "temp"), ("a", "append"), ("f", "fork"), ("tab", "switch"), ("w", "save"), ("l", "load"),
-    ("1-4", "view"), (":", "line"), ("?", "help"), ("q", "quit"),
-)  # fmt: skip
+NOTABLE = ("error", "stopped", "breakpoint", "deleted", "forced", "saved", "sent", "edited")  # more than where it rests
+QUEUE = 50  # moves that may wait for the one at work
+GLANCE = 0.1  # seconds between two looks at a run at work
 KEYS_HELP = """\
-s         step: the next phase runs
-n         next: go on until one more token has been checked
+s         step: the next phase runs; one that failed is tried again
 r  p      run until a breakpoint or the end; pause at the next boundary
 b         back a step
 ← →       walk the timeline; PgUp PgDn ten steps, Home End all the way
 k  K      set a breakpoint (phase, guard or condition); take one out
-x  t  a   force the next token; change the temperature; append text
 f  Tab  c fork: a second run with the same past; the next run; close it
+=         this run beside another, with their first difference
 w  l      save a snapshot; load one as another run
-1 2 3 4   candidates, guards, buffers, breakpoints, where not all fit
-v  d      the whole text; dark or light
+g  y  m   send a signal; answer a run that waits; make an edit
+e  v      why the run failed, whole; {whole}
+d         dark or light
 :         any command of the list below
 ?  q      this help; quit
+{numbers:<9} {panels}, where not all fit
+{own}
+The mouse: a click on the timeline goes to that step, one on a phase
+sets a breakpoint before it or takes it out{clicks}.
 
 A step taken in the past forgets what was recorded ahead of it;
 walking the timeline does not.
 """
-PANELS: tuple[type[Panel], ...] = (CandidatesPanel, GuardsPanel, BuffersPanel, BreakpointsPanel)
-NOTABLE = ("error", "stopped", "breakpoint", "forced", "saved")  # answers that matter more than where the run rests
-QUEUE = 50  # moves that may wait for the one at work
-GLANCE = 0.1  # seconds between two looks at a run at work
 
 
 class Moved(Message):
@@ -69,12 +62,11 @@ class Moved(Message):
 class DebuggerScreen(Screen[None]):
     """The panels, and the keys that move the run.
 
-    Every move is made in a thread of its own, one after another, so that keys and pictures never wait for the model.
+    Every move is made in a thread of its own, one after another, so that keys and pictures never wait for a phase.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "line('step')", "step"),
-        Binding("n", "line('next')", "next token"),
         Binding("r", "line('run')", "run"),
         Binding("p", "pause", "pause"),
         Binding("b", "line('back')", "back"),
@@ -86,20 +78,22 @@ class DebuggerScreen(Screen[None]):
         Binding("end", "walk(1000000000)", "to the end"),
         Binding("k", "breakpoint", "set a breakpoint"),
         Binding("K", "ask('Which breakpoint is to go?', 'delete ')", "take a breakpoint out"),
-        Binding("x", "force", "force a token"),
-        Binding("t", "temperature", "change the temperature"),
-        Binding("a", "append", "append text"),
+        Binding("g", "signal", "send a signal"),
+        Binding("y", "answer", "answer"),
+        Binding("m", "edit", "make an edit"),
         Binding("f", "line('fork')", "fork"),
         Binding("tab", "line('switch')", "switch"),
         Binding("c", "line('close')", "close this run"),
+        Binding("equals_sign", "pages('compare')", "compare"),
         Binding("w", "ask('Save a snapshot as', 'save ')", "save"),
         Binding("l", "ask('Load the snapshot', 'load ')", "load"),
+        Binding("e", "pages('error')", "the error"),
+        Binding("v", "whole", "all of it"),
         Binding("colon", "ask('Any command; help lists them', '')", "command"),
-        Binding("v", "text", "the whole text"),
         Binding("d", "theme", "dark or light"),
         Binding("question_mark,f1", "help", "help"),
         Binding("q", "quit", "quit"),
-        *(Binding(str(number + 1), f"panel({number})", "panel") for number in range(len(PANELS))),
+        *(Binding(str(number), f"panel({number - 1})", "panel") for number in range(1, 10)),
     ]
     CSS = """
     DebuggerScreen { layout: vertical; }
@@ -110,12 +104,26 @@ class DebuggerScreen(Screen[None]):
     #left GuardsPanel { height: 1fr; }
     #left BreakpointsPanel { height: 1fr; }
     #right Panel { height: 1fr; }
-    TextPanel { height: 4; }
     TimelinePanel { height: 4; }
     KeysLine { height: auto; }
     """
+    AUTO_FOCUS = ""
 
-    def __init__(self, session: GenerationSession) -> None:
+    # What a kind of session has otherwise:
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("s", "step"), ("r", "run"), ("p", "pause"), ("b", "back"), ("←→", "scrub"), ("k", "break"), ("g", "signal"),
+        ("y", "answer"), ("m", "edit"), ("f", "fork"), ("tab", "switch"), ("w", "save"),
+        ("l", "load"), ("v", "context"), ("1-4", "view"), (":", "line"), ("?", "help"), ("q", "quit"),
+    )  # fmt: skip
+    PANELS: ClassVar[tuple[type[Panel[Any]], ...]] = (ContextPanel, GuardsPanel, InputsPanel, BreakpointsPanel)
+    BESIDE: ClassVar[type[Panel[Any]]] = InputsPanel  # on the right as well, where there is room
+    BELOW: ClassVar[tuple[type[Panel[Any]], ...]] = ()
+    WORDS: ClassVar[dict[str, str]] = {
+        "whole": "the whole context", "own": "", "clicks": "", "numbers": "1 2 3 4",
+        "panels": "context, guards, signals, breakpoints",
+    }  # fmt: skip
+
+    def __init__(self, session: Session[Any]) -> None:
         super().__init__()
         self.session = session
         self.view: View | None = None
@@ -125,6 +133,14 @@ class DebuggerScreen(Screen[None]):
         self._panel = 0
         self._said = ""
 
+    def look(self) -> View:
+        """What there is to see of the session."""
+        return view_of(self.session)
+
+    def glimpse(self, view: View) -> View:
+        """What there is to see of it while its run is being moved."""
+        return glance(self.session, view)
+
     def compose(self) -> ComposeResult:
         yield StatusLine()
         with Horizontal(id="top"):
@@ -133,12 +149,13 @@ class DebuggerScreen(Screen[None]):
                 yield GuardsPanel()
                 yield BreakpointsPanel()
             with Vertical(id="right"):
-                for panel in PANELS:
+                for panel in self.PANELS:
                     yield panel()
-        yield TextPanel()
+        for panel in self.BELOW:
+            yield panel()
         yield TimelinePanel()
         keys = KeysLine()
-        keys.keys = KEYS
+        keys.keys = self.KEYS
         yield keys
 
     def on_mount(self) -> None:
@@ -153,16 +170,25 @@ class DebuggerScreen(Screen[None]):
         self._make_room()
 
     def _make_room(self) -> None:
-        """Show what there is room for: one panel on the right, with guards on the left, or all of them."""
+        """Show what there is room for: one panel on the right, or two of them and more on the left."""
         width, height = self.app.size
         tall, roomy = height >= 29, width >= 108 and height >= 36
+        left = (GuardsPanel, BreakpointsPanel) if roomy else ()
         self.query_one("#left GuardsPanel").display = tall
         self.query_one("#left BreakpointsPanel").display = roomy
-        for number, panel in enumerate(PANELS):
-            shown = panel in (CandidatesPanel, BuffersPanel) if roomy else number == self._panel
-            self.query_one(f"#right {panel.__name__}").display = shown
-        self.query_one("#right BuffersPanel").styles.height = 13 if roomy else "1fr"
-        self.query_one(TextPanel).styles.height = 6 if roomy else 5 if tall else 4
+        chosen = self.PANELS[self._panel]
+        if roomy and chosen in (*left, self.BESIDE):
+            chosen = self.PANELS[0]
+        for panel in self.PANELS:
+            shown = self.query_one(f"#right {panel.__name__}")
+            shown.display = panel is chosen or (roomy and panel is self.BESIDE)
+            if panel is self.BESIDE:
+                shown.styles.height = 13 if roomy else "1fr"
+        self.make_room(tall=tall, roomy=roomy)
+
+    def make_room(self, *, tall: bool, roomy: bool) -> None:
+        """Fit what a kind of session has otherwise."""
+        self.query_one("#left").styles.width = "50%" if roomy else 41
 
     # --- moves, one after another, in a thread ------------------------------------------------------------------
 
@@ -182,7 +208,7 @@ class DebuggerScreen(Screen[None]):
 
         def move() -> None:
             said = work()
-            self.post_message(Moved(View.of(self.session), said))
+            self.post_message(Moved(self.look(), said))
 
         self.run_worker(move, thread=True, exit_on_error=True)
 
@@ -203,7 +229,7 @@ class DebuggerScreen(Screen[None]):
 
     def _glance(self) -> None:
         if self.busy and self.view and self.session.run.status == "running":
-            self._show(glance(self.session, self.view))
+            self._show(self.glimpse(self.view))
 
     def _show(self, view: View) -> None:
         self.query_one(StatusLine).show(view, self._said)
@@ -225,6 +251,14 @@ class DebuggerScreen(Screen[None]):
         self._said = ""
         self._move(work)
 
+    @on(Wanted)
+    def do(self, wanted: Wanted) -> None:
+        """Do what a panel wants, after a question if it has one."""
+        if wanted.question:
+            self.action_ask(wanted.question, wanted.line)
+        else:
+            self.action_line(wanted.line)
+
     def action_pause(self) -> None:
         self._queue.clear()
         self.session.pause()
@@ -232,7 +266,7 @@ class DebuggerScreen(Screen[None]):
     def action_walk(self, steps: int) -> None:
         def work() -> Lines:
             run = self.session.run
-            self.session.goto(max(0, min(run.recorded_steps, run.step_count + steps)))
+            self.session.goto(max(run.timeline.first, min(run.recorded_steps, run.step_count + steps)))
             return []
 
         self._said = ""
@@ -247,80 +281,55 @@ class DebuggerScreen(Screen[None]):
 
         self.app.push_screen(Asked(hint, value, cursor), answered)
 
+    def action_pages(self, line: str) -> None:
+        """Show what a command says as pages, however short it is; errors in a line."""
+
+        def work() -> Lines:
+            said = execute(self.session, line)
+            if said and not said[0].startswith("error: "):
+                self.app.call_from_thread(self.app.push_screen, Pages(line, "\n".join(said)))
+                return []
+            return said
+
+        self._said = ""
+        self._move(work)
+
     def action_breakpoint(self) -> None:
         machine = self.session.run.machine
         guards = sorted(word for word in words_of(machine) if not word.startswith("~"))
         self.action_ask(
             f"phase NAME ({', '.join(machine.phases)})\nguard NAME ({', '.join(guards)})\n"
-            f'if CONDITION (top1 < 0.3, token == "\\n", length == 40)',
+            f"if CONDITION ({', '.join(self.session.vocabulary.examples)})",
             "break ",
         )
 
-    def action_force(self) -> None:
-        self.action_ask('Which token comes next? An id, or text in quotes, as in force " dog"', "force ")
+    def action_signal(self) -> None:
+        signals = dict.fromkeys(signal.name for signal in self.session.run.machine.signals)
+        self.action_ask(f"Which signal? {', '.join(signals) or 'this machine has none'}", "signal ")
 
-    def action_temperature(self) -> None:
-        self.action_ask(
-            "From here on; 0 is greedy. Also: set top_k, top_p, min_p, seed, max_new_tokens", "set temperature "
-        )
+    def action_answer(self) -> None:
+        wanted = [found.words for found in self.view.inputs if found.kind == "answer"] if self.view else []
+        self.action_ask(f"The answer in JSON{': it ' + wanted[0] if wanted else ''}", "answer ")
 
-    def action_append(self) -> None:
-        self.action_ask("The row goes on with this text", 'append " "', len('append " '))
+    def action_edit(self) -> None:
+        edits = ", ".join(edit.name for edit in self.session.run.machine.edits)
+        self.action_ask(f'Which edit, with what arguments in JSON ({{"name": value}})? {edits or "none"}', "edit ")
 
     def action_panel(self, number: int) -> None:
-        self._panel = number
-        self._make_room()
+        if number < len(self.PANELS):
+            self._panel = number
+            self._make_room()
 
-    def action_text(self) -> None:
-        if self.view:
-            text = self.view.text
-            self.app.push_screen(Pages("text", f"{text.prompt}\n\n{text.before}{text.last}"))
+    def action_whole(self) -> None:
+        self.action_pages("context")
 
     def action_theme(self) -> None:
         self.app.theme = "textual-light" if self.app.theme == "textual-dark" else "textual-dark"
 
     def action_help(self) -> None:
         commands = execute(self.session, "help")
-        self.app.push_screen(Pages("help", KEYS_HELP + "\n" + "\n".join(commands)))
+        self.app.push_screen(Pages("help", KEYS_HELP.format(**self.WORDS) + "\n" + "\n".join(commands)))
 
     def action_quit(self) -> None:
         self.action_pause()
         self.app.exit()
-
-
-class DebuggerApp(App[None]):
-    """The application around the one screen."""
-
-    ENABLE_COMMAND_PALETTE = False
-    TITLE = "phasewalk step"
-
-    def __init__(self, session: GenerationSession, *, light: bool = False) -> None:
-        super().__init__()
-        self.debugger = DebuggerScreen(session)
-        self._light = light
-
-    def on_mount(self) -> None:
-        self.theme = "textual-light" if self._light else "textual-dark"
-        self.push_screen(self.debugger)
-
-    async def settled(self) -> None:
-        """Wait until every move that was asked for has been made and shown, or the screen is left."""
-        await self.debugger.settled.wait()
-
-
-def picture(
-    session: GenerationSession, path: Path, keys: Sequence[str], size: tuple[int, int], *, light: bool = False
-) -> None:
-    """Press keys on a screen that nobody sees, and write what it shows then as SVG."""
-
-    async def press() -> str:
-        app = DebuggerApp(session, light=light)
-        async with app.run_test(size=size) as pilot:
-            await app.settled()
-            for key in keys:
-                await pilot.press(key)
-                await app.settled()
-            await pilot.pause()
-            return app.export_screenshot(title="phasewalk step")
-
-    path.write_text(asyncio.run(press()), encoding="utf-8")

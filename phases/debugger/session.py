@@ -1,17 +1,25 @@
 """What a debugger does with the runs of any machine, without any screen: moves go in, why they ended comes out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
+from phases.debugger import inputs, vocabularies
 from phases.debugger.branches import Branch, Branches
 from phases.debugger.breakpoints import Breakpoint, Breakpoints, Judge
-from phases.debugger.conditions import Value
-from phases.debugger.errors import DebuggerError
+from phases.debugger.conditions import Vocabulary
+from phases.debugger.errors import TELLING, DebuggerError
+from phases.debugger.failure import Failure
+from phases.debugger.fields import Field, fields_of
 from phases.debugger.timeline import Moment, moments
-from statemachine import PhaseError, Run, Step
+from phases.debugger.values import part, short
+from statemachine import PhaseError, Run, Status, Step
 
 Context = TypeVar("Context")
+
+PATIENCE = 0.3  # seconds that a screen waits for what the last step changed
 
 
 class Record(Protocol):
@@ -35,7 +43,7 @@ class Record(Protocol):
 class Session(Generic[Context]):
     """Runs that are stepped, rewound and forked, and the breakpoints they share.
 
-    Not for several threads at once, but `pause` may be called from any while another moves the run.
+    Not for several threads at once, but `pause` and `progress` may be called from any while another moves the run.
 
     Parameters
     ----------
@@ -45,14 +53,24 @@ class Session(Generic[Context]):
         What is walked, if the run is not driven.
     origin
         Where it comes from, in words.
+    saved
+        Makes a run of what a snapshot holds.
     """
 
-    def __init__(self, run: Run[Context], record: Record | None = None, origin: str = "") -> None:
+    def __init__(
+        self,
+        run: Run[Context],
+        record: Record | None = None,
+        origin: str = "",
+        saved: Callable[[Path], Run[Context]] | None = None,
+    ) -> None:
         self.branches = Branches(run, origin)
         self.breakpoints = Breakpoints()
         self.record = record
         self.pausing = False  # somebody wants the move under way to end at the next boundary
+        self._run_of = saved
         self._saved: set[Path] = set()
+        self._too_large = False  # to be compared with what it was, at every step
 
     def close(self) -> None:
         """Give back what the runs hold."""
@@ -67,16 +85,26 @@ class Session(Generic[Context]):
     def run(self) -> Run[Context]:
         return self.branch.run
 
-    # --- what a kind of machine adds ----------------------------------------------------------------------------
+    @property
+    def waits(self) -> bool:
+        """Whether the run waits for an answer."""
+        return self.run.status is Status.WAITING
+
+    # --- what a kind of machine does otherwise ------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What conditions may speak of."""
+        return vocabularies.of_context(self.run)
 
     def judge(self, run: Run[Context]) -> Judge:
         """Tells which conditions hold where this run rests, after the step that it just took."""
-        values: dict[str, Value] = {"step": run.step_count, "phase": run.phase.name}
-        return lambda condition: condition.holds(values.get)
+        here = {"step": run.step_count, "phase": run.phase.name}
+        return lambda condition: condition.holds(lambda name: here[name] if name in here else part(run.context, name))
 
     def words(self, step: Step) -> str:
         """What came of a step."""
-        return ""
+        return "" if step.outcome is None else short(step.outcome)
 
     # --- moving -------------------------------------------------------------------------------------------------
 
@@ -94,7 +122,10 @@ class Session(Generic[Context]):
         self.pausing = True
 
     def advance(self, enough: Callable[[Run[Context]], bool]) -> str:
-        """Go on until it is enough, or what `run_on` stops at; says why it stopped, "" if it was enough."""
+        """Go on until it is enough, or what `run_on` stops at; says why it stopped, "" if it was enough.
+
+        A run that failed tries the phase again that raised.
+        """
         reason = ""
 
         def stop(run: Run[Any]) -> bool:
@@ -109,14 +140,19 @@ class Session(Generic[Context]):
             if self.record is not None:
                 self.record.advance(stop)
                 return self.record.end if self.record.at_end else reason
-            if self.run.status.ended:
+            if self.run.status.over:
                 raise DebuggerError(f"the run has ended ({self.run.status}): go back to go on from there")
-            self.run.until(stop)
+            if self.waits:
+                raise DebuggerError(f"the run waits at {self.run.phase.name} for its answer, as in answer true")
+            with users_code(f"phase {self.run.phase.name}"):
+                self.run.until(stop)
         except PhaseError as error:
-            self.branch.error = f"{type(error.__cause__).__name__}: {error.__cause__}"
-            return f"failed in {error.phase}: {self.branch.error}"
+            self.branch.failure = Failure.of(error)
+            return f"failed in {error.phase}: {self.branch.failure.message}"
         finally:
             self.pausing = False
+        if self.waits and not reason:
+            return f"waits at {self.run.phase.name} for its answer"
         return str(self.run.status) if self.run.status.ended else reason
 
     def back(self, count: int = 1) -> None:
@@ -125,14 +161,44 @@ class Session(Generic[Context]):
 
     def goto(self, number: int) -> None:
         """Rest where the run rested after so many steps, back or ahead in what is recorded."""
-        if not 0 <= number <= self.run.recorded_steps:
-            where = "the start" if number < 0 else "the last recorded step"
-            raise DebuggerError(f"expected a step from 0 to {self.run.recorded_steps}, but {number} lies past {where}")
-        self.run.goto(number)
+        first = self.run.timeline.first
+        if not first <= number <= self.run.recorded_steps:
+            where = "the start" if number < first else "the last recorded step"
+            raise DebuggerError(
+                f"expected a step from {first} to {self.run.recorded_steps}, but {number} lies past {where}"
+            )
+        with users_code("going there"):
+            self.run.goto(number)
 
     def break_at(self, kind: str, target: str) -> Breakpoint:
         """Set a breakpoint: kind "phase", "guard" or "if"; raises DebuggerError or ConditionError."""
-        return self.breakpoints.add(self.run.machine, kind, target)
+        return self.breakpoints.add(self.run.machine, kind, target, self.vocabulary)
+
+    # --- what comes from outside --------------------------------------------------------------------------------
+
+    def signal(self, name: str, payload: Any = None) -> None:
+        """Send a signal to the run."""
+        self.refuse_record("send a signal")
+        with users_code(f"signal {name}"):
+            inputs.send(self.run, name, payload)
+
+    def answer(self, outcome: Any) -> None:
+        """Give a waiting run what it waits for."""
+        self.refuse_record("answer")
+        with users_code(f"this answer to {self.run.phase.name}"):
+            self.run.answer(outcome)
+
+    def time_out(self) -> None:
+        """Answer as if the deadline of a waiting run had passed."""
+        self.refuse_record("answer")
+        with users_code(f"the deadline of {self.run.phase.name}"):
+            self.run.time_out()
+
+    def edit(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Make a change that the machine knows; gives what it came to."""
+        self.refuse_record("change anything")
+        with users_code(f"edit {name}"):
+            return self.run.edit(name, **arguments)
 
     # --- several runs -------------------------------------------------------------------------------------------
 
@@ -144,7 +210,9 @@ class Session(Generic[Context]):
         """Open a second run with the same past, and switch to it."""
         self.refuse_record("fork")
         number, place = self.branch.number, self.run.step_count if at is None else at
-        return self.open(self.run.fork(at), f"fork of {number} at step {place}")
+        with users_code("forking"):
+            fork = self.run.fork(at)
+        return self.open(fork, f"fork of {number} at step {place}")
 
     def save(self, path: Path) -> None:
         """Write a snapshot; never over a file that this session did not write."""
@@ -152,17 +220,25 @@ class Session(Generic[Context]):
         path = path.expanduser()
         if path.exists() and path.resolve() not in self._saved:
             raise DebuggerError(f"{path} exists already; choose another name")
-        if self.run.status.ended:
+        if self.run.status.over:
             raise DebuggerError(f"the run has ended ({self.run.status}): go back a step to save it")
-        self.run.snapshot(path)
+        with users_code("saving"):
+            self.run.snapshot(path)
         self._saved.add(path.resolve())
+
+    def load(self, path: Path) -> Branch[Context]:
+        """Open a snapshot as another run, and switch to it."""
+        self.refuse_record("load a snapshot")
+        if self._run_of is None:
+            raise DebuggerError("there is nothing here that makes a run of a snapshot")
+        with users_code("loading"):
+            run = self._run_of(path.expanduser())
+        return self.open(run, f"loaded from {path.name}")
 
     def refuse_record(self, what: str) -> None:
         """Raise DebuggerError where there is only a record."""
         if self.record is not None:
-            raise DebuggerError(
-                f"a record has no model, so one cannot {what}; phasewalk replay --mode fork goes on live"
-            )
+            raise DebuggerError(f"a record is only walked, so one cannot {what}; phasewalk replay goes on from one")
 
     # --- seeing -------------------------------------------------------------------------------------------------
 
@@ -178,23 +254,48 @@ class Session(Generic[Context]):
         """What is to be known about the place where it rests: why the run failed, how the record ends."""
         if self.record is not None and self.record.at_end:
             return self.record.notice
-        return self.branch.error if self.run.status == "failed" else ""
+        return self.branch.failure.message if self.run.status is Status.FAILED and self.branch.failure else ""
 
     def where(self) -> str:
         """One line that says where the run rests."""
         run = self.run
         return (
-            f"run {self.branch.number}  {self.status}  at {run.phase.name}  "
+            f"run {self.branch.number}  {self.status}  at {run.phase.name}{inputs.until(run)}  "
             f"step {run.step_count} of {run.recorded_steps}"
         )
 
+    def progress(self) -> tuple[str, int]:
+        """Phase and steps at this moment; from any thread, also while the run is moved."""
+        return self.run.phase.name, self.run.step_count
+
+    def fields(self, *, always: bool = True, room: int = 200) -> tuple[Field, ...]:
+        """The context's fields; unless `always`, what the last step changed is told only where it is soon found out."""
+        began = monotonic()
+        found = fields_of(self.run, room=room, compare=always or not self._too_large)
+        if not always:
+            self._too_large = self._too_large or monotonic() - began > PATIENCE
+        return found
+
+    @property
+    def compares(self) -> bool:
+        """Whether a screen is told at each step what changed."""
+        return not self._too_large
+
     def happenings(self) -> list[tuple[int, str]]:
         """The signals and edits so far, each with the number of the step before which it took effect."""
-        return [(event.number, f"{event.kind} {event.name}") for event in self.run.events]
+        return self.happenings_of(self.branch)
+
+    def happenings_of(self, branch: Branch[Context]) -> list[tuple[int, str]]:
+        """The same of any of the runs."""
+        return [(event.number, f"{event.kind} {event.name}{_carried(event.outcome)}") for event in branch.run.events]
 
     def moments(self, first: int, last: int) -> Iterator[Moment]:
         """Steps on the timeline, those ahead of the place where it rests included."""
         return moments(self.run, first, last, self.words)
+
+
+def _carried(outcome: Any) -> str:
+    return "" if outcome is None else f": {short(outcome)}"
 
 
 def positive(count: int) -> int:
@@ -202,3 +303,14 @@ def positive(count: int) -> int:
     if count < 1:
         raise DebuggerError(f"expected a count of at least 1, not {count}")
     return count
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Whatever a machine's own code raises, as a DebuggerError; errors that tell what is wrong pass as they are."""
+    try:
+        yield
+    except TELLING:
+        raise
+    except Exception as error:
+        raise DebuggerError(f"{what} failed: {type(error).__name__}: {short(str(error), 500)}") from error

@@ -2,14 +2,16 @@
 
 import re
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from textual.content import Content
+
+from phases.debugger.cells import fitted
 
 Part = tuple[str, str]  # text and its style
 
 LOOKS = {
     "": "$foreground", "lit": "bold auto on $accent", "box": "bold $accent", "taken": "bold $text-success",
-    "count": "$text-warning", "dim": "$foreground 45%",
+    "count": "$text-warning", "dim": "$foreground 45%", "stop": "bold $text-error",
 }  # fmt: skip
 DIM, STRONG = "$foreground 55%", "bold $foreground"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -50,11 +52,15 @@ def as_many(words: list[str], width: int) -> str:
     return as_many(words[:-1], width) if len(words) > 1 else words[0][:width]
 
 
-def fitted(text: str, width: int) -> str:
-    """Text in exactly so many cells: filled up with spaces, or cut."""
-    if cell_len(text) <= width:
-        return set_cell_size(text, width)
-    return set_cell_size(text, max(0, width - 1)).rstrip(" ") + "…" * min(1, width)
+def cut(parts: list[Part], width: int) -> list[Part]:
+    """A line of styled text in at most so many cells."""
+    made: list[Part] = []
+    for text, style in parts:
+        room = width - sum(cell_len(before) for before, _ in made)
+        if cell_len(text) > room:
+            return [*made, (fitted(text, room), style)]
+        made.append((text, style))
+    return made
 
 
 def tail(text: str, length: int) -> str:

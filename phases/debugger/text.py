@@ -1,9 +1,11 @@
 """Tokens as text: what a row says so far, how a token is called, what came of a step in words."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from phases.context import Generation
+from phases.views.token_text import UNKNOWN
 from statemachine import Step
 
 
@@ -31,18 +33,27 @@ def text_of(context: Generation, row: int, recorded: str = "") -> Text:
         before = " ".join(map(str, output[:-1]))
         shown = "" if last is None else str(last)
         return Text(" ".join(map(str, prompt)), before + " " * bool(before), shown, last, pending, recorded)
-    decode = context.tokenizer.decode
-    whole, before = decode(output), decode(output[:-1])
+    whole, before = decoded(context, output), decoded(context, output[:-1])
     while not whole.startswith(before):  # bytes that only this token made a character of
         before = before[:-1]
     added = whole[len(before) :]
     shown = added if added or last is None else label(context, row, last)
-    return Text(decode(prompt), before, shown, last, pending)
+    return Text(decoded(context, prompt), before, shown, last, pending)
+
+
+def decoded(context: Generation, ids: Sequence[int]) -> str:
+    """The text of tokens; their ids, where there is no tokenizer or it does not know them, as a record can hold any."""
+    if context.tokenizer is not None:
+        with suppress(*UNKNOWN):
+            return context.tokenizer.decode(ids)
+    return " ".join(map(str, ids))
 
 
 def piece(context: Generation, token: int) -> str:
-    """The text of one token; "" for a special token, and where there is no tokenizer."""
-    return context.tokenizer.decode((token,)) if context.tokenizer else ""
+    """The text of one token; "" for a special token, and where no tokenizer knows it."""
+    with suppress(*UNKNOWN):
+        return context.tokenizer.decode((token,)) if context.tokenizer else ""
+    return ""
 
 
 def label(context: Generation, row: int, token: int) -> str:

@@ -40,10 +40,17 @@ def moments(run: Run[Any], first: int, last: int, words: Words) -> Iterator[Mome
 
 def travelled(run: Run[Any]) -> tuple[Counter[tuple[str, str]], int, Step | None]:
     """How often the run went from one phase to another, how long all steps took (ns), and the last of them."""
+    timeline, names = run.timeline, run.timeline.program.names
+    arcs, _, elapsed = timeline.columns(timeline.first, run.step_count)
     ways: Counter[tuple[str, str]] = Counter()
-    elapsed, last = 0, None
-    for step in run.steps():
-        ways[step.phase, step.target] += 1
-        elapsed += step.elapsed_ns
-        last = step
-    return ways, elapsed, last
+    for (source, target), count in Counter((arc.source, arc.target) for arc in arcs).items():
+        ways[names[source], names[target]] += count
+    return ways, sum(elapsed), next(run.steps(run.step_count - 1), None) if arcs else None
+
+
+def moment_line(moment: Moment, *, time: bool = False) -> str:
+    """A step in one line."""
+    words = [f"{moment.number:>5} {moment.phase} -> {moment.target}", moment.guards, moment.found]
+    if time:
+        words.append(f"{moment.elapsed_ns / 1e6:.3f} ms")
+    return "  ".join(word for word in words if word)

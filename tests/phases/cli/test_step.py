@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def test_a_command_that_failed_is_told_by_the_exit_status(
     phasewalk: Command, journal: Path, lines: str, code: int
 ) -> None:
-    answer = phasewalk("step", "--journal", str(journal), "--plain", stdin=lines)
+    answer = phasewalk("step", "--open", str(journal), "--plain", stdin=lines)
     assert answer.code == code
     assert ("error: " in answer.out) == bool(code)
 
@@ -31,14 +31,14 @@ def test_a_run_that_fails_is_a_command_that_failed(phasewalk: Command, chat_fold
 
 @pytest.mark.parametrize("name", ["zz.png", "zz", "zz.svg.gz"])
 def test_a_picture_is_svg(phasewalk: Command, journal: Path, name: str) -> None:
-    answer = phasewalk("step", "--journal", str(journal), "--screenshot", name)
+    answer = phasewalk("step", "--open", str(journal), "--screenshot", name)
     assert answer.code == 2
     assert "endings: .svg" in answer.err
     assert not Path(name).exists()
 
 
 def test_only_keys_that_there_are_can_be_pressed(phasewalk: Command, journal: Path) -> None:
-    arguments = ("step", "--journal", str(journal), "--screenshot", "a.svg", "--keys")
+    arguments = ("step", "--open", str(journal), "--screenshot", "a.svg", "--keys")
     for keys in ("n nonsense", "wait:99999", "<any>", "lefft", "\x1b"):
         answer = phasewalk(*arguments, keys)
         assert answer.code == 2
@@ -46,7 +46,7 @@ def test_only_keys_that_there_are_can_be_pressed(phasewalk: Command, journal: Pa
         assert not Path("a.svg").exists()
     assert phasewalk(*arguments, "n K escape colon h e l p enter").code == 0
     assert Path("a.svg").read_text().startswith("<svg")
-    without = phasewalk("step", "--journal", str(journal), "--keys", "n")
+    without = phasewalk("step", "--open", str(journal), "--keys", "n")
     assert (without.code, "--screenshot" in without.err) == (2, True)
 
 
@@ -71,10 +71,10 @@ def test_without_a_terminal_lines_are_read(chat_folder: Path, tmp_path: Path) ->
 
 def test_a_journal_needs_no_model(tmp_path: Path, journal: Path) -> None:
     code = (
-        "import sys; from phases.cli import main; sys.argv = ['phasewalk', 'step', '--journal', sys.argv[1]]\n"
+        "import sys; from phases.cli import main; sys.argv = ['phasewalk', 'step', '--open', sys.argv[1]]\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('transformers', 'tokenizers', 'textual', 'torch') if m in sys.modules])"
+        "print([m for m in ('transformers', 'textual', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(journal)], input="run\ntext\n", capture_output=True, text=True, check=True,
@@ -85,10 +85,10 @@ def test_a_journal_needs_no_model(tmp_path: Path, journal: Path) -> None:
 
 
 USAGE = [
-    (("step",), 2, "give a prompt"), (("step", "x", "--journal", "{journal}"), 2, "holds its own prompt"),
+    (("step",), 2, "give a prompt"), (("step", "x", "--open", "{journal}"), 2, "a prompt makes no sense beside --open"),
     (("step", "x", "--engine", "abacus"), 2, "there is no engine"), (("step", "x", "--size", "3x4"), 2, "20x10"),
     (("step", "x", "--screenshot", "{journal}"), 2, "exists already"), (("step", "x", "--top-p", "0"), 2, "top_p"),
-    (("step", "--journal", "{damaged}"), 1, "phasewalk: "),
+    (("step", "--open", "{damaged}"), 1, "phasewalk: "),
 ]  # fmt: skip
 
 

@@ -104,9 +104,14 @@ def test_a_failed_phase_is_shown_and_one_can_go_back(
         "run 1  failed  at decode  step 3 of 3  tokens 0",
     ]
     assert said(session, "where")[1] == "ZeroDivisionError: division by zero"
+    whole = said(session, "error")
+    assert whole[0] == "phase 'decode' failed at step 3"
+    assert any("1 / 0" in line for line in whole)
+    assert whole[-1] == "ZeroDivisionError: division by zero"
+    assert said(session, "step")[0].startswith("stopped: failed in decode")  # it was tried again
     monkeypatch.undo()
-    assert said(session, "step")[0].startswith("error: the run has ended (failed)")
-    assert said(session, "back", "run")[-1] == "run 1  done  at done  step 26 of 26  tokens 8"
+    assert said(session, "step")[0].startswith("    3 decode -> check_stop")
+    assert said(session, "run")[-1] == "run 1  done  at done  step 26 of 26  tokens 8"
     assert said(session, "where") == ["run 1  done  at done  step 26 of 26  tokens 8"]
 
 

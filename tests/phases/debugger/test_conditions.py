@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phases.debugger.conditions import Condition, ConditionError
+from phases.debugger.vocabularies import GENERATION
 
 VALUES = {
     "top1": 0.2,
@@ -35,15 +36,15 @@ WRONG = [
 
 @pytest.mark.parametrize("text", TRUE)
 def test_conditions_that_hold(text: str) -> None:
-    condition = Condition.parse(text)
+    condition = Condition.parse(text, GENERATION)
     assert condition.holds(VALUES.get)
-    assert not Condition.parse(f"not ({text})").holds(VALUES.get)
+    assert not Condition.parse(f"not ({text})", GENERATION).holds(VALUES.get)
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG)
 def test_what_is_no_condition(text: str, message: str) -> None:
     with pytest.raises(ConditionError, match="(?s)" + message.replace("(", r"\(")):
-        Condition.parse(text)
+        Condition.parse(text, GENERATION)
 
 
 def test_a_name_without_a_value_is_neither_true_nor_false() -> None:
@@ -51,10 +52,10 @@ def test_a_name_without_a_value_is_neither_true_nor_false() -> None:
         return {"length": 3.0}.get(name)
 
     for text in ("top1 < 0.3", "not top1 < 0.3", "top1 < 0.3 and length == 3", "top1 == top1"):
-        assert not Condition.parse(text).holds(value)
-    assert Condition.parse("top1 < 0.3 or length == 3").holds(value)
-    assert not Condition.parse("not (top1 < 0.3 and length == 3)").holds(value)
-    assert Condition.parse("not (top1 < 0.3 and length == 4)").holds(value)
+        assert not Condition.parse(text, GENERATION).holds(value)
+    assert Condition.parse("top1 < 0.3 or length == 3", GENERATION).holds(value)
+    assert not Condition.parse("not (top1 < 0.3 and length == 3)", GENERATION).holds(value)
+    assert Condition.parse("not (top1 < 0.3 and length == 4)", GENERATION).holds(value)
 
 
 @given(st.text(max_size=60) | st.text("top1<length=0.3\"'()andor not-!,:[]{}", max_size=40))
@@ -64,4 +65,4 @@ def test_a_name_without_a_value_is_neither_true_nor_false() -> None:
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_a_condition_or_a_clear_error(text: str) -> None:
     with suppress(ConditionError):
-        Condition.parse(text).holds(VALUES.get)
+        Condition.parse(text, GENERATION).holds(VALUES.get)

@@ -12,13 +12,14 @@ from debugger_lines import PARAMS, said
 from gate import Gate
 
 from phases import Generator, RowRequest
+from phases.debugger import generation_view
+from phases.debugger.app import DebuggerApp, picture
 from phases.debugger.dialogs import Asked, Pages
 from phases.debugger.distribution import Distribution
 from phases.debugger.generation import GenerationSession
+from phases.debugger.generation_view import GenerationView, glance, view_of
 from phases.debugger.guards import GuardTruth
 from phases.debugger.panels import GuardsPanel
-from phases.debugger.screen import DebuggerApp, picture
-from phases.debugger.view import View, glance
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +113,7 @@ def test_the_screen_shows_the_place(session: GenerationSession) -> None:
             assert f"{buffer.address:#x}" in text
         assert "because ~nothing_left" in text
         assert "T P S D C S D" in text
-        view = View.of(session)
+        view = view_of(session)
         assert isinstance(view.distribution, Distribution)
         assert view.text.last in text
         await press("s", "s")
@@ -124,7 +125,7 @@ def test_the_screen_shows_the_place(session: GenerationSession) -> None:
 
 def test_guards_and_choices_are_told_apart(session: GenerationSession) -> None:
     told = (GuardTruth("paid", True), GuardTruth("route", "tools"), GuardTruth("late", None))
-    view = replace(View.of(session), guards=told)
+    view = replace(view_of(session), guards=told)
     shown = [line.rstrip() for line in GuardsPanel().draw(view, 40, 5).plain.splitlines()]
     assert shown[:3] == ["✔ true  paid", "◆       route = tools", "? unset late"]
 
@@ -201,11 +202,11 @@ def test_running_does_not_block_and_p_pauses(
 ) -> None:
     gate, glanced = Gate(generator, monkeypatch), asyncio.Event()
 
-    def noted(*arguments: Any) -> View:
+    def noted(*arguments: Any) -> GenerationView:
         glanced.set()
         return glance(*arguments)
 
-    monkeypatch.setattr("phases.debugger.screen.glance", noted)
+    monkeypatch.setattr(generation_view, "glance", noted)
 
     async def play() -> None:
         app = DebuggerApp(session)
@@ -271,7 +272,7 @@ def test_a_record_on_screen(journal: Path) -> None:
         assert "logit" in seen(app)
         assert "recorded" in seen(app)
         await press("end", "f")
-        assert "error: a record has no model" in seen(app)
+        assert "error: a record is only walked" in seen(app)
 
     on_screen(GenerationSession.recorded(journal), script)
 

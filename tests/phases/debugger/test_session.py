@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from phases import Generator
 from phases.debugger.commands import execute
 from phases.debugger.generation import GenerationSession
-from phases.debugger.view import View
+from phases.debugger.generation_view import view_of
 
 
 def test_pause_from_another_thread(
@@ -21,7 +21,7 @@ def test_pause_from_another_thread(
     with ThreadPoolExecutor() as pool:
         driven = pool.submit(session.run_on)
         gate.wait()
-        assert session.progress() == ("decode", 3, 0)
+        assert (session.progress(), session.tokens) == (("decode", 3), 0)
         session.pause()
         gate.open(100)
         assert driven.result(PATIENCE) == "paused"
@@ -44,7 +44,7 @@ def test_looking_and_walking_change_no_token(generator: Generator, lines: list[s
     try:
         for line in lines:
             execute(session, line)
-            View.of(session)
+            view_of(session)
         session.breakpoints.clear()
         for branch in session.branches:
             session.branches.switch(branch.number)

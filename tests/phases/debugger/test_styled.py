@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phases.debugger.styled import bar_of, fitted, percent
+from phases.debugger.cells import fitted
+from phases.debugger.styled import bar_of, percent
 
 
 def test_wide_characters_keep_columns_straight() -> None:
