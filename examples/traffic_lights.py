@@ -40,6 +40,11 @@ table.append(Transition(green, green, jam & ~over))  # stay green until nobody w
 off = Signal("off", to=End("night", status=Status.CANCELLED))
 crossing = Machine("crossing", start=red, transitions=table, signals=[off])
 
+
+def new_context() -> Crossing:
+    return Crossing(seed=7)
+
+
 if __name__ == "__main__":
     from hypothesis import strategies as st
 
@@ -47,10 +52,10 @@ if __name__ == "__main__":
     from statemachine.testing import machine_rules, run_rules
 
     path = Path(tempfile.mkdtemp()) / "crossing.jsonl"
-    run = Run(crossing, Crossing(seed=7), journal=JournalWriter(path))
+    run = Run(crossing, new_context(), journal=JournalWriter(path))
     print("recorded:", run.start(), run.context.passed)
     # By the recorded outcomes alone, and running every phase again:
-    print("play:", play(Journal.open(path), Run(crossing, Crossing(seed=7))) or "the same")
-    print("verified:", verify(Journal.open(path), Run(crossing, Crossing(seed=7))).verified)
+    print("play:", play(Journal.open(path), Run(crossing, new_context())) or "the same")
+    print("verified:", verify(Journal.open(path), Run(crossing, new_context())).verified)
     print(to_mermaid(crossing))
     print("kept the rules:", run_rules(machine_rules(crossing, st.builds(Crossing, st.integers(0, 99)))), sep="\n")

@@ -68,7 +68,7 @@ class CandidatesPanel(Panel[GenerationView], can_focus=True):
 
     def on_click(self, event: Click) -> None:
         view, place = self.view, self.place_of(event)
-        if not place or not view or isinstance(view.distribution, str):
+        if place is None or view is None or isinstance(view.distribution, str):
             return
         width, height = self.size
         line = place.y - len(self._head(view, view.distribution, width))

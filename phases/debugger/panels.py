@@ -32,7 +32,7 @@ class MachinePanel(Panel[View]):
         return around(view.drawing, height)
 
     def on_click(self, event: Click) -> None:
-        if not (place := self.place_of(event)) or not self.view:
+        if (place := self.place_of(event)) is None or self.view is None:
             return
         shown = self._shown(self.view, self.size.height)
         if place.y < len(shown) and (phase := phase_at(shown[place.y], place.x, self.view.phases)):

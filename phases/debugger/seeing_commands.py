@@ -12,6 +12,7 @@ from phases.debugger.timeline import moment_line, travelled
 from phases.debugger.values import HIDDEN, hidden, short
 
 RECENT = 20  # steps that `timeline` lists
+MOST_NAMES = 30  # of fields, in an error
 WHOLE = 20_000  # characters of a field that is asked for by name
 
 
@@ -41,7 +42,8 @@ def context(session: Session[Any], rest: str) -> Lines:
 def _field(session: Session[Any], name: str) -> str:
     held = context_of(session.run)
     if name not in held:
-        raise DebuggerError(f"expected a field of the context, not {name!r}; fields: {short(', '.join(held), 500)}")
+        named = ", ".join(list(held)[:MOST_NAMES])
+        raise DebuggerError(f"expected a field of the context, not {name!r}; fields: {named}")
     return f"{name}: {HIDDEN if name in hidden(session.run.context) else short(held[name], WHOLE)}"
 
 

@@ -22,7 +22,7 @@ class TimelinePanel(Panel[View]):
         return lines(self._slider(view, width), self._strip(view, width), self._here(view, width))
 
     def on_click(self, event: Click) -> None:
-        if not (place := self.place_of(event)) or not self.view:
+        if (place := self.place_of(event)) is None or self.view is None:
             return
         view, width, steps = self.view, self.size.width, None
         if place.y == SLIDER:
@@ -43,6 +43,8 @@ class TimelinePanel(Panel[View]):
         places = [(moment.number, moment.phase) for moment in view.moments]
         if view.step == view.steps:
             places.append((view.step, view.phase))
+        elif view.moments[-1].number == view.steps - 1:
+            places.append((view.steps, view.moments[-1].target))
         room = max(1, width // 2)
         here = next((index for index, (number, _) in enumerate(places) if number == view.step), 0)
         first = max(0, min(here - room // 2, len(places) - room))

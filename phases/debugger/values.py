@@ -19,7 +19,7 @@ _GENERATED = {dataclasses.__file__, reprlib.__file__}  # the files that the repr
 
 def short(value: Any, room: int = 80) -> str:
     """A value as text of at most so many characters, on one line."""
-    text = " ".join(_text(value, room, DEEPEST).split("\n"))
+    text = " ".join(_text(value, room).split("\n"))
     return text if len(text) <= room else text[: max(0, room - 1)] + CUT
 
 
@@ -66,14 +66,15 @@ def hidden(owner: Any) -> frozenset[str]:
     return frozenset(name for name, field in fields.items() if not field.repr)
 
 
-def _text(value: Any, room: int, depth: int) -> str:
+def _text(value: Any, room: int, within: tuple[int, ...] = ()) -> str:
+    """The text of a value that stands within these others, by their ids."""
     try:
-        return _told(value, room, depth)
+        return _told(value, room, within)
     except Exception as error:  # what it says is the class's own, and may be what its repr was to hide
         return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
 
 
-def _told(value: Any, room: int, depth: int) -> str:
+def _told(value: Any, room: int, within: tuple[int, ...]) -> str:
     kind = type(value)
     if isinstance(value, Enum):
         return f"{kind.__name__}.{value.name}"
@@ -84,15 +85,17 @@ def _told(value: Any, room: int, depth: int) -> str:
         return f"<a number of {value.bit_length()} bits>"
     if hasattr(value, "dtype") and hasattr(value, "shape") and value.shape:
         return _array(value, room)
+    if id(value) in within:
+        return f"<the {kind.__name__} around it>"
     if isinstance(value, dict | list | tuple | set | frozenset | deque):
-        return _container(value, room, depth)
+        return _container(value, room, within)
     if isinstance(value, type) or not _is_plain(kind):
         return repr(value)
-    if not depth:
+    if len(within) == DEEPEST:
         return f"{kind.__name__}({CUT})"
-    secret = hidden(value)
+    secret, inside = hidden(value), (*within, id(value))
     held = {name: one for name, one in parts(value).items() if name not in secret}
-    pairs = (f"{name}={_text(one, room, depth - 1)}" for name, one in held.items())
+    pairs = (f"{name}={_text(one, room, inside)}" for name, one in held.items())
     return f"{kind.__name__}({_joined(pairs, len(held))})"
 
 
@@ -102,29 +105,28 @@ def _is_plain(kind: type) -> bool:
     return its is object.__repr__ or getattr(getattr(its, "__code__", None), "co_filename", "") in _GENERATED
 
 
-def _container(value: Any, room: int, depth: int) -> str:
+def _container(value: Any, room: int, within: tuple[int, ...]) -> str:
     if isinstance(value, list | deque):
         begin, end = "[", "]"
     elif isinstance(value, tuple):
         begin, end = "(", ",)" if len(value) == 1 else ")"
     else:
         begin, end = "{", "}"
-    if not depth:
-        return f"{begin}{CUT}{end}" if len(value) else begin + end
-    if isinstance(value, dict):
-        texts: Iterable[str] = (
-            f"{_text(name, room, depth - 1)}: {_text(one, room, depth - 1)}" for name, one in value.items()
-        )
+    inside = (*within, id(value))
+    if len(within) == DEEPEST:
+        texts: Iterable[str] = [CUT] if len(value) else []
+    elif isinstance(value, dict):
+        texts = (f"{_text(name, room, inside)}: {_text(one, room, inside)}" for name, one in value.items())
     else:
-        texts = (_text(one, room, depth - 1) for one in value)
+        texts = (_text(one, room, inside) for one in value)
     named = type(value).__name__ if type(value) not in (dict, list, tuple, set) else ""
     text = f"{begin}{_joined(texts, len(value))}{end}"
     return f"{named}({text})" if named else text
 
 
 def _joined(texts: Iterable[str], count: int) -> str:
-    rest = [f"{CUT} {count} in all"] if count > MOST else []
-    return ", ".join([*islice(texts, MOST), *rest])
+    shown = list(islice(texts, MOST))
+    return ", ".join([*shown, f"{CUT} {count} in all"] if count > MOST and shown != [CUT] else shown)
 
 
 def _array(value: Any, room: int) -> str:
@@ -132,5 +134,6 @@ def _array(value: Any, room: int) -> str:
     shape = "x".join(map(str, value.shape))
     first = ""
     if type(value).__module__ == "numpy":
-        first = " " + _container(value.reshape(-1)[: MOST + 1].tolist(), room, 1)
+        values = value.reshape(-1)[:MOST].tolist()
+        first = f" [{_joined((_text(one, room) for one in values), value.size)}]"
     return f"<{type(value).__name__} {shape} {value.dtype}{first}>"

@@ -64,7 +64,7 @@ def seen(session: Session[Any]) -> dict[str, Any]:
         "moments": tuple(moments(run, run.step_count - NEARBY, run.step_count + NEARBY, lambda step: "")),
         "elapsed_ns": elapsed, "breakpoints": tuple(session.breakpoints), "notice": session.notice,
         "failed": session.branch.failure is not None and run.status == "failed",
-        "fields": session.fields(always=False), "compared": session.compares, "inputs": inputs_of(run),
+        "compared": session.compares, "fields": session.fields(always=False), "inputs": inputs_of(run),
         "happened": tuple(session.happenings()[-HAPPENED:]),
     }  # fmt: skip
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import xml.etree.ElementTree as ET
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from debugger_lines import PARAMS, said
+from debugger_screen import Pilot, on_screen, seen, typed
 from gate import Gate
 
 from phases import Generator, RowRequest
@@ -22,46 +22,6 @@ from phases.debugger.guards import GuardTruth
 from phases.debugger.panels import GuardsPanel
 
 pytestmark = pytest.mark.slow
-
-Pilot = Callable[..., Awaitable[None]]
-
-
-def on_screen(
-    session: GenerationSession,
-    script: Callable[[DebuggerApp, Pilot], Awaitable[None]],
-    size: tuple[int, int] = (120, 40),
-) -> None:
-    """Run a script of key presses on the application."""
-
-    async def play() -> None:
-        app = DebuggerApp(session)
-        async with app.run_test(size=size) as pilot:
-            await app.settled()
-
-            async def press(*keys: str) -> None:
-                for key in keys:
-                    await pilot.press(key)
-                    await app.settled()
-                await pilot.pause()
-
-            await script(app, press)
-
-    asyncio.run(play())
-
-
-def seen(app: DebuggerApp) -> str:
-    """The screen as text."""
-    rows: dict[float, str] = {}
-    found = ET.fromstring(app.export_screenshot()).iter("{http://www.w3.org/2000/svg}text")
-    for node in sorted(found, key=lambda node: float(node.get("x", 0))):
-        row, column = float(node.get("y", 0)), round(float(node.get("x", 0)) / 12.2)
-        rows[row] = rows.get(row, "").ljust(column) + "".join(node.itertext())
-    return "\n".join(rows[row] for row in sorted(rows)).replace("\xa0", " ")
-
-
-def typed(text: str) -> list[str]:
-    names = {" ": "space", ".": "full_stop"}
-    return [names.get(character, character) for character in text]
 
 
 def test_keys_move_the_run(session: GenerationSession) -> None:
