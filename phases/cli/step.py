@@ -31,7 +31,7 @@ def step(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROMPT]",
+            metavar="PROMPT",
             help="What to say to the model; with --context the machine, as MODULE:NAME or FILE.py:NAME.",
             show_default=False,
         ),

@@ -33,7 +33,7 @@ def test_the_first_difference_of_two_runs(lights: Session[Any]) -> None:
         "      6 red -> green  2       6 green -> red  2",
         "      7 green -> red  2       7 red -> green  3",
         "      8 red -> green  3       8 green -> done  3",
-        "      9 green -> done  3        9 done  done",
+        "      9 green -> done  3      9 done  done",
         "     10 done  done",
     ]
 
