@@ -100,6 +100,12 @@ def is_stdout(path: Path | None) -> bool:
     return path is not None and str(path) == "-"
 
 
+def is_journal(path: Path) -> bool:
+    """Whether a file begins as a journal does; a snapshot begins with a length."""
+    with path.open("rb") as file:
+        return file.read(1) == b"{"
+
+
 def _kind(path: Path) -> str:
     """What stands there if it is no regular file; "" for a regular one, and where nothing stands."""
     try:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phases.cli.driving import drive
-from phases.cli.files import check_new, check_snapshot, readable_file
+from phases.cli.files import check_new, check_snapshot, is_journal, readable_file
 from phases.cli.recorded_model import model_of, tell_of_lacking_phases
 from phases.cli.screen import loading_bar
 from phases.cli.target import MachineOption, generating_machine
@@ -48,7 +48,7 @@ def resume(
 
     generating = generating_machine(machine)
     check_new(journal, "--journal")
-    saved = None if _is_journal(path) else load(path)
+    saved = None if is_journal(path) else load(path)
     if saved is None and journal is not None:
         raise typer.BadParameter("a journal is gone on with in its own file", param_hint="--journal")
     if saved is not None and snapshot is None:
@@ -63,9 +63,3 @@ def resume(
     with generator:
         run = generator.resume(saved, journal=journal) if saved else generator.recover(path)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
-
-
-def _is_journal(path: Path) -> bool:
-    """Whether it begins as a journal does; a snapshot begins with a length."""
-    with path.open("rb") as file:
-        return file.read(1) == b"{"

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phases.cli import options, picture
-from phases.cli.files import check_new, readable_file
+from phases.cli.files import check_new, is_journal, readable_file
 from phases.cli.process import FAILED
-from phases.cli.recorded_model import tell_of_lacking_phases
+from phases.cli.recorded_model import model_of, tell_of_lacking_phases
 from phases.cli.screen import loading_bar, tell
 from phases.cli.target import MachineOption, find_machine_and_context, generating_machine
 
 if TYPE_CHECKING:
+    from phases.context import Generation
     from phases.debugger.session import Session
     from statemachine import Machine
 
@@ -22,7 +23,7 @@ RUNS = 8  # that can stand side by side: forks and snapshots
 SCREEN, OTHER = "Screen", "Another machine"
 # The options that make sense beside --open, and beside --context; generations take all but --context.
 SHOWING = {"plain", "light", "screenshot", "keys", "size"}
-OF_RECORDS = {"opened", "model", "machine", *SHOWING}
+OF_RECORDS = {"opened", "model", "machine", "journal", *SHOWING}
 OF_MACHINES = {"prompt", "context", "journal", "opened", *SHOWING}
 
 
@@ -41,8 +42,9 @@ def step(
     journal: Annotated[Path | None, typer.Option(metavar="FILE", help="Record the run here.")] = None,
     opened: Annotated[
         Path | None,
-        typer.Option("--open", metavar="FILE", help="Walk a recorded run instead; needs no model.", exists=True,
-                     dir_okay=False, callback=readable_file),
+        typer.Option("--open", metavar="FILE",
+                     help="Walk a recorded run instead, which needs no model; go on from a snapshot.",
+                     exists=True, dir_okay=False, callback=readable_file),
     ] = None,
     context: Annotated[
         str | None,
@@ -109,6 +111,11 @@ def step(
     generating = generating_machine(machine)
     if opened is not None:
         _refuse_beside(asked, "--open", OF_RECORDS)
+        if not is_journal(opened):
+            check_new(journal, "--journal")
+            _of_snapshot(opened, model, generating, journal, show)
+            return
+        _refuse_journal(journal)
         recorded = GenerationSession.recorded(opened, generating, model)
         assert recorded.record is not None
         tell_of_lacking_phases(recorded.record.journal, generating)
@@ -134,20 +141,46 @@ def step(
         show(GenerationSession.live(generator, generator.start(x, params, keep=True, journal=journal)))
 
 
+def _of_snapshot(
+    opened: Path,
+    model: str | None,
+    machine: "Machine[Generation]",
+    journal: Path | None,
+    show: "Callable[[Session[Any]], None]",
+) -> None:
+    """Show a generation that goes on from a snapshot, with the model that it names."""
+    from phases.debugger.generation import GenerationSession
+    from phases.replay import load_generator
+    from statemachine.record.snapshot import load
+
+    saved = load(opened)
+    tell_of_lacking_phases(saved.journal, machine)
+    model = model_of(saved.journal, model)
+    with loading_bar(model or "the demo model") as progress:
+        generator = load_generator(saved.journal, model=model, machine=machine, progress=progress)
+    with generator:
+        run = generator.resume(saved, journal=journal, keep=True)
+        show(GenerationSession(run, generator, origin=f"loaded from {opened.name}"))
+
+
 def _of_machine(
     machine: "Machine[Any]", new_context: Callable[[], Any], journal: Path | None, opened: Path | None
 ) -> "Session[Any]":
     """A session of a machine of any kind: live, or over its record."""
     from phases.debugger.machine_session import live, recorded
 
-    if opened is None:
-        check_new(journal, "--journal")
-        return live(machine, new_context, journal)
+    if opened is not None and is_journal(opened):
+        _refuse_journal(journal)
+        session = recorded(opened, machine, new_context)
+        tell_of_lacking_phases(session.record.journal, machine)
+        return session
+    check_new(journal, "--journal")
+    return live(machine, new_context, journal, opened)
+
+
+def _refuse_journal(journal: Path | None) -> None:
     if journal is not None:
         raise typer.BadParameter("a record is walked, there is nothing to record", param_hint="--journal")
-    session = recorded(opened, machine, new_context)
-    tell_of_lacking_phases(session.record.journal, machine)
-    return session
 
 
 def _refuse_beside(asked: typer.Context, option: str, sensible: set[str]) -> None:

@@ -20,7 +20,7 @@ class Failure:
         """What there is to say of a failed phase."""
         cause = error.__cause__ or error
         told = traceback.TracebackException.from_exception(cause, limit=-FRAMES)
-        message = " ".join("".join(told.format_exception_only()).split())
+        message = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         lines = "".join(told.format()).splitlines()
         return cls(
             message if len(message) <= LONGEST else message[:LONGEST] + "…",

@@ -38,6 +38,7 @@ class GenerationScreen(DebuggerScreen):
     )  # fmt: skip
     BESIDE: ClassVar[type[Panel[Any]]] = BuffersPanel
     BELOW: ClassVar[tuple[type[Panel[Any]], ...]] = (TextPanel,)
+    TALL = 29
     WORDS: ClassVar[dict[str, str]] = {
         "whole": "the whole text",
         "own": "n         next: go on until one more token has been checked\n"

@@ -16,34 +16,35 @@ class Names:
         self._spread: Spread | None = None
 
     def __call__(self, name: str) -> Any:
-        context = self._run.context
-        output = context.output_ids[self._row]
         match name:
             case "step":
                 return self._run.step_count
             case "phase":
                 return self._run.phase.name
+            case "length" | "token_id" | "token" | "text":
+                return self._of_output(name, self._run.context.output_ids[self._row])
+        if self._spread is None:
+            try:
+                self._spread = spread(self._run.context, self._row)
+            except NoDistribution:
+                return None
+        return getattr(self._spread, name)
+
+    def before(self, name: str) -> Any:
+        """What it was before the last token, as far as the output alone tells."""
+        output = self._run.context.output_ids[self._row]
+        return self._of_output(name, output[:-1]) if name in ("length", "token_id", "token", "text") else None
+
+    def _of_output(self, name: str, output: list[int]) -> Any:
+        context = self._run.context
+        match name:
             case "length":
                 return len(output)
             case "token_id":
                 return output[-1] if output else None
             case "token":
                 return piece(context, output[-1]) if output and context.tokenizer else None
-            case "text":
-                return decoded(context, output) if context.tokenizer else None
-        if self._spread is None:
-            try:
-                self._spread = spread(context, self._row)
-            except NoDistribution:
-                return None
-        return getattr(self._spread, name)
-
-    def before(self, name: str) -> Any:
-        """The same, but of the text without its last token: so that a text is told from one that just came to hold."""
-        context = self._run.context
-        if name == "text" and context.tokenizer:
-            return decoded(context, context.output_ids[self._row][:-1])
-        return self(name)
+        return decoded(context, output) if context.tokenizer else None
 
 
 def token_settled(run: Run[Generation]) -> bool:

@@ -118,6 +118,7 @@ class DebuggerScreen(Screen[None]):
     PANELS: ClassVar[tuple[type[Panel[Any]], ...]] = (ContextPanel, GuardsPanel, InputsPanel, BreakpointsPanel)
     BESIDE: ClassVar[type[Panel[Any]]] = InputsPanel  # on the right as well, where there is room
     BELOW: ClassVar[tuple[type[Panel[Any]], ...]] = ()
+    TALL = 22  # lines from which on the guards have room below the machine
     WORDS: ClassVar[dict[str, str]] = {
         "whole": "the whole context", "own": "", "clicks": "", "numbers": "1 2 3 4",
         "panels": "context, guards, signals, breakpoints",
@@ -172,7 +173,7 @@ class DebuggerScreen(Screen[None]):
     def _make_room(self) -> None:
         """Show what there is room for: one panel on the right, or two of them and more on the left."""
         width, height = self.app.size
-        tall, roomy = height >= 29, width >= 108 and height >= 36
+        tall, roomy = height >= self.TALL, width >= 108 and height >= 36
         left = (GuardsPanel, BreakpointsPanel) if roomy else ()
         self.query_one("#left GuardsPanel").display = tall
         self.query_one("#left BreakpointsPanel").display = roomy

@@ -151,14 +151,15 @@ def test_which_machine_has_to_be_said(phasewalk: Command) -> None:
     assert (answer.code, "cannot import 'nowhere'" in answer.err) == (2, True)
 
 
-@pytest.mark.parametrize("more", [("--journal", "a.jsonl"), ("--seed", "1"), ("--engine", "numpy"), ("x",)])
+@pytest.mark.parametrize("more", [("--seed", "1"), ("--engine", "numpy"), ("x",)])
 def test_a_record_is_only_walked(phasewalk: Command, more: tuple[str, ...]) -> None:
     phasewalk("step", *TARGET, "--journal", "run.jsonl", stdin="run\n")
     answer = phasewalk("step", "--open", "run.jsonl", *more, stdin="")
     assert (answer.code, "makes no sense beside --open" in " ".join(answer.err.split())) == (2, True)
     assert phasewalk("step", "--open", "run.jsonl", stdin="").code == 1  # and it is no generation
-    answer = phasewalk("step", *TARGET, "--open", "run.jsonl", "--journal", "b.jsonl", stdin="")
-    assert (answer.code, "there is nothing to record" in " ".join(answer.err.split())) == (2, True)
+    for target in ((), TARGET):
+        answer = phasewalk("step", *target, "--open", "run.jsonl", "--journal", "b.jsonl", stdin="")
+        assert (answer.code, "there is nothing to record" in " ".join(answer.err.split())) == (2, True)
     assert [path.name for path in Path().iterdir()] == ["run.jsonl"]
 
 
@@ -174,3 +175,36 @@ def test_stepping_any_machine_imports_no_screen_and_no_model(tmp_path: Path) -> 
         check=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.stdout.endswith("[]\n")
+
+
+def test_a_snapshot_of_any_machine_is_opened_and_gone_on_with(phasewalk: Command) -> None:
+    phasewalk("step", *TARGET, stdin="step 3\nsave a.snap\n")
+    opened = ("step", *TARGET, "--open", "a.snap", "--journal", "run.jsonl")
+    answer = phasewalk(*opened, stdin="run\nload a.snap\n")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == [
+        "run 1  paused  at green  step 3 of 3", "stopped: done", "run 1  done  at done  step 10 of 10",
+        "run 2  paused  at green  step 3 of 3",
+    ]  # fmt: skip
+    assert "step 0 of 10" in phasewalk("step", *TARGET, "--open", "run.jsonl", stdin="").out
+
+
+def test_a_snapshot_of_another_machine_leaves_no_journal(phasewalk: Command) -> None:
+    phasewalk("step", *TARGET, stdin="step 3\nsave a.snap\n")
+    Path("other.py").write_text(
+        "from statemachine import End, Machine, Phase, Transition\nhere = Phase('here')\n"
+        "machine = Machine('other', here, [Transition(here, End('done'))])\n"
+    )
+    options = ("--context", f"{LIGHTS}:new_context", "--open", "a.snap", "--journal", "run.jsonl")
+    answer = phasewalk("step", "other.py:machine", *options, stdin="")
+    assert (answer.code, "a.snap is of another machine or context" in answer.err) == (1, True)
+    assert not Path("run.jsonl").exists()
+
+
+def test_a_snapshot_of_a_generation_is_opened_and_gone_on_with(phasewalk: Command, chat_folder: Path) -> None:
+    options = ("--model", str(chat_folder), "--engine", "numpy", "--seed", "5", "--max-new-tokens", "4")
+    saved = phasewalk("step", "the quick fox", *options, stdin="next 2\nsave a.snap\nrun\ntext\n")
+    answer = phasewalk("step", "--open", "a.snap", "--journal", "run.jsonl", stdin="fork\nrun\ntext\nswitch 1\nrun\n")
+    assert (answer.code, answer.err) == (0, "")
+    assert saved.out.splitlines()[-1] in answer.out
+    assert phasewalk("replay", "run.jsonl").code == 0

@@ -55,3 +55,20 @@ def test_step_and_next_stop_at_breakpoints(session: GenerationSession) -> None:
     assert session.run.step_count == 3
     assert session.next_token(5) == "breakpoint 1 (phase decode)"
     assert session.run.step_count == 6
+
+
+def test_a_condition_on_the_text_holds_at_the_token_that_makes_it_so(session: GenerationSession) -> None:
+    said(session, "run")
+    tokens, decode = session.run.context.output_ids[0], session.run.context.bound_tokenizer.decode
+    texts = [decode(tokens[: count + 1]) for count in range(len(tokens))]
+    wanted = next(character for character in texts[-1] if character.isascii() and character not in texts[2])
+    made = next(count for count, text in enumerate(texts) if wanted in text)
+    session.goto(0)
+    assert said(session, f"break if text contains {wanted!r}", "run")[-1].endswith(f"tokens {made + 1}")
+    assert said(session, "run")[-2] == "stopped: done"  # it still contains it
+    session.goto(0)
+    assert said(session, "delete 1", f"break if not text contains {wanted!r} and length > 0", "run")[-1].endswith(
+        f"tokens {1 if made else len(tokens)}"
+    )
+    said(session, "delete 2", 'break if text contains "no such text"', "goto 0")
+    assert said(session, "run")[-2] == "stopped: done"

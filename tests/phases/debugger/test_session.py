@@ -32,7 +32,8 @@ def test_pause_from_another_thread(
 MOVES = st.sampled_from(
     ["step", "step 4", "next", "next 2", "run", "back", "back 3", "goto 0", "goto 7", "goto 12", "candidates",
      "buffers", "fork", "switch", "close", "timeline", "text", "guards", "machine", "break phase decode",
-     "break if top1 < 0.9", "delete 1", "where"]
+     "break if top1 < 0.9", "delete 1", "where", "context", "context request", "compare", "signals", "events",
+     'break if text contains "e"']
 )  # fmt: skip
 
 
