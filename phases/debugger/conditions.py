@@ -2,22 +2,12 @@
 
 import ast
 import io
-import operator
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from numbers import Real
-from typing import Any
 
-from phases.debugger.values import part
+from phases.debugger.truth import COMPARE, Names, truth_of
 
-Names = Callable[[str], Any]  # gives a name its present value; None: it has none here
-
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}  # fmt: skip
 MAX_LENGTH, MOST_NAMES = 500, 30
 
 
@@ -88,7 +78,7 @@ class Condition:
 
     def holds(self, value: Names) -> bool:
         """Whether it is true now."""
-        return _truth(self._tree, value) is True
+        return truth_of(self._tree, value) is True
 
 
 def _in_python(text: str) -> str:
@@ -124,7 +114,7 @@ def _check(node: ast.expr, vocabulary: Vocabulary) -> None:
                 )
             _kind(right, vocabulary)
         case ast.Compare(left=left, ops=ops, comparators=others):
-            if not all(type(op) in _COMPARE for op in ops):
+            if not all(type(op) in COMPARE for op in ops):
                 raise ConditionError(f"expected one of < <= > >= == != contains in {_in_words(node)!r}")
             kinds = {_kind(one, vocabulary): _in_words(one) for one in (left, *others)}
             if {str, float} <= kinds.keys():
@@ -162,66 +152,3 @@ def _kind(node: ast.expr, vocabulary: Vocabulary) -> type:
 
 def _is_place(node: ast.expr) -> bool:
     return isinstance(node, ast.Name | ast.Attribute | ast.Subscript)
-
-
-def _truth(node: ast.expr, value: Names) -> bool | None:
-    """The truth of a node in Kleene's logic, where None is neither true nor false."""
-    match node:
-        case ast.BoolOp(op=op, values=values):
-            decisive = isinstance(op, ast.Or)
-            truths = [_truth(joined, value) for joined in values]
-            if decisive in truths:
-                return decisive
-            return None if None in truths else not decisive
-        case ast.UnaryOp(operand=negated):
-            truth = _truth(negated, value)
-            return None if truth is None else not truth
-        case ast.BinOp(left=left, right=right):
-            return _contains(_operand(left, value), _operand(right, value))
-        case ast.Compare(left=left, ops=ops, comparators=others):
-            operands = [_operand(one, value) for one in (left, *others)]
-            pairs = list(pairwise(operands))
-            if not all(_comparable(one, other) for one, other in pairs):
-                return None
-            return all(_COMPARE[type(op)](one, other) for op, (one, other) in zip(ops, pairs, strict=True))
-    raise AssertionError(node)
-
-
-def _comparable(one: Any, other: Any) -> bool:
-    return any(isinstance(one, kind) and isinstance(other, kind) for kind in (Real, str))
-
-
-def _contains(whole: Any, wanted: Any) -> bool | None:
-    if isinstance(whole, str):
-        return wanted in whole if isinstance(wanted, str) else None
-    if not isinstance(whole, list | tuple | set | frozenset | dict) or wanted is None:
-        return None
-    try:
-        return any(_comparable(one, wanted) and bool(one == wanted) for one in whole)
-    except Exception:  # of a class whose == is odd
-        return None
-
-
-def _operand(node: ast.expr, value: Names) -> Any:
-    match node:
-        case ast.Name(id=name):
-            return value(name)
-        case ast.Attribute(value=owner, attr=name):
-            return part(_operand(owner, value), name)
-        case ast.Subscript(value=owner, slice=ast.Constant(value=key)):
-            return _item(_operand(owner, value), key)
-        case ast.Call(args=[owner]):
-            whole = _operand(owner, value)
-            return len(whole) if isinstance(whole, list | tuple | set | frozenset | dict | str | bytes) else None
-        case ast.UnaryOp(operand=ast.Constant(value=float() | int() as number)):
-            return -number
-        case ast.Constant(value=str() | float() | int() as constant):
-            return constant
-    raise AssertionError(node)
-
-
-def _item(owner: Any, key: Any) -> Any:
-    try:
-        return owner[key] if isinstance(owner, list | tuple | dict) else None
-    except (LookupError, TypeError):
-        return None

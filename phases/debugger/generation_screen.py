@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from phases.debugger import generation_view
+from phases.debugger import generation_view, keys_help
 from phases.debugger.candidates_panel import CandidatesPanel
 from phases.debugger.context_panels import ContextPanel, InputsPanel
 from phases.debugger.dialogs import Pages
@@ -39,14 +39,7 @@ class GenerationScreen(DebuggerScreen):
     BESIDE: ClassVar[type[Panel[Any]]] = BuffersPanel
     BELOW: ClassVar[tuple[type[Panel[Any]], ...]] = (TextPanel,)
     TALL = 29
-    WORDS: ClassVar[dict[str, str]] = {
-        "whole": "the whole text",
-        "own": "n         next: go on until one more token has been checked\n"
-        "x  i      force the next token; choose it among the candidates: ↑ ↓ Enter\n"
-        "t  a      change the temperature; append text\n",
-        "clicks": ";\none on a candidate asks whether that is to come next",
-        "numbers": "1 to 6", "panels": "candidates, guards, buffers, breakpoints, context, signals",
-    }  # fmt: skip
+    HELP_ON_KEYS: ClassVar[str] = keys_help.GENERATION
 
     session: GenerationSession
 

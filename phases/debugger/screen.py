@@ -12,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.screen import Screen
 
+from phases.debugger import keys_help
 from phases.debugger.command import Lines, Quit
 from phases.debugger.commands import execute
 from phases.debugger.context_panels import ContextPanel, InputsPanel
@@ -27,28 +28,6 @@ from phases.debugger.view import View, glance, view_of
 NOTABLE = ("error", "stopped", "breakpoint", "deleted", "forced", "saved", "sent", "edited")  # more than where it rests
 QUEUE = 50  # moves that may wait for the one at work
 GLANCE = 0.1  # seconds between two looks at a run at work
-KEYS_HELP = """\
-s         step: the next phase runs; one that failed is tried again
-r  p      run until a breakpoint or the end; pause at the next boundary
-b         back a step
-← →       walk the timeline; PgUp PgDn ten steps, Home End all the way
-k  K      set a breakpoint (phase, guard or condition); take one out
-f  Tab  c fork: a second run with the same past; the next run; close it
-=         this run beside another, with their first difference
-w  l      save a snapshot; load one as another run
-g  y  m   send a signal; answer a run that waits; make an edit
-e  v      why the run failed, whole; {whole}
-d         dark or light
-:         any command of the list below
-?  q      this help; quit
-{numbers:<9} {panels}, where not all fit
-{own}
-The mouse: a click on the timeline goes to that step, one on a phase
-sets a breakpoint before it or takes it out{clicks}.
-
-A step taken in the past forgets what was recorded ahead of it;
-walking the timeline does not.
-"""
 
 
 class Moved(Message):
@@ -119,10 +98,7 @@ class DebuggerScreen(Screen[None]):
     BESIDE: ClassVar[type[Panel[Any]]] = InputsPanel  # on the right as well, where there is room
     BELOW: ClassVar[tuple[type[Panel[Any]], ...]] = ()
     TALL = 22  # lines from which on the guards have room below the machine
-    WORDS: ClassVar[dict[str, str]] = {
-        "whole": "the whole context", "own": "", "clicks": "", "numbers": "1 2 3 4",
-        "panels": "context, guards, signals, breakpoints",
-    }  # fmt: skip
+    HELP_ON_KEYS: ClassVar[str] = keys_help.ANY
 
     def __init__(self, session: Session[Any]) -> None:
         super().__init__()
@@ -329,7 +305,7 @@ class DebuggerScreen(Screen[None]):
 
     def action_help(self) -> None:
         commands = execute(self.session, "help")
-        self.app.push_screen(Pages("help", KEYS_HELP.format(**self.WORDS) + "\n" + "\n".join(commands)))
+        self.app.push_screen(Pages("help", self.HELP_ON_KEYS + "\n" + "\n".join(commands)))
 
     def action_quit(self) -> None:
         self.action_pause()

@@ -1,7 +1,6 @@
 """What a debugger does with the runs of any machine, without any screen: moves go in, why they ended comes out."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,7 +9,7 @@ from phases.debugger import inputs, vocabularies
 from phases.debugger.branches import Branch, Branches
 from phases.debugger.breakpoints import Breakpoint, Breakpoints, Judge
 from phases.debugger.conditions import Vocabulary
-from phases.debugger.errors import TELLING, DebuggerError
+from phases.debugger.errors import DebuggerError, users_code
 from phases.debugger.failure import Failure
 from phases.debugger.fields import Field, fields_of
 from phases.debugger.timeline import Moment, moments
@@ -303,14 +302,3 @@ def positive(count: int) -> int:
     if count < 1:
         raise DebuggerError(f"expected a count of at least 1, not {count}")
     return count
-
-
-@contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Whatever a machine's own code raises, as a DebuggerError; errors that tell what is wrong pass as they are."""
-    try:
-        yield
-    except TELLING:
-        raise
-    except Exception as error:
-        raise DebuggerError(f"{what} failed: {type(error).__name__}: {short(str(error), 500)}") from error

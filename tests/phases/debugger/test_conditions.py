@@ -14,6 +14,7 @@ VALUES = {
     "margin": 0.1,
     "entropy": 2.0,
     "token": "\n",
+    "text": "a fox contains a fox",
     "token_id": 7,
     "length": 40,
     "step": 9,
@@ -21,7 +22,8 @@ VALUES = {
 }
 TRUE = [
     "top1 < 0.3", 'token == "\\n"', "length == 40", "0.1 < top1 < 0.3", "not top1 > 0.3", "-1 < margin",
-    'phase == "x" and (step >= 9 or entropy > 5)', "token_id != 8", "'a' > token", "length==40",
+    'phase == "x" and (step >= 9 or entropy > 5)', "token_id != 8", "'a' > token", "length==40", 'text contains "fox"', "text contains 'fox contains' and length == 40",
+    "not text contains 'cat'", "'a b' > token or text contains 'cat'",
 ]  # fmt: skip
 WRONG = [
     ("top1", "expected a comparison"), ("top1 <", "expected a condition"), ("", "expected a condition"),
@@ -30,6 +32,10 @@ WRONG = [
     ("f(1) < 2", "expected a name, a number"), ("length.real < 2", "expected a name"), ("length + 1 < 2", "a name"),
     ("length < True", "expected a name"), ("-'a' < token", "expected a name"), ("(lambda: 1)() == 1", "a name"),
     ("length == 1; 2", "expected a condition"), ("(" * 300 + "1" + ")" * 300, "at most 500"),
+    ("text contains 3", "expected text that contains text"), ("top1 contains 'x'", "expected text that contains text"),
+    ("text @ 'fox'", "not @"), ("text contains", "expected a condition"), ("text contains 'a' < 3", "expected a name"),
+    ("contains", "expected a condition"), ("length ==\n40", "on one line"), ("text.x == 'a'", "expected a name"),
+    ("len(text) == 3", "expected a name"), ("text[0] == 'a'", "expected a name"),
     ("(" * 240 + "1" + ")" * 240, "expected"), ("length == 1j", "expected a name"), ("x" * 501, "at most 500"),
 ]  # fmt: skip
 

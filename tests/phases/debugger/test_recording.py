@@ -1,9 +1,11 @@
 """A record is walked like the run that it was."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from debugger_lines import PARAMS, PROMPT, said
+from forging import forged
 
 from phases import Generator
 from phases.debugger.generation import GenerationSession
@@ -73,3 +75,19 @@ def test_a_record_of_a_failure_and_a_torn_one_say_so(
     record = GenerationSession.recorded(torn)
     record.run_on()
     assert "was never finished" in view_of(record).notice
+
+
+@pytest.mark.parametrize("token", [70_000, 2**31 - 1])
+def test_tokens_that_no_tokenizer_knows_are_shown_by_their_ids(journal: Path, tmp_path: Path, token: int) -> None:
+    def change(records: list[dict[str, Any]]) -> None:
+        for record in records:
+            if record["type"] == "s" and record["p"] in ("sample", "check_stop") and record["n"] > 8:
+                record["o"] = [token]
+
+    record = GenerationSession.recorded(forged(journal, tmp_path / "forged.jsonl", change))
+    assert record.has_text
+    for line in ("break if text contains 'e' and token == 'e'", "step 12", "text", "timeline", "candidates", "run"):
+        said(record, line)
+        view_of(record)
+    assert str(token) in "".join(said(record, "text"))
+    assert str(token) in "".join(said(record, "timeline 50"))
