@@ -8,6 +8,7 @@ from phases.debugger.branches import Branch
 from phases.debugger.cells import fitted
 from phases.debugger.errors import DebuggerError
 from phases.debugger.session import Session
+from phases.debugger.timeline import Moment
 from phases.debugger.values import same
 from statemachine import Run, Step
 
@@ -58,7 +59,7 @@ def _alike(one: Step | None, other: Step | None) -> bool:
     if one is None or other is None:
         return False
     ways = [(step.phase, step.target, dict(step.guards)) for step in (one, other)]
-    return ways[0] == ways[1] and same(one.outcome, other.outcome)
+    return ways[0] == ways[1] and same(one.outcome, other.outcome) and one.raised == other.raised
 
 
 def _step(run: Run[Any], number: int) -> Step | None:
@@ -88,7 +89,7 @@ def _told(session: Session[Any], branch: Branch[Any], place: int) -> Iterator[st
         if number == place:
             yield f"      {words}"
     if step := _step(branch.run, place):
-        words = session.words(step)
-        yield f"{place:>5} {step.phase} -> {step.target}{f'  {words}' if words else ''}"
+        found = Moment.of(step, session.words).found
+        yield f"{place:>5} {step.phase} -> {step.target}{f'  {found}' if found else ''}"
     elif place == branch.run.step_count:
         yield f"{place:>5} {branch.run.phase.name}  {branch.run.status}"

@@ -60,7 +60,7 @@ def _before(run: Run[Any]) -> Mapping[str, Any] | None:
     They are worked out on a copy, as time travel does; None where there is nothing to go back to, or no way.
     """
     timeline, here = run.timeline, run.step_count
-    events = timeline.events_here
+    events = [event for event in timeline.events_here if event.kind != "refused"]  # which changed nothing
     if timeline.origin is None:
         return None
     if events and events[-1].number == here:

@@ -1,11 +1,11 @@
 """What a run takes from outside: signals and edits of its machine, and the answer to a phase that waits."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from statemachine import Phase, Run, Status, Wait
+from phases.debugger.values import short
+from statemachine import Edit, GuardError, Phase, Run, Status, Wait
 from statemachine.definition.phase import declared_outcome
 from statemachine.definition.table import name_of
 
@@ -25,29 +25,14 @@ def inputs_of(run: Run[Any]) -> tuple[Input, ...]:
     found = []
     if run.status is Status.WAITING:
         found.append(Input("answer", run.phase.name, f"takes {_declared(run.phase)}{until(run)}", True))
+    try:
+        signals, edits, odd = run.possible.signals, run.possible.edits, ""
+    except GuardError as error:  # of the machine's own
+        signals, edits, odd = (), (), f"; {short(str(error))}"
     for signal in run.machine.signals:
-        sources = ", ".join(name_of(source) for source in signal.sources) or "any phase"
-        words = f"from {sources} to {name_of(signal.to)}"
-        found.append(Input("signal", signal.name, words, is_possible(run, signal.name)))
-    free = run.status in (Status.READY, Status.PAUSED, Status.WAITING, Status.FAILED)
-    return (*found, *(Input("edit", edit.name, "", free) for edit in run.machine.edits))
-
-
-def is_possible(run: Run[Any], name: str) -> bool:
-    """Whether a resting run would take the signal of this name now."""
-    if run.status.ended or run.phase.final:
-        return False
-    entries = [signal for signal in run.machine.signals if signal.name == name]
-    return any(not entry.sources or run.phase.name in map(name_of, entry.sources) for entry in entries)
-
-
-def send(run: Run[Any], name: str, payload: Any = None) -> None:
-    """Send a signal, with what it carries if it carries something."""
-    sent: Callable[..., None] = run.signal
-    if payload is None:
-        sent(name)
-    else:
-        sent(name, payload)
+        words = str(signal).removeprefix(signal.name)
+        found.append(Input("signal", signal.name, f"{words.removeprefix(': ')}{odd}", signal.name in signals))
+    return (*found, *(Input("edit", edit.name, _sources(edit), edit.name in edits) for edit in run.machine.edits))
 
 
 def until(run: Run[Any]) -> str:
@@ -62,6 +47,10 @@ def until(run: Run[Any]) -> str:
         return f", until {datetime.fromtimestamp(deadline, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (TypeError, ValueError, OverflowError, OSError):
         return f", until {deadline!r:.40}"
+
+
+def _sources(edit: Edit[Any, Any]) -> str:
+    return f"at {', '.join(map(name_of, edit.sources))}" if edit.sources else ""
 
 
 def _declared(phase: Phase[Any, Any]) -> str:

@@ -15,6 +15,7 @@ from phases.debugger.fields import Field, fields_of
 from phases.debugger.timeline import Moment, moments
 from phases.debugger.values import part, short
 from statemachine import PhaseError, Run, Status, Step
+from statemachine.execution.timeline import Event
 
 Context = TypeVar("Context")
 
@@ -179,7 +180,7 @@ class Session(Generic[Context]):
         """Send a signal to the run."""
         self.refuse_record("send a signal")
         with users_code(f"signal {name}"):
-            inputs.send(self.run, name, payload)
+            self.run.signal(name, payload)
 
     def answer(self, outcome: Any) -> None:
         """Give a waiting run what it waits for."""
@@ -286,15 +287,17 @@ class Session(Generic[Context]):
 
     def happenings_of(self, branch: Branch[Context]) -> list[tuple[int, str]]:
         """The same of any of the runs."""
-        return [(event.number, f"{event.kind} {event.name}{_carried(event.outcome)}") for event in branch.run.events]
+        return [(event.number, _told(event)) for event in branch.run.events]
 
     def moments(self, first: int, last: int) -> Iterator[Moment]:
         """Steps on the timeline, those ahead of the place where it rests included."""
         return moments(self.run, first, last, self.words)
 
 
-def _carried(outcome: Any) -> str:
-    return "" if outcome is None else f": {short(outcome)}"
+def _told(event: Event) -> str:
+    """Something that came from outside, in words."""
+    carried = "" if event.outcome is None else f": {short(event.outcome)}"
+    return f"{event.kind} {event.name}{carried}{f'; {event.reason}' if event.reason else ''}"
 
 
 def positive(count: int) -> int:

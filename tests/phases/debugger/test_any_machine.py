@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import approval
+import charging
 import crossroads
+import desk
 import odd_context
 import pytest
 from debugger_lines import said
@@ -38,7 +40,7 @@ def test_a_transcript(lights: Session[Any]) -> None:
         "  seed     7",
         "* waiting  0 -> 3",
         "  passed   []",
-        "    1 green -> red  ~jam ~over  3",
+        "    1 green -> red  ~jam & ~over  3",
         "    2 red -> green  0",
         "run 1  paused  at green  step 3 of 3",
         "run 1  paused  at green  step 1 of 3",
@@ -53,7 +55,7 @@ def test_a_transcript(lights: Session[Any]) -> None:
         "run 1  done  at done  step 10 of 10",
         "run 1  paused  at red  step 8 of 10",
         "red has no guards",
-        "last step: green -> red  ~jam ~over",
+        "last step: green -> red  ~jam & ~over",
     ]
 
 
@@ -85,12 +87,12 @@ def test_a_comparison_that_makes_no_sense_does_not_hold(lights: Session[Any]) ->
 
 
 def test_signals_and_edits(lights: Session[Any]) -> None:
-    assert said(lights, "signals") == ["* signal  off     from any phase to night", "* edit    arrive"]
+    assert said(lights, "signals") == ["* signal  off     any phase -> night", "* edit    arrive"]
     answer = said(lights, "step", 'edit arrive {"cars": 4}', "context", "events", "signal off", "signals", "timeline")
     assert answer[1:4] == ["edited arrive: 4", "run 1  paused  at green  step 1 of 1", "  seed     7"]
     assert answer[4] == "* waiting  3 -> 7"  # by the edit, which came after the step
     assert answer[6:9] == ["    1 edit arrive: 4", "sent off", "run 1  cancelled  at night  step 1 of 1"]
-    assert answer[9] == "  signal  off     from any phase to night"
+    assert answer[9] == "  signal  off     any phase -> night"
     assert answer[-3:] == ["      edit arrive: 4", "      signal off", ">    1 night"]
 
 
@@ -127,11 +129,11 @@ def test_a_run_that_waits_is_answered(waits: Session[Any]) -> None:
         "error: the run waits at approve for its answer, as in answer true",
     ]
     assert answer[3].startswith("* answer  approve   takes approval.Answer | None")
-    assert answer[4] == "* signal  withdraw  from price, approve to refused"
+    assert answer[4] == "* signal  withdraw  price, approve -> refused"
     assert "is no answer to 'approve'" in answer[5]
     assert answer[6].startswith("error: expected answer JSON, as in answer true")
     assert answer[7:] == [
-        "    1 approve -> ship  answered approved  Answer(yes=True, by='me')",
+        "    1 approve -> ship  answered & approved  Answer(yes=True, by='me')",
         "run 1  paused  at ship  step 2 of 2",
     ]
     assert said(waits, "back", "late")[-1] == "run 1  cancelled  at refused  step 2 of 2"
@@ -312,3 +314,29 @@ def test_machines_of_the_built_in_kind_can_be_seen_without_their_names() -> None
     night = replace(crossroads.machine, name="x" * 300)
     session = live(night, crossroads.new_context)
     assert said(session, "step")[0].startswith("    0 red -> green")
+
+
+def test_signals_carry_payloads_and_are_refused_in_words() -> None:
+    session = live(desk.machine, desk.Text)
+    said(session, "step 2")
+    listed = said(session, "signals")
+    assert any(line.startswith("  signal  approve") and "(Approval)" in line for line in listed)
+    said(session, "run")
+    assert any(line.startswith("* signal  approve") for line in said(session, "signals"))
+    wrong = said(session, 'signal approve {"stars": "many"}', "where")
+    assert wrong[0].startswith("error: ")
+    assert wrong[1].startswith("run 1  waiting")
+    sent = said(session, 'signal approve {"by": "me", "stars": 5}', "context", "events")
+    assert sent[0] == "sent approve"
+    assert any(line.startswith("* approvals") and "Approval(by='me', stars=5)" in line for line in sent)
+    assert "signal approve: Approval(by='me', stars=5)" in sent[-1]
+
+
+def test_what_was_raised_stands_beside_what_another_run_did() -> None:
+    session = live(charging.machine, lambda: charging.Purchase(["GatewayDown", ""]))
+    said(session, "step", "fork 0", "where")
+    assert said(session, "switch 1", "timeline")[1].startswith("     0 charge -> back_off  tries_left  GatewayDown")
+    beside = said(session, "compare")
+    assert beside[0] == "run 1 and run 2 differ first at step 0"
+    assert "charge -> back_off  GatewayDown" in beside[2]
+    assert beside[2].endswith("    0 charge  paused")

@@ -4,18 +4,18 @@ import charging
 import pytest
 from dispatch import ready
 
-from phases.debugger import machine_commands
+from phases.debugger import machine_commands, seeing_commands
 from phases.debugger.errors import DebuggerError
 from phases.debugger.session import Session
 
 
 def test_a_choice_is_shown_and_stopped_at() -> None:
     session = Session(ready(keep=True))
-    assert machine_commands.guards(session, "") == ["route: reply", "paid: False"]
+    assert seeing_commands.guards(session, "") == ["route: reply", "paid: False"]
     machine_commands.break_(session, "guard route = search")
     session.run_on()
     assert (session.run.step_count, session.run.phase.name) == (3, "search")
-    assert machine_commands.guards(session, "")[-1] == "last step: plan -> search  route = search & ~paid"
+    assert seeing_commands.guards(session, "")[-1] == "last step: plan -> search  route = search & ~paid"
     session.run_on()
     assert session.run.step_count == 7
     expected = (
@@ -28,7 +28,7 @@ def test_a_choice_is_shown_and_stopped_at() -> None:
 def test_what_was_raised_is_shown() -> None:
     session = Session(charging.ready("GatewayDown", ""))
     session.run_on()
-    assert machine_commands.timeline(session, "")[0].startswith(
+    assert seeing_commands.timeline(session, "")[0].startswith(
         "     0 charge -> back_off  tries_left  GatewayDown: attempt 0  "
     )
-    assert any("on GatewayDown when tries_left" in line for line in machine_commands.machine(session, ""))
+    assert any("on GatewayDown when tries_left" in line for line in seeing_commands.machine(session, ""))

@@ -22,7 +22,8 @@ VALUES = {
 }
 TRUE = [
     "top1 < 0.3", 'token == "\\n"', "length == 40", "0.1 < top1 < 0.3", "not top1 > 0.3", "-1 < margin",
-    'phase == "x" and (step >= 9 or entropy > 5)', "token_id != 8", "'a' > token", "length==40", 'text contains "fox"', "text contains 'fox contains' and length == 40",
+    'phase == "x" and (step >= 9 or entropy > 5)', "token_id != 8", "'a' > token", "length==40",
+    'text contains "fox"', "text contains 'fox contains' and length == 40",
     "not text contains 'cat'", "'a b' > token or text contains 'cat'",
 ]  # fmt: skip
 WRONG = [
