@@ -30,11 +30,11 @@ class StatusLine(Widget):
             (run, STRONG), (f"  {view.status}", looks.get(view.status, "bold $text-warning")), (" at ", DIM),
             (view.phase, STRONG), (view.until, "$text-warning"), (f"  step {view.step}", DIM),
         ]  # fmt: skip
-        said = f"{view.notice} (e shows all of it)" if view.failed else view.notice or self.message
-        room = self.size.width - sum(len(text) for text, _ in parts) - 3
+        said, hint = view.notice or self.message, "  e: all of it" if view.failed else ""
+        room = self.size.width - sum(len(text) for text, _ in parts) - len(hint) - 3
         error = bool(view.notice) or said.startswith(("error", "failed"))
         parts.append((f"   {fitted(said, max(0, room)).rstrip()}", "bold $text-error" if error else "$text-accent"))
-        return lines(parts)
+        return lines([*parts, (hint, DIM)])
 
 
 class KeysLine(Widget):
