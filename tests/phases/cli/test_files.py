@@ -28,7 +28,7 @@ def odd(tmp_path: Path) -> dict[str, Path]:
         ("trace", "FILE"),
         ("report", "FILE", "-o", "x.html"),
         ("diagram", "--journal", "FILE"),
-        ("step", "--journal", "FILE"),
+        ("step", "--open", "FILE"),
         ("step", "--messages", "FILE"),
         ("run", "--messages", "FILE"),
     ],

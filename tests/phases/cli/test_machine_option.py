@@ -68,14 +68,14 @@ def test_without_it_the_machine_that_is_missing_is_named(phasewalk: Command, rec
         assert "recorded by a machine with the phase shorten, which the one here lacks: name yours with --machine" in (
             " ".join(answer.err.split())
         )
-    stepped = phasewalk("step", "--journal", recorded, "--plain", stdin="where\n")
+    stepped = phasewalk("step", "--open", recorded, "--plain", stdin="where\n")
     assert "with the phase shorten" in " ".join(stepped.err.split())
 
 
 def test_it_is_stepped_live_and_recorded(phasewalk: Command, short: str, recorded: str) -> None:
     live = phasewalk("step", *PROMPT, "--machine", short, "--plain", stdin="break phase shorten\nrun\nwhere\n")
     assert "at shorten" in live.out
-    walked = phasewalk("step", "--journal", recorded, "--machine", short, "--plain", stdin="run\nwhere\n")
+    walked = phasewalk("step", "--open", recorded, "--machine", short, "--plain", stdin="run\nwhere\n")
     assert "tokens 5" in walked.out
     assert "with the phase" not in walked.err
 

@@ -75,8 +75,8 @@ def test_text_of_a_record_never_steers_the_terminal(steering: Path) -> None:
     commands = steering.with_name("commands")
     commands.write_text("run\ntext\ntimeline 99\n")
     with commands.open() as lines:
-        steps = finish("step", "--journal", str(steering), stdin=lines)
-    assert "recorded text" in steps.out
+        steps = finish("step", "--open", str(steering), stdin=lines)
+    assert "output: " in steps.out
     assert not set("\x1b\x9b\x7f\r\x07") & set(steps.out + steps.err)
 
 
