@@ -60,6 +60,11 @@ class Snapshot:
     options: Mapping[str, Any]  # how the resources were saved, e.g. what is to be computed again
     history: bool  # whether it holds the run's past
 
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Snapshot":
+        """Read and check one, for the request in its header; raises SnapshotError if it is damaged, or none."""
+        return load(path)
+
     @property
     def header(self) -> Header:
         return self.journal.header
