@@ -43,7 +43,7 @@ class Book(Phase[Trip, int]):
         trip.money -= outcome
 
     def apply_error(self, trip: Trip, raised: Raised) -> None:
-        if raised.way == "NoAnswer":  # it may be booked all the same, so it is to be undone
+        if raised.way == "NoAnswer":
             trip.booked[self.name] = 0
 
 
@@ -101,8 +101,10 @@ machine = Machine(
         Transition(flight, hotel),
         Transition(hotel, car),
         Transition(car, booked),
-        *(Transition(book, undone, ~more_to_undo, raises=(SoldOut, NoAnswer)) for book in (flight, hotel, car)),
-        *(Transition(book, undo, more_to_undo, raises=(SoldOut, NoAnswer)) for book in (flight, hotel, car)),
+        Transition(flight, undone, raises=SoldOut),
+        Transition(flight, undo, raises=NoAnswer),  # it may be booked all the same
+        Transition(hotel, undo, raises=(SoldOut, NoAnswer)),
+        Transition(car, undo, raises=(SoldOut, NoAnswer)),
         Transition(undo, undo, more_to_undo),
         Transition(undo, undone, ~more_to_undo),
         Transition(undo, undo, tries_left, raises=NoAnswer),
