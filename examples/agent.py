@@ -58,7 +58,7 @@ class Plan(Phase[Task, Call]):
 
 
 class UseTool(Phase[Task, str]):
-    def run(self, task: Task) -> str:
+    def run(self, task: Task) -> str:  # a tool that pays gets a key, too: killed half-way, this runs again
         return TOOLS[task.plan[-1].tool](task.plan[-1].argument)
 
     def apply(self, task: Task, outcome: str) -> None:

@@ -85,7 +85,7 @@ machine = Machine(
         Transition(ship, End("shipped")),
         Transition(refund, End("cancelled", status=Status.CANCELLED)),
     ],
-    # By way of the refund even before the receipt: the bank may have been paid by a process that could not say so.
+    # By way of the refund even before the receipt: who was killed may have paid, and could not say so.
     signals=[Signal("cancel", to=refund, sources=(charge, back_off, pack))],
 )
 
@@ -113,7 +113,7 @@ def main() -> None:
     killed = subprocess.run([sys.executable, __file__, folder], check=False)
     run = begin_or_go_on(folder)
     print("killed:", killed.returncode, "| the bank says:", *entries(run.context))
-    print("recovered:", *(f"{step.phase} ({step.raised or 'ok'})," for step in run.steps()), "now at", run.phase.name)
+    print("recovered:", ", ".join(f"{step.phase} failed" if step.raised else step.phase for step in run.steps()))
     run.until(ship)
     run.signal("cancel", wait=True)  # one that cannot be taken here; without wait=True an IllegalMove says so
     print(run.resume(), "| the bank says:", *entries(run.context))

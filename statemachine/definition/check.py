@@ -50,8 +50,13 @@ def find(
                 Finding("no end", phase.name, "no transition leads from here to a final phase, directly or not",
                         "add a way to an End")
             )  # fmt: skip
-        if not leaving and phase.name in waits.intersection(source for source, _ in jumps):
-            continue  # it waits for signals alone
+        if not leaving and phase.name in waits.intersection(source for source, _ in jumps):  # signals alone lead on
+            if isinstance(phase, Wait) and type(phase).deadline is not Wait.deadline:
+                findings.append(
+                    Finding("stuck", phase.name, "has a deadline, but no transition to take once that has passed",
+                            "add a transition, or let it wait for signals alone, without a deadline")
+                )  # fmt: skip
+            continue
         findings += _classes(phase, leaving)
         findings += _truth_table(phase.name, leaving)
     return findings

@@ -97,6 +97,17 @@ def test_what_only_signals_leave_is_sound_only_where_the_run_waits() -> None:
     ]
 
 
+def test_a_deadline_where_no_answer_is_taken_is_found() -> None:
+    class Impatient(Wait[Gate, int]):
+        def deadline(self, context: Gate) -> float:
+            return 1.0
+
+        def late(self, context: Gate) -> int:
+            return 0
+
+    assert kinds(Impatient(), signals=[Signal("remove", to=away)]) == ["stuck impatient"]
+
+
 def test_a_signal_that_declares_none_is_drawn_and_told_without_a_payload() -> None:
     assert "signal coin\n" in to_mermaid(machine)
     assert str(SIGNALS[0]) == "coin: locked -> unlocked"
