@@ -76,7 +76,7 @@ machine = Machine(
     signals=[
         Call("call", to=choose, sources=(idle, choose)),
         *(Call("call", to=phase, sources=(phase,)) for phase in (move, doors)),  # heard, and it goes on as it was
-        Signal("switch off", to=End("off"), sources=(idle,)),
+        Signal("switch_off", to=End("off"), sources=(idle,)),
     ],
 )
 
@@ -93,7 +93,7 @@ def main() -> None:
             for floor in meanwhile.pop(run.context.floor, ()):
                 run.signal("call", floor)
     print("served in this order:", *(step.outcome for step in run.steps() if step.phase == "doors"))
-    run.signal("switch off")
+    run.signal("switch_off")
     print(run.status)
 
 

@@ -40,27 +40,27 @@ machine = Machine(
     start=closed,
     transitions=[],  # no state goes on by itself: each waits for a call, a segment or a timeout
     signals=[
-        on("passive open", closed, listen),
-        on("active open", closed, syn_sent, sends="SYN"),
+        on("passive_open", closed, listen),
+        on("active_open", closed, syn_sent, sends="SYN"),
         on("send", listen, syn_sent, sends="SYN"),
         on("SYN", listen, syn_received, sends="SYN,ACK"),
         on("SYN", syn_sent, syn_received, sends="SYN,ACK"),  # both open at once
-        on("SYN,ACK", syn_sent, established, sends="ACK of SYN"),
+        on("SYN,ACK", syn_sent, established, sends="ACK_of_SYN"),
         on("SYN,ACK", syn_received, established),  # as both did: it acknowledges our SYN
-        on("ACK of SYN", syn_received, established),
+        on("ACK_of_SYN", syn_received, established),
         on("RST", syn_received, listen),  # if it came from LISTEN, says note 1
         on("close", listen, deleted),
         on("close", syn_sent, deleted),
         on("close", syn_received, fin_wait_1, sends="FIN"),
         on("close", established, fin_wait_1, sends="FIN"),
         on("close", close_wait, last_ack, sends="FIN"),
-        on("FIN", established, close_wait, sends="ACK of FIN"),
-        on("FIN", fin_wait_1, closing, sends="ACK of FIN"),  # both close at once
-        on("FIN", fin_wait_2, time_wait, sends="ACK of FIN"),
-        on("ACK of FIN", fin_wait_1, fin_wait_2),
-        on("ACK of FIN", closing, time_wait),
-        on("ACK of FIN", last_ack, deleted),
-        on("2MSL timeout", time_wait, deleted),
+        on("FIN", established, close_wait, sends="ACK_of_FIN"),
+        on("FIN", fin_wait_1, closing, sends="ACK_of_FIN"),  # both close at once
+        on("FIN", fin_wait_2, time_wait, sends="ACK_of_FIN"),
+        on("ACK_of_FIN", fin_wait_1, fin_wait_2),
+        on("ACK_of_FIN", closing, time_wait),
+        on("ACK_of_FIN", last_ack, deleted),
+        on("2MSL_timeout", time_wait, deleted),
     ],
 )
 
@@ -100,7 +100,7 @@ def connected(*calls: str) -> tuple[Run[Connection], Run[Connection], Wire]:
 
 
 def main() -> None:
-    for calls in (("active open", "passive open"), ("active open", "active open")):
+    for calls in (("active_open", "passive_open"), ("active_open", "active_open")):
         print("client and server:", " and ".join(calls))
         client, server, wire = connected(*calls)
     print("close, at both ends, one after the other")
@@ -112,7 +112,7 @@ def main() -> None:
         print(" ", refused)
     server.signal("close")
     wire.settle()
-    client.signal("2MSL timeout")
+    client.signal("2MSL_timeout")
     print(client, server, sep="\n")
 
 

@@ -263,7 +263,7 @@ def test_a_floor_that_is_not_there_cannot_be_called() -> None:
 
 # --- tcp ----------------------------------------------------------------------------------------------------------
 
-OPENINGS = [("active open", "passive open"), ("passive open", "active open"), ("active open", "active open")]
+OPENINGS = [("active_open", "passive_open"), ("passive_open", "active_open"), ("active_open", "active_open")]
 
 
 @given(opening=st.sampled_from(OPENINGS), moves=st.lists(st.integers(0, 3), max_size=30))
@@ -281,7 +281,7 @@ def test_two_ends_are_closed_in_whatever_order_they_close_and_segments_come(
     wire.settle()
     for end in ends:
         if end.phase.name == "TIME-WAIT":
-            end.signal("2MSL timeout")
+            end.signal("2MSL_timeout")
     assert [end.phase.name for end in ends] == ["DELETED"] * 2
 
 
@@ -289,7 +289,7 @@ def test_two_ends_are_closed_in_whatever_order_they_close_and_segments_come(
 def test_a_conversation_is_recorded_and_verified(interpreter: Any, tmp_path: Path) -> None:
     names = ("client", "server")
     ends = [Run(tcp.machine, tcp.Connection(), journal=JournalWriter(tmp_path / name)) for name in names]
-    for end, call in zip(ends, ("active open", "passive open"), strict=True):
+    for end, call in zip(ends, ("active_open", "passive_open"), strict=True):
         end.start()
         end.signal(call)
     wire = tcp.Wire((ends[0], ends[1]))
@@ -297,7 +297,7 @@ def test_a_conversation_is_recorded_and_verified(interpreter: Any, tmp_path: Pat
     for end in ends:
         end.signal("close")
         wire.settle()
-    ends[0].signal("2MSL timeout")
+    ends[0].signal("2MSL_timeout")
     for name, end in zip(names, ends, strict=True):
         again = Run(tcp.machine, tcp.Connection(), interpreter=interpreter)
         assert verify(Journal.open(tmp_path / name), again).verified
