@@ -1,8 +1,11 @@
 """What `mkdocs build` adds to the pages: text that would go stale if it were written down, files from elsewhere.
 
-A line `<!-- command line -->` becomes the help of every command, `<!-- house -->` the contracts of pyproject.toml.
+A line `<!-- command line -->` becomes the help of every command, `<!-- house -->` the contracts of pyproject.toml, and
+`<!-- lines of examples/order.py: enter Charge machine -->` the definitions of these names in that file.
 """
 
+import ast
+import importlib.util
 import logging
 import os
 import re
@@ -21,6 +24,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent
 LENT = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # pages that stand outside this folder
 PICTURES = ("diagrams/generation.svg", "diagrams/debugger.svg", "diagrams/token_on_gpu.svg")
+EXAMPLES = ("order", "agent", "saga", "elevator", "tcp", "traffic_lights")  # whose machines are drawn
+LINES = re.compile(r"<!-- lines of (\S+): ([\w ]+) -->")
 OUTSIDE = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="((?:https?:)?//[^"]*)"')
 
 log = logging.getLogger("mkdocs.hooks")
@@ -33,6 +38,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, content=text.replace("](docs/", "](")))
     for name in PICTURES:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for name in EXAMPLES:
+        files.append(File.generated(config, f"diagrams/{name}.svg", content=drawn(ROOT / f"examples/{name}.py")))
     return files
 
 
@@ -41,7 +48,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for marker, generate in (("<!-- command line -->", command_line), ("<!-- house -->", house)):
         if marker in markdown:
             markdown = markdown.replace(marker, generate())
-    return markdown
+    return LINES.sub(lambda found: lines_of(ROOT / found[1], found[2].split()), markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -49,6 +56,41 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     for address in OUTSIDE.findall(output):
         log.warning("%s loads %s, but the site must work without a network", page.file.src_uri, address)
     return output
+
+
+def drawn(path: Path) -> str:
+    """The machine of a file as SVG; without Graphviz, a picture that says so."""
+    from statemachine import GraphvizMissing, to_svg
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        return to_svg(module.machine)
+    except GraphvizMissing as missing:
+        log.info("%s is not drawn: %s", path.name, missing)
+        text = "<text x='8' y='24'>drawn where Graphviz is installed</text>"
+        return f"<svg xmlns='http://www.w3.org/2000/svg' width='300' height='40'>{text}</svg>"
+    finally:
+        del sys.modules[path.stem]
+
+
+def lines_of(path: Path, names: list[str]) -> str:
+    """Definitions in a Python file, in the order in which they are asked for."""
+    text = path.read_text(encoding="utf-8")
+    found = {}
+    for node in ast.parse(text).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(id=name)]):
+                first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+                found[name] = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+    if lacking := [name for name in names if name not in found]:
+        log.warning("%s defines no %s, which a page shows", path.name, " and no ".join(lacking))
+    parts = [found[name] for name in names if name in found]
+    return "\n".join([f'```python title="examples/{path.name}"', "\n\n\n".join(parts), "```"])
 
 
 def command_line() -> str:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from traffic_lights import Crossing, crossing, new_context
+from traffic_lights import Crossing, new_context
+from traffic_lights import machine as crossing
 
 from statemachine import Edit
 

@@ -28,7 +28,9 @@ def find(
     edges = [(name_of(transition.source), name_of(transition.target)) for transition in transitions]
     jumps = [(source, name_of(signal.to)) for signal in signals for source in _sources(signal, phases)]
     reached = _closure({start.name}, edges + jumps)
-    ending = _closure({phase.name for phase in phases if phase.final}, [(target, source) for source, target in edges])
+    waits = {phase.name for phase in phases if isinstance(phase, Wait)}  # for an answer or a signal: both are ways on
+    onward = edges + [(source, target) for source, target in jumps if source in waits]
+    ending = _closure({phase.name for phase in phases if phase.final}, [(target, source) for source, target in onward])
     for phase in phases:
         leaving = [transition for transition in transitions if name_of(transition.source) == phase.name]
         if phase.name not in reached:
@@ -48,6 +50,13 @@ def find(
                 Finding("no end", phase.name, "no transition leads from here to a final phase, directly or not",
                         "add a way to an End")
             )  # fmt: skip
+        if not leaving and phase.name in waits.intersection(source for source, _ in jumps):  # signals alone lead on
+            if isinstance(phase, Wait) and type(phase).deadline is not Wait.deadline:
+                findings.append(
+                    Finding("stuck", phase.name, "has a deadline, but no transition to take once that has passed",
+                            "add a transition, or let it wait for signals alone, without a deadline")
+                )  # fmt: skip
+            continue
         findings += _classes(phase, leaving)
         findings += _truth_table(phase.name, leaving)
     return findings

@@ -109,7 +109,8 @@ class Phase(State, Generic[Context, Outcome]):
 class Wait(Phase[Context, Outcome]):
     """A phase whose outcome comes from outside: a run that reaches it rests there until `Run.answer` gives it one.
 
-    There is nothing to run. `apply` enters the answer, which is recorded, and taken from the record by a replay.
+    There is nothing to run. `apply` enters the answer, which is recorded, and taken from the record by a replay. One
+    that no transition leaves waits for signals alone, and takes no answer.
     """
 
     def deadline(self, context: Context) -> float | None:

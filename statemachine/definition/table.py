@@ -64,7 +64,8 @@ class Signal(Generic[Context, Payload]):
     to where the phase says at which the name is sent.
 
     A subclass that has an `apply` carries a payload of the type that it declares, as in
-    `class Approve(Signal[Order, Approval])`; those of one name carry the same type.
+    `class Approve(Signal[Order, Approval])`; those of one name carry the same type. One that declares None is sent with
+    nothing, and enters what it knows itself.
     """
 
     name: str
@@ -87,8 +88,8 @@ class Signal(Generic[Context, Payload]):
 
     @property
     def payload(self) -> str:
-        """That type in words; "" if it carries nothing."""
-        return words_of(self.payload_type) if self.carries else ""
+        """That type in words; "" if there is nothing to send along."""
+        return "" if self.payload_type is NoneType else words_of(self.payload_type)
 
     @property
     def condition(self) -> str:
@@ -98,7 +99,7 @@ class Signal(Generic[Context, Payload]):
     def __str__(self) -> str:
         sources = ", ".join(map(name_of, self.sources))
         return (
-            f"{self.name}{f'({self.payload})' if self.carries else ''}: {sources or 'any phase'} -> {name_of(self.to)}"
+            f"{self.name}{f'({self.payload})' if self.payload else ''}: {sources or 'any phase'} -> {name_of(self.to)}"
             + (f" when {name}" if (name := self.condition) else "")
         )
 

@@ -222,6 +222,7 @@ class Run(Lifecycle[Context]):
         """
 
         def take() -> Step:
+            self._check_answerable()
             before, ways = self.step_count, self._program.ways[self._cursor.index]
             if isinstance(outcome, Raised) and outcome.way not in ways:
                 known = ", ".join(ways) or "none"
@@ -256,6 +257,11 @@ class Run(Lifecycle[Context]):
         phase = self.phase
         return phase.deadline(self.context) if self.status is Status.WAITING and isinstance(phase, Wait) else None
 
+    @property
+    def waits_for_signals(self) -> bool:
+        """Whether it rests at a `Wait` that no transition leaves, and that takes no answer."""
+        return isinstance(self.phase, Wait) and not self._program.rows[self._cursor.index].arcs
+
     def answer(self, outcome: Any) -> Step:
         """Give a waiting run the outcome of its phase: it is entered and recorded, and the run rests at the next phase.
 
@@ -269,7 +275,7 @@ class Run(Lifecycle[Context]):
         OutcomeError
             When it is not of that type, or JSON cannot hold it; the run still waits, as it does whatever is raised.
         IllegalMove
-            When the run does not wait.
+            When the run does not wait, or waits for signals alone.
         """
         return self._move("answer", (Status.WAITING,), lambda: self._answer(outcome))
 
@@ -277,12 +283,14 @@ class Run(Lifecycle[Context]):
         """Answer for a deadline that has passed, as the phase says (`Wait.late`); the clock is the caller's."""
 
         def late() -> Step:
+            self._check_answerable()
             assert isinstance(self.phase, Wait)  # for it waits
             return self._answer(self.phase.late(self.context))
 
         return self._move("time out", (Status.WAITING,), late)
 
     def _answer(self, outcome: Any) -> Step:
+        self._check_answerable()
         answer = Run.typed(outcome, self.phase)
         try:
             if self.timeline.rewound is not None:  # only for one that can be entered is what lies ahead forgotten
@@ -298,6 +306,11 @@ class Run(Lifecycle[Context]):
         self._torn = False
         self._rest()
         return self.timeline.step(self.timeline.here - 1)
+
+    def _check_answerable(self) -> None:
+        if self.waits_for_signals:
+            signals = ", ".join(map(repr, self._program.doors[self._cursor.index]))
+            raise IllegalMove(f"run {self.id} waits at {self.phase.name!r} for a signal, not for an answer: {signals}")
 
     def pause(self) -> None:
         """Ask the run to rest at the next boundary; of use from any thread and from signal handlers."""

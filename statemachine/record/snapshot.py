@@ -60,6 +60,11 @@ class Snapshot:
     options: Mapping[str, Any]  # how the resources were saved, e.g. what is to be computed again
     history: bool  # whether it holds the run's past
 
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Snapshot":
+        """Read and check one, for the request in its header; raises SnapshotError if it is damaged, or none."""
+        return load(path)
+
     @property
     def header(self) -> Header:
         return self.journal.header
@@ -139,8 +144,15 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     return Snapshot(path, journal, arrays, contents.options, contents.history)
 
 
-def restore(snapshot: Snapshot, run: Run[Any]) -> Divergence | None:
+def restore(snapshot: str | os.PathLike[str] | Snapshot, run: Run[Any]) -> Divergence | None:
     """Bring a ready run to where the snapshot was taken: its record by `apply` alone, its arrays by `Resources.load`.
+
+    Parameters
+    ----------
+    snapshot
+        Its file, or what was read of it.
+    run
+        A ready run of the same machine, over a context as it was at the start.
 
     Returns
     -------
@@ -150,10 +162,12 @@ def restore(snapshot: Snapshot, run: Run[Any]) -> Divergence | None:
     Raises
     ------
     SnapshotError
-        When the arrays do not fit the run's resources.
+        When the file cannot be read, is damaged, or is no snapshot; when the arrays do not fit the run's resources.
     JournalError
         When the record holds what no version of this machine recorded.
     """
+    if not isinstance(snapshot, Snapshot):
+        snapshot = load(snapshot)
     if not snapshot.history and (divergence := begin_where_recorded(snapshot.journal, run)):
         return divergence
     if divergence := play(snapshot.journal, run):

@@ -218,6 +218,9 @@ class Walk:
         if run.status.ended or run.phase.name != record.p:
             replayed = str(run.status) if run.status.ended else run.phase.name
             return self._diverged(record.n, record.p, "phase", record.p, replayed)
+        way = self._words.machine.transitions[record.e]
+        if run.waits_for_signals:
+            return self._diverged(record.n, record.p, "target", str(way), "none: it waits for signals alone")
         raised = None if record.x is None else _raised(record.x)
         recorded_error = MISSING if raised is None else str(raised)
         if raised and raised.way not in (ways := run.timeline.program.ways[run.timeline.program.index_of(record.p)]):
@@ -240,7 +243,6 @@ class Walk:
         old, new = ({name: values[name] for name in both} for values in (recorded, dict(taken.guards)))
         if old != new:
             return self._diverged(record.n, record.p, "guards", old, new)
-        way = self._words.machine.transitions[record.e]
         if way.target != taken.target:
             return self._diverged(record.n, record.p, "target", str(way), f"{taken.phase} -> {taken.target}")
         self._common.append(taken)

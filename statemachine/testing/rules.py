@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from statemachine.definition.machine import Machine
 from statemachine.definition.phase import Phase, Status, Wait, declared_outcome
+from statemachine.definition.table import name_of
 from statemachine.errors import OutcomeError
 from statemachine.execution import host_state
 from statemachine.execution.resources import Resources
@@ -126,7 +127,7 @@ def machine_rules(
 
         if given_answers:
 
-            @precondition(lambda self: self.run.status is Status.WAITING)
+            @precondition(lambda self: self.run.status is Status.WAITING and self.run.phase.name in given_answers)
             @rule(data=st.data())
             def answer(self, data: st.DataObject) -> None:
                 self._subject.answer(data.draw(given_answers[self.run.phase.name], label=self.run.phase.name))
@@ -161,8 +162,9 @@ def machine_rules(
 
 
 def _answers(machine: Machine[Any], given: Mapping[str, st.SearchStrategy[Any]]) -> dict[str, st.SearchStrategy[Any]]:
-    """A strategy for each phase that waits."""
-    waits = {name: phase for name, phase in machine.phases.items() if isinstance(phase, Wait)}
+    """A strategy for each phase that waits for an answer."""
+    answered = {name_of(way.source) for way in machine.transitions}
+    waits = {name: phase for name, phase in machine.phases.items() if isinstance(phase, Wait) and name in answered}
     if odd := sorted(given.keys() - waits.keys()):
         raise ValueError(f"answers are given to {', '.join(odd)}, but what waits is {', '.join(waits) or 'no phase'}")
     return {

@@ -13,7 +13,7 @@ from statemachine.record.records import EndRecord, PauseRecord, SignalRecord, St
 pytestmark = pytest.mark.slow
 
 LIGHTS = Path(__file__).parents[3] / "examples" / "traffic_lights.py"
-TARGET = (f"{LIGHTS}:crossing", "--context", f"{LIGHTS}:new_context")
+TARGET = (f"{LIGHTS}:machine", "--context", f"{LIGHTS}:new_context")
 
 
 @pytest.mark.parametrize("context", ["lights:new_context", "lights.py:new_context", "./lights.py:Light", "lights:make"])
@@ -45,7 +45,7 @@ def test_machines_and_contexts_by_module_and_by_file(phasewalk: Command, machine
 def test_a_machine_and_its_context_from_different_files(phasewalk: Command) -> None:
     Path("other.py").write_text("class Context:\n    seed, waiting, passed = 1, 2, []\n    def __init__(self):\n"
                                 "        self.seed, self.waiting, self.passed = 7, 0, []\n")  # fmt: skip
-    answer = phasewalk("step", f"{LIGHTS}:crossing", "--context", "other.py:Context", stdin="step\ncontext\n")
+    answer = phasewalk("step", f"{LIGHTS}:machine", "--context", "other.py:Context", stdin="step\ncontext\n")
     assert answer.code == 0
     assert "* waiting  0 -> 3" in answer.out
 
@@ -126,7 +126,7 @@ def test_options_of_generation_are_refused_by_name(phasewalk: Command, more: tup
 CONTEXTS = [
     (f"{LIGHTS}:nothing", 2, "has no attribute 'nothing'"),
     (f"{LIGHTS}:Crossing", 2, "missing a required argument: 'seed'"),
-    (f"{LIGHTS}:crossing", 2, "is a Machine; expected a function without arguments"),
+    (f"{LIGHTS}:machine", 2, "is a Machine; expected a function without arguments"),
     ("nowhere:x", 2, "cannot import 'nowhere'"), ("nowhere.py:x", 2, "there is no file nowhere.py"),
     ("bad.py:fails", 1, "bad.py, line 2: ZeroDivisionError"), ("bad.py:none", 2, "gave None; expected a function"),
     ("broken.py:x", 1, "broken.py, line 1: SyntaxError"), ("", 2, "no module's name"), ("bad.py", 2, "no attribute"),
@@ -137,7 +137,7 @@ CONTEXTS = [
 def test_a_context_that_cannot_be_made(phasewalk: Command, context: str, code: int, message: str) -> None:
     Path("bad.py").write_text("def fails():\n    return 1 / 0\ndef none():\n    return None\n")
     Path("broken.py").write_text("def (\n")
-    answer = phasewalk("step", f"{LIGHTS}:crossing", "--context", context, "--journal", "run.jsonl", stdin="")
+    answer = phasewalk("step", f"{LIGHTS}:machine", "--context", context, "--journal", "run.jsonl", stdin="")
     assert (answer.code, answer.out) == (code, "")
     assert message in " ".join(answer.err.split())
     assert "Traceback" not in answer.err
