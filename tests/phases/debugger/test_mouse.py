@@ -90,9 +90,9 @@ def test_a_click_on_a_phase_sets_a_breakpoint_and_takes_it_out(size: tuple[int, 
         await click(app, pilot, MachinePanel, "green", line=1)
         assert [str(found) for found in session.breakpoints] == ["phase green"]
         assert "●green" in seen(app)
-        await click(app, pilot, MachinePanel, "red", line=1)  # the target of an arrow
+        await click(app, pilot, MachinePanel, "red", line=2)  # the target of an arrow
         assert [found.target for found in session.breakpoints] == ["green", "red"]
-        await click(app, pilot, MachinePanel, "green", line=3)
+        await click(app, pilot, MachinePanel, "green", line=1)
         await click(app, pilot, MachinePanel, "┬", line=1)
         assert [found.target for found in session.breakpoints] == ["red"]
 
