@@ -57,6 +57,20 @@ class IllegalMove(StateMachineError):
     """A move that the run's present status does not allow."""
 
 
+def message_of(error: BaseException) -> str:
+    """What an exception says, whatever it is: of one that cannot say it, what that raised."""
+    try:
+        return str(error)
+    except Exception as odd:
+        return f"(its text raised {type(odd).__name__})"
+
+
+def described(error: BaseException) -> str:
+    """An exception in words: its class, and what it says."""
+    message = message_of(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 class PhaseError(StateMachineError):
     """An exception inside a phase; the original is its `__cause__`.
 
@@ -67,7 +81,7 @@ class PhaseError(StateMachineError):
         self.run_id = run_id
         self.phase = phase
         self.step = step
-        super().__init__(f"run {run_id} failed in phase {phase!r} at step {step}: {type(cause).__name__}: {cause}")
+        super().__init__(f"run {run_id} failed in phase {phase!r} at step {step}: {described(cause)}")
 
 
 class OutcomeError(StateMachineError, ValueError):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from statemachine.errors import message_of
+
 LONGEST = 5_000  # characters of a message that are kept
 
 
@@ -26,12 +28,9 @@ class Raised:
     @classmethod
     def of(cls, way: str, error: Exception) -> "Raised":
         """What an exception comes to that takes the way of this class."""
-        try:
-            message = str(error)
-        except Exception as odd:
-            message = f"(its text raised {type(odd).__name__})"
         name, message = (
-            text[:LONGEST].encode(errors="backslashreplace").decode() for text in (type(error).__name__, message)
+            text[:LONGEST].encode(errors="backslashreplace").decode()
+            for text in (type(error).__name__, message_of(error))
         )
         return cls(way, name[:1000], message[:LONGEST])
 

@@ -10,7 +10,7 @@ from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import End, Phase, Status, Wait
 from statemachine.definition.program import Arc, Door
 from statemachine.definition.raised import Raised
-from statemachine.errors import IllegalMove, JournalError, PhaseError
+from statemachine.errors import IllegalMove, JournalError, PhaseError, described
 from statemachine.execution import host_state, loop
 from statemachine.execution.driver import Busy, Driver
 from statemachine.execution.inbox import Inbox, Sent
@@ -313,7 +313,7 @@ class Lifecycle(Generic[Context]):
         except Exception as error:
             if self.timeline.rewound is not None:  # what lies ahead is not forgotten for that
                 return False
-            self._refuse(sent, f"{type(error).__name__}: {error}")
+            self._refuse(sent, described(error))
         else:
             self._pass(door, sent)
         return True
@@ -416,8 +416,8 @@ class Lifecycle(Generic[Context]):
             self._agree(*state_at(timeline, self.context, self.step_count, timeline.events_here))
         except Exception as broken:
             self._torn = False
-            error.add_note(f"what stands behind the run does not agree with it: {broken!r}")
-        self._log("error", "run.failed", phase=self.phase.name, error=repr(error))
+            error.add_note(f"what stands behind the run does not agree with it: {described(broken)}")
+        self._log("error", "run.failed", phase=self.phase.name, error=described(error))
         try:
             if self.journal and not isinstance(error, JournalError):
                 self.journal.write(self, error)
@@ -433,8 +433,10 @@ class Lifecycle(Generic[Context]):
         try:
             self.resources.release(self.context)
         except Exception as error:
-            self._log("error", "run.not_released", error=repr(error))
-            warnings.warn(f"run {self.id} could not give its resources back: {error!r}", RuntimeWarning, stacklevel=2)
+            self._log("error", "run.not_released", error=described(error))
+            warnings.warn(
+                f"run {self.id} could not give its resources back: {described(error)}", RuntimeWarning, stacklevel=2
+            )
         finally:
             if self.journal:
                 try:

@@ -11,7 +11,7 @@ from zlib import crc32
 import msgspec
 
 from statemachine.definition.phase import Status
-from statemachine.errors import JournalError
+from statemachine.errors import JournalError, message_of
 from statemachine.execution.recorder import Account
 from statemachine.execution.timeline import Event
 from statemachine.record import exact
@@ -228,7 +228,7 @@ def error_record(account: Account, error: BaseException) -> ErrorRecord:
     """What a run failed of."""
     return ErrorRecord(
         n=account.timeline.count, p=account.phase_name, exception=type(error).__name__[:1000],
-        message=_text(str(error)), outside=not isinstance(error, Exception),
+        message=_text(message_of(error)), outside=not isinstance(error, Exception),
     )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from statemachine import (
     End,
     IllegalMove,
+    Journal,
+    JournalWriter,
     Machine,
     Phase,
     PhaseError,
@@ -26,6 +28,7 @@ from statemachine import (
     guard,
 )
 from statemachine.execution.timeline import Event
+from statemachine.record.records import ErrorRecord
 
 
 @dataclass(slots=True)
@@ -165,6 +168,32 @@ def test_an_exception_leaves_the_run_failed_and_the_context_as_before_the_phase(
     assert ended == []  # it can be tried again
     run.close()
     assert ended == [run.context]
+
+
+def test_an_exception_that_cannot_say_what_it_is_fails_the_run_as_others_do(tmp_path: Path) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+        __repr__ = __str__
+
+    class Raises(Phase[Tally, int]):
+        def run(self, context: Tally) -> int:
+            raise Mute
+
+    raises, released = Raises(), []
+    run = Run(
+        Machine("mute", raises, [Transition(raises, End("end"))]), Tally(), resources=Watch(released),
+        journal=JournalWriter(tmp_path / "a.jsonl"),
+    )  # fmt: skip
+    with pytest.raises(PhaseError, match=r"step 0: Mute: \(its text raised ZeroDivisionError\)") as failure:
+        run.start()
+    assert isinstance(failure.value.__cause__, Mute)
+    assert run.status is Status.FAILED
+    [record] = [record for record in Journal.open(tmp_path / "a.jsonl").records() if isinstance(record, ErrorRecord)]
+    assert (record.exception, record.message) == ("Mute", "(its text raised ZeroDivisionError)")
+    run.close()
+    assert released == [run.context]
 
 
 def test_an_apply_that_fails_half_way_is_undone() -> None:
