@@ -138,7 +138,10 @@ def _named(module: ModuleType, name: str, hint: str | None, example: str) -> Any
     try:
         return getattr(module, name)
     except AttributeError as error:
-        raise typer.BadParameter(f"{error}; {EXPECTED}, such as {example}", param_hint=hint) from error
+        where = getattr(module, "__file__", None) or module.__name__
+        raise typer.BadParameter(
+            f"{where} has no attribute {name!r}; {EXPECTED}, such as {example}", param_hint=hint
+        ) from error
 
 
 def generating_machine(target: str | None) -> "Machine[Generation]":
