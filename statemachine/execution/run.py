@@ -16,7 +16,7 @@ from statemachine.errors import IllegalMove
 from statemachine.execution import host_state
 from statemachine.execution.driver import Busy
 from statemachine.execution.inbox import Possible, Sent
-from statemachine.execution.lifecycle import Lifecycle
+from statemachine.execution.lifecycle import LOOK_UP_NS, Lifecycle
 from statemachine.execution.recorder import Recorder
 from statemachine.execution.tasks import each_in_thread, in_thread
 from statemachine.execution.timeline import Forgotten, Frame, Step, Timeline
@@ -295,20 +295,23 @@ class Run(Lifecycle[Context]):
         try:
             if self.timeline.rewound is not None:  # only for one that can be entered is what lies ahead forgotten
                 self._led_to(host_state.scratch(self.context, host_state.save(self.context)), answer)
-            self._begin(on=True)
+                self._begin(on=True)
             self._torn = True
             self._enter(answer, 0)
         except Exception as error:
             error.add_note(f"{self.phase.name!r} could not enter this answer, and run {self.id} still waits for one")
             self._mend()
             raise
-        self._remember(perf_counter_ns())
+        now = perf_counter_ns()
+        if self._keep_steps or now >= self._cursor.due:
+            self._cursor.due = now + LOOK_UP_NS
+            self._remember(now)
         self._torn = False
         self._rest()
-        return self.timeline.step(self.timeline.here - 1)
+        return self.timeline.last()
 
     def _check_answerable(self) -> None:
-        if self.waits_for_signals:
+        if not self._program.rows[self._cursor.index].arcs:
             signals = ", ".join(map(repr, self._program.doors[self._cursor.index]))
             raise IllegalMove(f"run {self.id} waits at {self.phase.name!r} for a signal, not for an answer: {signals}")
 

@@ -125,6 +125,14 @@ class Timeline(Generic[Context]):
         place = number - self.first
         if place < 0:
             raise IllegalMove(f"there is no step {number} any more; what was before step {self.first} was not kept")
+        return self._step(number, place)
+
+    def last(self) -> Step:
+        """The last step that was recorded."""
+        place = len(self.elapsed) - 1
+        return self._step((self.origin.number if self.origin else 0) + place, place)
+
+    def _step(self, number: int, place: int) -> Step:
         arc, names = self.arcs[place], self.program.names
         guards = self.program.values_of(arc)
         found, elapsed_ns = self.outcomes[place], self.elapsed[place]
