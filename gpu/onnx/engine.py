@@ -89,10 +89,10 @@ class OnnxEngine(HostEngine):
         chunk = min(_CHUNK, capacity)
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
-            seen = capacity * (model.heads * chunk + 2 * model.heads * model.head_dim)
+            seen = capacity * (model.heads * chunk + model.head_dim)  # scores, cosines and sines
             return {
                 "KV cache": 4 * rows * capacity * model.kv_numbers,
-                "buffers": 4 * rows * (capacity + 2 * model.vocab),
+                "buffers": 4 * (rows * (capacity + 2 * model.vocab) + min(rows, _TOGETHER) * model.vocab),
                 "working memory": 4 * (seen + chunk * (4 * model.hidden + 3 * model.intermediate)),
             }
 
