@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from gpu.user_cache import user_cache
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells have it for what they start with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def silence() -> Iterator[None]:
+    """No test leaves the package talking, as it does once structlog is configured."""
+    yield
+    if (structlog := sys.modules.get("structlog")) is not None and structlog.is_configured():
+        structlog.reset_defaults()
+        pytest.fail("structlog is still configured: use tests/logged.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,6 @@ from itertools import product
 from typing import Any
 
 import pytest
-import structlog
 from charging import (
     TABLE,
     BackOff,
@@ -22,6 +21,7 @@ from charging import (
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupting import Interrupter
+from logged import logged
 
 from statemachine import (
     Guard,
@@ -276,7 +276,7 @@ def test_a_long_or_broken_message_is_cut_and_kept_printable() -> None:
 
 
 def test_it_is_logged() -> None:
-    with structlog.testing.capture_logs() as logs:
+    with logged() as logs:
         ready("GatewayDown").start()
     [caught] = [entry for entry in logs if entry["event"] == "run.caught"]
     assert (caught["phase"], caught["to"], caught["step"]) == ("charge", "back_off", 0)

@@ -10,10 +10,9 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import structlog
 from desk import Approval, Approve, Draft, Text, desk, machine, reviewed
 from interrupting import Interrupter
-from structlog.testing import capture_logs
+from logged import logged
 
 from statemachine import (
     End,
@@ -213,14 +212,10 @@ def test_a_move_lets_those_in_that_waited() -> None:
 
 
 def test_what_waits_and_cannot_be_entered_is_refused_and_logged_and_the_run_goes_on() -> None:
-    structlog.configure()
-    try:
-        with capture_logs() as logs:
-            run = Run(machine, Text())
-            run.signal("approve", Approval("the thief"), wait=True)
-            assert run.start() is Status.WAITING
-    finally:
-        structlog.reset_defaults()
+    with logged() as logs:
+        run = Run(machine, Text())
+        run.signal("approve", Approval("the thief"), wait=True)
+        assert run.start() is Status.WAITING
     reason = "PermissionError: the thief approves nothing"
     assert run.events == [Event(4, "refused", "approve", Approval("the thief"), reason)]
     assert (run.context, run.pending) == (Text(drafts=4), ())
