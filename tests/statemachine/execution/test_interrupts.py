@@ -178,7 +178,7 @@ def test_what_release_raises_is_told_and_changes_nothing() -> None:
             raise OSError("the device is gone")
 
     run = Run(machine, Walk(limit=2), resources=Stuck())
-    with pytest.warns(RuntimeWarning, match=r"could not give its resources back: OSError\('the device is gone'\)"):
+    with pytest.warns(RuntimeWarning, match="could not give its resources back: OSError: the device is gone"):
         assert run.start() is Status.DONE
     with pytest.raises(IllegalMove, match="it is done"):
         run.resume()
