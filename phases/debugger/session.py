@@ -143,7 +143,7 @@ class Session(Generic[Context]):
             if self.run.status.over:
                 raise DebuggerError(f"the run has ended ({self.run.status}): go back to go on from there")
             if self.waits:
-                raise DebuggerError(f"the run waits at {self.run.phase.name} for its answer, as in answer true")
+                raise DebuggerError(f"the run waits at {self.run.phase.name} for {self._awaited(example=True)}")
             with users_code(f"phase {self.run.phase.name}"):
                 self.run.until(stop)
         except PhaseError as error:
@@ -152,8 +152,14 @@ class Session(Generic[Context]):
         finally:
             self.pausing = False
         if self.waits and not reason:
-            return f"waits at {self.run.phase.name} for its answer"
+            return f"waits at {self.run.phase.name} for {self._awaited()}"
         return str(self.run.status) if self.run.status.ended else reason
+
+    def _awaited(self, *, example: bool = False) -> str:
+        """What a run that waits is waiting for, in words."""
+        if self.run.waits_for_signals:
+            return f"a signal: {', '.join(self.run.possible.signals)}"
+        return "its answer, as in answer true" if example else "its answer"
 
     def back(self, count: int = 1) -> None:
         """Go back so many steps."""

@@ -20,7 +20,7 @@ from phases.debugger.commands import execute
 from phases.debugger.machine_session import live, recorded
 from phases.debugger.session import Session
 from phases.debugger.view import view_of
-from statemachine import End, Journal, Machine, Phase, Run, Status, Transition, verify
+from statemachine import End, Journal, Machine, Phase, Run, Signal, Status, Transition, Wait, verify
 
 
 @pytest.fixture
@@ -340,3 +340,13 @@ def test_what_was_raised_stands_beside_what_another_run_did() -> None:
     assert beside[0] == "run 1 and run 2 differ first at step 0"
     assert "charge -> back_off  GatewayDown" in beside[2]
     assert beside[2].endswith("    0 charge  paused")
+
+
+def test_a_run_that_waits_for_signals_says_so() -> None:
+    idle: Wait[Any, Any] = Wait("idle")
+    waiting = Machine("idle", idle, [], signals=[Signal("leave", to=End("done")), Signal("stay", to=idle)])
+    session = live(waiting, lambda: crossroads.new_context())
+    told = said(session, "run", "run", "signal leave", "where")
+    assert "stopped: waits at idle for a signal: leave, stay" in told
+    assert "error: the run waits at idle for a signal: leave, stay" in told
+    assert told[-1].startswith("run 1  done")
