@@ -37,19 +37,13 @@ class _Fused(Decoder):
     """Attention of all rows by one node a layer."""
 
     def _positions(self) -> None:
-        """What a node needs that turns for another: `query_positions`, [batch, sequence] int64."""
-        if self._turns:
-            return
-        self._scalar("first", 0)
-        self._scalar("step", 1)
-        self._integers("ones", [1])
-        length = self._node("Shape", "input_ids", name="sequence_shape", start=1, end=2)
-        length = self._node("Squeeze", length, name="sequence")
-        offsets = self._node("Range", "first", length, "step", name="offsets")
-        self._node("Sub", length, "step", name="backwards")
+        """Only a node that turns what the operator does not needs them."""
+        if not self._turns:
+            super()._positions()
+
+    def _first_position(self) -> str:
         last = self._node("Cast", "last_position", name="last_long", to=TensorProto.INT64)
-        start = self._node("Unsqueeze", self._node("Sub", last, "backwards", name="begin"), "ones", name="start")
-        self._node("Add", start, offsets, name="query_positions")
+        return self._node("Sub", last, self._node("Sub", "sequence", "step", name="backwards"), name="begin")
 
     def _mask(self) -> None:
         """None is needed: a token sees what stands before it, and itself."""

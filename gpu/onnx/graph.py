@@ -128,8 +128,12 @@ class Decoder:
         length = self._node("Shape", "input_ids", name="sequence_shape", start=1, end=2)
         length = self._node("Squeeze", length, name="sequence")
         offsets = self._node("Range", "first", length, "step", name="offsets")
-        start = self._node("Unsqueeze", "write_index", "ones", name="start")
+        start = self._node("Unsqueeze", self._first_position(), "ones", name="start")
         self._node("Add", start, offsets, name="query_positions")
+
+    def _first_position(self) -> str:
+        """[batch] int64: where the first token stands that is fed."""
+        return "write_index"
 
     def _mask(self) -> None:
         """`mask`, [batch, 1, sequence, attended] bool: a token sees what stands at its position and before it."""
