@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from counting import Add, Count, enough
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from interrupting import Interrupter
@@ -37,25 +38,6 @@ from statemachine.record.records import StepRecord
 from statemachine.record.snapshot import load, restore
 
 pytestmark = pytest.mark.slow
-
-
-@dataclass(slots=True)
-class Count:
-    limit: int
-    count: int = 0
-
-
-class Add(Phase[Count, int]):
-    def run(self, context: Count) -> int:
-        return context.count + 1
-
-    def apply(self, context: Count, outcome: int) -> None:
-        context.count = outcome
-
-
-@guard
-def enough(context: Count) -> bool:
-    return context.count >= context.limit
 
 
 add, turn = Add(), Phase[Count, None]("turn")

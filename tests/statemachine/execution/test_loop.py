@@ -1,34 +1,14 @@
 """The loop alone: what it records, when it looks up, and where it rests."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from counting import Add, Count, enough
 
-from statemachine import End, Machine, Phase, Raised, Transition, guard
+from statemachine import End, Machine, Raised, Transition
 from statemachine.definition.program import Arc
 from statemachine.execution.loop import Cursor, drive
 from statemachine.execution.timeline import Timeline
-
-
-@dataclass(slots=True)
-class Count:
-    limit: int = 5
-    count: int = 0
-
-
-class Add(Phase[Count, int]):
-    def run(self, context: Count) -> int:
-        return context.count + 1
-
-    def apply(self, context: Count, outcome: int) -> None:
-        context.count = outcome
-
-
-@guard
-def enough(context: Count) -> bool:
-    return context.count >= context.limit
-
 
 add = Add()
 machine = Machine("count", add, [Transition(add, add, ~enough), Transition(add, End("done"), enough)])
