@@ -1,6 +1,6 @@
 """The CUDA engine against its targets: decode, the whole machine, prefill, long contexts, and Hugging Face beside it.
 
-    python benchmarks/gpu_decode.py [--shapes 100M 1B 8B] [--parts decode machine prefill context peers]
+    python benchmarks/gpu_decode.py [--shapes 100M 1B 8B] [--parts decode machine timeline prefill context peers]
                                     [--quantize int8|fp8] [--json FILE]
 
 Weights are random and of the named shapes; nothing is downloaded. All figures are of one run, medians, and stand in one
@@ -11,6 +11,7 @@ of matrix products is torch's, as are the peers (`gpu_peers.py`), and without to
 |---|---|
 | decode | `decode` one after the other, nobody waiting, behind 128 tokens, in batches of 1, 8 and 32; `sample` alone |
 | machine | a `Generator`: six phases, a journal on disk, streaming; 128 tokens of prompt, 256 new, greedy, batch 1 |
+| timeline | the same once more, the device's clock read before and after each graph: how long it rests between them |
 | prefill | 2,048 tokens of one row: the work of all products and of causal attention, over the time |
 | context | `decode` behind 128, 1,024 and 8,192 tokens, and what the most cost against the fewest |
 | peers | generate of transformers, eager, and with a static cache and torch.compile |
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,8 +41,9 @@ from tokenizers import Tokenizer as Words
 from tokenizers import decoders, models, pre_tokenizers
 
 from gpu import CudaEngine, ModelConfig
-from gpu.cuda.device import Device, Module
+from gpu.cuda.device import Device, Graph, Module, Moment
 from gpu.cuda.driver import CudaDevice
+from gpu.cuda.paths import PER_OP, PERSISTENT
 from gpu.cuda.shape import Shape, measuring_source
 from gpu.cuda.watchdog import Watchdog
 from phases import Generator, SamplingParams
@@ -62,7 +64,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128_256, "tie_word_embeddings": False,
     },
 }  # fmt: skip
-PARTS = ("decode", "machine", "prefill", "context", "peers")
+PARTS = ("decode", "machine", "timeline", "prefill", "context", "peers")
 PROMPT, NEW, LONG_PROMPT = 128, 256, 2048
 CONTEXTS = (PROMPT, 1024, 8192)
 STEPS, ROUNDS, SECONDS = 64, 5, 5.0  # of a measurement; rounds end early rather than take longer
@@ -84,6 +86,7 @@ GOAL_BANDWIDTH = {"1B": 0.92, "8B": 0.96}
 BATCH_RATIO = {("1B", 8): 1.15, ("1B", 32): 1.6}
 HOST_SHARE = {"100M": 0.10, "1B": 0.02}
 FIRST_TOKEN_MS = {"1B": 5.0}
+REST_US = 5.0
 PREFILL_SHARE = {"8B": 0.60}
 CACHE_BANDWIDTH = 0.80
 
@@ -289,20 +292,11 @@ def measure_decode(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Fig
 
 
 def measure_machine(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Figure]:
-    generator = generator_of(engine)
-    prompt = " ".join(word(int(n)) for n in np.random.default_rng(0).integers(0, engine.model.vocab, PROMPT))
-    params = SamplingParams(temperature=0, max_new_tokens=NEW, stop_token_ids=())
     tokens, first = [], []
-    with tempfile.TemporaryDirectory(dir=".") as folder:  # on the disk at hand, not on one that is memory
-        for number in range(ROUNDS + 1):
-            begin = time.perf_counter()
-            run = generator.start(" " + prompt, params, journal=Path(folder, f"{number}.jsonl"))
-            times = [time.perf_counter() for _ in generator.pieces(run)]
-            assert len(run.context.prompt_ids[0]) == PROMPT
-            assert len(times) == NEW
-            if number:  # the first records graphs
-                first.append(times[0] - begin)
-                tokens.append((times[-1] - times[0]) / (NEW - 1))
+    for number, times in enumerate(machine_times(engine, ROUNDS + 1)):
+        if number:  # the first records graphs
+            first.append(times[1] - times[0])
+            tokens.append((times[-1] - times[1]) / (NEW - 1))
     token = statistics.median(tokens)
     queued = decode_seconds(engine, 1, PROMPT, steps=NEW, draw=True)
     plain = engine.environment()["quantize"] is None
@@ -315,6 +309,52 @@ def measure_machine(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Fi
     yield Figure(shape, "the host's share", (token - queued) / queued, "%", HOST_SHARE.get(shape))
     target = FIRST_TOKEN_MS.get(shape)
     yield Figure(shape, f"first token of {PROMPT} tokens", statistics.median(first) * 1e3, "ms", target)
+
+
+def machine_times(engine: CudaEngine, rounds: int) -> Iterator[list[float]]:
+    """Run the whole machine so often; give when each run began, and when each of its tokens came."""
+    generator = generator_of(engine)
+    prompt = " ".join(word(int(n)) for n in np.random.default_rng(0).integers(0, engine.model.vocab, PROMPT))
+    params = SamplingParams(temperature=0, max_new_tokens=NEW, stop_token_ids=())
+    with tempfile.TemporaryDirectory(dir=".") as folder:  # on the disk at hand, not on one that is memory
+        for number in range(rounds):
+            begin = time.perf_counter()
+            run = generator.start(" " + prompt, params, journal=Path(folder, f"{number}.jsonl"))
+            times = [time.perf_counter() for _ in generator.pieces(run)]
+            assert len(run.context.prompt_ids[0]) == PROMPT
+            assert len(times) == NEW
+            yield [begin, *times]
+
+
+class Marked:
+    """A graph before and after which the device looks at its clock."""
+
+    def __init__(self, kind: str, graph: Graph, device: Device, marks: list[tuple[str, Moment, Moment]]) -> None:
+        self._kind, self._graph, self._device, self._marks = kind, graph, device, marks
+
+    def launch(self) -> None:
+        before = self._device.moment()
+        self._graph.launch()
+        self._marks.append((self._kind, before, self._device.moment()))
+
+
+def measure_timeline(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Figure]:
+    list(machine_times(engine, 1))  # records graphs
+    graphs, marks = engine._graphs._graphs, list[tuple[str, Moment, Moment]]()
+    plain = dict(graphs)
+    graphs.update({key: Marked(str(key[0]), graph, engine._device, marks) for key, graph in plain.items() if graph})
+    try:
+        list(machine_times(engine, 1))
+    finally:
+        graphs.update(plain)
+    engine.peek(0)
+    rests = sorted(
+        start.since(end) / 1e3
+        for (earlier, _, end), (kind, start, _) in pairwise(marks)
+        if earlier in (PER_OP, PERSISTENT) and kind == "sample"
+    )
+    yield Figure(shape, "the device rests between two steps, median", statistics.median(rests), "µs", REST_US)
+    yield Figure(shape, "the same, of 99 steps in 100", rests[len(rests) * 99 // 100], "µs", REST_US)
 
 
 def measure_prefill(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Figure]:
@@ -351,7 +391,8 @@ def measure_context(engine: CudaEngine, shape: str, rates: Rates) -> Iterator[Fi
 
 
 MEASURES: dict[str, Callable[[CudaEngine, str, Rates], Iterator[Figure]]] = {
-    "decode": measure_decode, "machine": measure_machine, "prefill": measure_prefill, "context": measure_context,
+    "decode": measure_decode, "machine": measure_machine, "timeline": measure_timeline, "prefill": measure_prefill,
+    "context": measure_context,
 }  # fmt: skip
 
 
@@ -400,7 +441,7 @@ class Torch:
 
     def matrix_rate(self) -> float | None:
         """Wait for the rate of matrix products, operations per second."""
-        return dict(self._figures(60, lines=1)).get("matrix")
+        return next((value for name, value in self._figures(60) if name == "matrix"), None)
 
     def peers(self, seconds: float) -> list[tuple[str, float]]:
         """Have the peers measured, and give the seconds a token of each, by name."""
@@ -409,19 +450,23 @@ class Torch:
             print("go", file=self._process.stdin, flush=True)
         return list(self._figures(seconds))
 
-    def _figures(self, seconds: float, *, lines: int | None = None) -> Iterator[tuple[str, float]]:
+    def _figures(self, seconds: float) -> Iterator[tuple[str, float]]:
         watch = threading.Timer(seconds, self._process.kill)
         watch.start()
         assert self._process.stdout is not None
         try:
-            for line in islice(self._process.stdout, lines):
-                found = json.loads(line)
+            for line in self._process.stdout:
+                try:
+                    found = json.loads(line)
+                except json.JSONDecodeError:  # a library that talks, or its traceback
+                    say(f"torch: {line.rstrip()}")
+                    continue
                 say(f"torch: {found}")
                 if "value" in found:
                     yield found["name"], found["value"]
         finally:
             watch.cancel()
-        if lines is None and self._process.wait():
+        if self._process.wait():
             say(f"torch: it ended with {self._process.returncode}: it failed, or its {seconds} s were up")
 
     def __enter__(self) -> Self:

@@ -99,22 +99,24 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1) attention_prompt(
                 copy_early(value_to + value_at(within, number), values + from, there);
             }
         };
-        int least = CAPACITY, most = -1;  // of what pairs of a warp see last
+        int sight[2], least = CAPACITY, most = -1;  // of what pairs of a warp see last
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int token = token_of[pair_of(i)], sight = token >= first && token < end_of[first] ? position_of[token] : -1;
-            sight_of[pair_of(i)] = sight;
-            if (token >= 0) least = min(least, sight);
-            most = max(most, sight);
+            const int token = token_of[pair_of(i)];
+            sight[i] = token >= first && token < end_of[first] ? position_of[token] : -1;
+            if (token >= 0) least = min(least, sight[i]);
+            most = max(most, sight[i]);
         }
 #pragma unroll
         for (int step = 4; step < 32; step *= 2) {
             least = min(least, __shfl_xor_sync(ALL_LANES, least, step));
             most = max(most, __shfl_xor_sync(ALL_LANES, most, step));
         }
+        __syncthreads();  // what is shared is read
+#pragma unroll
+        for (int i = 0; i < 2; ++i) sight_of[pair_of(i)] = sight[i];
         least_sight[warp] = least;
         most_sight[warp] = most;
-        __syncthreads();  // what is shared is read
         fetch(0);
         bool more = true;
         for (int block = 0; more; ++block) {

@@ -53,6 +53,7 @@ def test_every_part_gives_figures(
     ):
         assert found[what] > 0
     assert 0 < found["share of read bandwidth"] < 1
+    assert "the device rests between two steps, median" in found
     assert not list(tmp_path.iterdir())
     benchmark["show"](figures, rates)
     assert "what the context costs, batch 2" in capsys.readouterr().out
