@@ -2,8 +2,9 @@
 
     python tests/device [--parts tests soak accuracy sanitizer bench] [--quick]
 
-Each part is a process of its own and shows what it does; the table at the end says how each ended and how long it
-took. All of them take under eight minutes, with --quick about two.
+Each part is processes of its own, which show what they do; all but the benchmark run side by side, as they measure
+nothing. The table at the end says how each ended and how long it took. All of them take under eight minutes, with
+--quick about two.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,29 +51,32 @@ class Outcome:
     last_line: str
 
 
-def jobs(parts: Sequence[str], *, quick: bool) -> list[Job]:
+def checks(parts: Sequence[str], *, quick: bool) -> list[Job]:
+    """Give what runs side by side."""
     python, script = sys.executable, [sys.executable, str(HERE / "every_kernel.py")]
-    tests = [python, "-m", "pytest", "-q", "-x" if quick else "-ra", "-m", "gpu"]
+    tests = [python, "-m", "pytest", "-q", "-x" if quick else "-ra", "-m", "gpu", "--dist", "load"]
     steps = ("1000", "250") if quick else ("20000", "1000")
-    bench = ["--shapes", "1B", "--parts", "decode", "machine"] if quick else [*SHAPES, "--peer-seconds", "20"]
     every = {
-        "tests": [Job("tests", [*tests, "--ignore", ACCURACY, "tests"], 240)],
-        "soak": [Job("soak", [python, str(HERE / "soak.py"), "--steps", steps[0], "--large-steps", steps[1]], 180)],
-        "accuracy": [Job("accuracy", [*tests, ACCURACY], 120)],
+        "tests": [Job("tests", [*tests, "--maxprocesses", "12", "--ignore", ACCURACY, "tests"], 360)],
+        "soak": [Job("soak", [python, str(HERE / "soak.py"), "--steps", steps[0], "--large-steps", steps[1]], 360)],
+        "accuracy": [Job("accuracy", [*tests, "--maxprocesses", "2", ACCURACY], 360)],
         "sanitizer": [
-            Job(tool, [*SANITIZER, "--tool", tool, *script, *options], 120, needs=SANITIZER[0])
+            Job(tool, [*SANITIZER, "--tool", tool, *script, *options], 360, needs=SANITIZER[0])
             for tool, options in TOOLS.items()
             if tool == "memcheck" or not quick
         ],
-        "bench": [Job("bench", [python, "benchmarks/gpu_decode.py", *bench], 240)],
     }
-    return [job for part in parts for job in every[part]]
+    return [job for part, jobs in every.items() if part in parts for job in jobs]
+
+
+def bench(*, quick: bool) -> Job:
+    short, long = ["--shapes", "1B", "--parts", "decode", "machine"], [*SHAPES, "--peer-seconds", "20"]
+    return Job("bench", [sys.executable, "benchmarks/gpu_decode.py", *(short if quick else long)], 240)
 
 
 def run(job: Job) -> Outcome:
-    print(f"\n== {job.name}", flush=True)
     if job.needs and shutil.which(job.needs) is None:
-        print(f"{job.needs} is not installed", flush=True)
+        print(f"{job.name}: {job.needs} is not installed", flush=True)
         return Outcome(job.name, 0.0, None, f"{job.needs} is not installed")
     begin, last = time.perf_counter(), ""
     with subprocess.Popen(
@@ -80,7 +85,7 @@ def run(job: Job) -> Outcome:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
-            print(line, end="", flush=True)
+            print(f"{job.name}: {line}", end="", flush=True)
             last = line.strip() or last
     if process.returncode == 124:
         last = f"took longer than {job.seconds} s; last: {last}"
@@ -94,12 +99,17 @@ def main() -> None:
     options = parser.parse_args()
     if (missing := unavailable_engines().get("cuda")) is not None:
         sys.exit(f"there is nothing to run on: {missing}")
-    outcomes = [run(job) for job in jobs(options.parts, quick=options.quick)]
+    begin = time.perf_counter()
+    side_by_side = checks(options.parts, quick=options.quick)
+    with ThreadPoolExecutor(len(side_by_side) or 1) as pool:
+        outcomes = list(pool.map(run, side_by_side))
+    if "bench" in options.parts:
+        outcomes.append(run(bench(quick=options.quick)))
     table = Table("part", "seconds", "", "last word")
     words = {True: "[green]passed", False: "[red]FAILED", None: "[yellow]skipped"}
     for outcome in outcomes:
         table.add_row(outcome.name, f"{outcome.seconds:.0f}", words[outcome.passed], outcome.last_line[:100])
-    table.add_row("all", f"{sum(outcome.seconds for outcome in outcomes):.0f}", "", "")
+    table.add_row("all", f"{time.perf_counter() - begin:.0f}", "", "")
     print()
     Console(width=150).print(table)
     sys.exit(1 if any(outcome.passed is False for outcome in outcomes) else 0)
