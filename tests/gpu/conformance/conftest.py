@@ -59,6 +59,7 @@ ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
 CLEARS = ("tensorrt", "tensorrt, stand-in")  # whose steps look at positions without a token, and make them zero first
 OF_CODES = ("onnx, int8",)  # whose weights are quantised, and activations rounded
 OF_DEVICES = ("cuda", "tensorrt")  # engines that need one, and are skipped visibly where there is none
+STAND_INS = ("cuda, emulated", "tensorrt, stand-in")  # for these, which are slow: what is long is done in full there
 MISSING = unavailable_engines()
 
 
@@ -96,6 +97,12 @@ def near(request: pytest.FixtureRequest) -> float:
 def on_device(request: pytest.FixtureRequest) -> bool:
     """Whether the engine under test runs on a device, where more can be computed than on an emulated one."""
     return request.node.callspec.params["load"] in OF_DEVICES
+
+
+@pytest.fixture
+def stands_in(request: pytest.FixtureRequest) -> bool:
+    """Whether the engine under test stands in for one on a device, so slowly that less is computed."""
+    return request.node.callspec.params["load"] in STAND_INS
 
 
 @pytest.fixture
