@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from statemachine.definition.check import atoms_of, enabled
 from statemachine.definition.guard import Guard
@@ -17,7 +17,8 @@ Context = TypeVar("Context")
 Select = Callable[[Context], int]
 
 
-class Arc(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arc:
     """What a step decided: the phase that ran, the one to run next (indices), the transition's number and the row of
     the phase's truth table: of guards alone, the value of guard i is bit i. `raised` names the class of exceptions that
     the transition is for: only then is the step's outcome a `Raised`."""
@@ -29,7 +30,8 @@ class Arc(NamedTuple):
     raised: str = ""
 
 
-class Row(NamedTuple, Generic[Context]):
+@dataclass(frozen=True, slots=True)
+class Row(Generic[Context]):
     """What the loop needs at a phase: its two halves, how to choose an arc, and whether the run rests here."""
 
     run: Callable[[Context], Any]
@@ -40,7 +42,8 @@ class Row(NamedTuple, Generic[Context]):
     enters_none: bool
 
 
-class ErrorWay(NamedTuple, Generic[Context]):
+@dataclass(frozen=True, slots=True)
+class ErrorWay(Generic[Context]):
     """What becomes of a phase that raised an exception of this class: how it is entered, and how to choose an arc."""
 
     kind: type[Exception]
@@ -49,7 +52,8 @@ class ErrorWay(NamedTuple, Generic[Context]):
     arcs: Sequence[Arc] | Mapping[int, Arc]
 
 
-class Door(NamedTuple, Generic[Context]):
+@dataclass(frozen=True, slots=True)
+class Door(Generic[Context]):
     """How a signal is taken at a phase: where it leads, when it may be taken, and what enters its payload."""
 
     target: int
@@ -92,7 +96,8 @@ class Program(Generic[Context]):
     def lead(self, index: int, context: Context, raised: str = "") -> Arc:
         """Where a phase leads whose outcome has been entered."""
         way = self.ways[index][raised] if raised else self.rows[index]
-        return way.arcs[0] if way.select is None else way.arcs[way.select(context)]
+        select = way.select
+        return way.arcs[0] if select is None else way.arcs[select(context)]
 
 
 def compile_program(machine: LibraryMachine, signals: Sequence[Signal[Any, Any]]) -> Program[Any]:

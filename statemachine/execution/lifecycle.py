@@ -80,7 +80,7 @@ class Lifecycle(Generic[Context]):
         self._status = Status.READY
         self._cursor = loop.Cursor(program.index_of(machine.start.name))
         self._inbox: Inbox[Context] = Inbox(self._cursor)
-        self._driver = Driver()
+        self._driver = Driver(f"run {self.id}")
         self._frames = FrameKeeper()
         self._torn = False  # context and cursor may not agree with the timeline, which decides
         self._told_at = 0  # ns of the clock: when the recorder was last told
@@ -142,7 +142,7 @@ class Lifecycle(Generic[Context]):
             return work()
 
         try:
-            return self._driver.hold(f"{verb} run {self.id}", moved)
+            return self._driver.hold(verb, moved)
         finally:
             if self._inbox.waiting:
                 self._settle()
@@ -370,7 +370,7 @@ class Lifecycle(Generic[Context]):
             if self._driver.held:  # who drives it now takes them
                 return
             try:
-                self._driver.hold(f"signal run {self.id}", look)
+                self._driver.hold("signal", look)
             except Busy:
                 return
             moved = False

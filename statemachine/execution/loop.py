@@ -56,10 +56,11 @@ def drive(
             if heed():
                 return
             index, then = cursor.index, clock()
-        run, apply, select, arcs, rests, enters_none = rows[index]
-        if rests:
+        row = rows[index]
+        if row.rests:
             return
         try:
+            run = row.run
             outcome = run(context)
         except Exception as error:
             caught = catch(error)
@@ -67,11 +68,13 @@ def drive(
                 raise
             arc, outcome = caught
         else:
-            if outcome is not None or enters_none:
+            if outcome is not None or row.enters_none:
                 if accept is not None:
                     accept(outcome)
+                apply = row.apply
                 apply(context, outcome)
-            arc = arcs[0] if select is None else arcs[select(context)]
+            select = row.select
+            arc = row.arcs[0] if select is None else row.arcs[select(context)]
         record_arc(arc)
         record_outcome(outcome)
         cursor.index = index = arc.target

@@ -1,6 +1,5 @@
 """What has happened in a run, in flat columns: the record in memory that steps, time travel and journals come from."""
 
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ class Timeline(Generic[Context]):
     origin: Frame | None = None  # where what is remembered begins; None before the run is first touched
     arcs: list[Arc] = field(default_factory=list)
     outcomes: list[Any] = field(default_factory=list)
-    elapsed: "array[int]" = field(default_factory=lambda: array("q"))  # ns a step; never compared
+    elapsed: list[int] = field(default_factory=list)  # ns a step; never compared
     events: list[Event] = field(default_factory=list)
     digests: dict[int, Any] = field(default_factory=dict)  # by number of the step; for as many as were asked for
     frames: list[Frame] = field(default_factory=list)  # on the way, so that no fold is long
@@ -270,7 +269,7 @@ class Timeline(Generic[Context]):
         """A timeline of its own with the steps before `number` and these events."""
         arcs, outcomes, elapsed = self.columns(self.first, number)
         return Timeline(
-            self.machine, self.program, self.origin, list(arcs), list(outcomes), array("q", elapsed), list(events),
+            self.machine, self.program, self.origin, list(arcs), list(outcomes), list(elapsed), list(events),
             {step: digest for step, digest in self.digests.items() if step < number},
             [frame for frame in self.frames if frame.number <= number], spacing=self.spacing, widest=self.widest,
             forgotten=self.forgotten,

@@ -1,7 +1,6 @@
 """A run that forgets: its memory is bounded, and what it still knows is what a run that forgets nothing knows."""
 
 import tracemalloc
-from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -306,7 +305,7 @@ def test_a_timeline_forgets_all_of_a_stretch_or_nothing(more: int) -> None:
         run.edit("bonus", amount=1)
         timeline = run.timeline
         timeline.frames = [Frame(number, 0, {}) for number in (3, 8, 12)]
-        timeline.elapsed = array("q", range(timeline.count))
+        timeline.elapsed = list(range(timeline.count))
         return timeline
 
     nothing, all_of_it = remembered(long()), long()

@@ -119,7 +119,7 @@ def test_frames_thin_out_when_they_are_many() -> None:
 def test_a_cut_that_was_interrupted_is_finished() -> None:
     timeline: Timeline[Sum] = Timeline(machine, machine.program(), Frame(0, 0, {}))
     arc = machine.program().rows[0].arcs[0]
-    timeline.arcs, timeline.outcomes, timeline.elapsed = [arc] * 9, list(range(9)), array("q", range(9))
+    timeline.arcs, timeline.outcomes, timeline.elapsed = [arc] * 9, list(range(9)), list(range(9))
     timeline.events = [Event(2, "signal", "again"), Event(5, "signal", "again")]
     timeline.rewound = 4
     timeline._cutting = 4, 0, [timeline.events[0], Event(4, "edit", "more", 1)]
