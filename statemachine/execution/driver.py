@@ -120,6 +120,7 @@ class Driver:
         if self.held:
             raise IllegalMove(
                 f"cannot {verb} {self._driven}: this process was forked while a thread drove it, and that thread is "
-                f"not here; start workers by spawn (multiprocessing.get_context('spawn')) and give each a run of its own"
+                f"not here; start workers by spawn (multiprocessing.get_context('spawn')) and give each a run of its "
+                f"own"
             )
         self._forks = _forks
