@@ -76,10 +76,11 @@ class Program(Generic[Context]):
 
     def values_of(self, arc: Arc) -> dict[str, Value]:
         """The values that the guards and choices had where this arc was taken, by name."""
-        cached = self.cases[arc.source]
-        if arc.guards not in cached:
-            cached[arc.guards] = values_at(arc.guards, ((atom.name, atom.values) for atom in self.atoms[arc.source]))
-        return cached[arc.guards].copy()
+        cached = self.cases[arc.source].get(arc.guards)
+        if cached is None:
+            cached = values_at(arc.guards, ((atom.name, atom.values) for atom in self.atoms[arc.source]))
+            self.cases[arc.source][arc.guards] = cached
+        return cached.copy()
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
@@ -93,9 +94,14 @@ class Program(Generic[Context]):
         elif outcome is not None or row.enters_none:
             row.apply(context, outcome)
 
-    def lead(self, index: int, context: Context, raised: str = "") -> Arc:
-        """Where a phase leads whose outcome has been entered."""
-        way = self.ways[index][raised] if raised else self.rows[index]
+    def step(self, index: int, context: Context, outcome: Any, raised: str = "") -> Arc:
+        """Enter what came of a phase, as `enter` does, and say where that leads."""
+        row = self.rows[index]
+        way: Row[Context] | ErrorWay[Context] = row
+        if raised:
+            way = self.ways[index][raised]
+        if outcome is not None or row.enters_none:
+            way.apply(context, outcome)
         select = way.select
         return way.arcs[0] if select is None else way.arcs[select(context)]
 

@@ -79,8 +79,9 @@ class Driver:
             # Python looks for signals when a function begins or has been called: between these two, it does not.
             if hold == {HOLDER: mine}:
                 del hold[HOLDER]
-                for waiting in [*self._waiting]:
-                    waiting.set()
+                if self._waiting:
+                    for over in [*self._waiting]:
+                        over.set()
 
     def undisturbed(self, read: Callable[[], Result]) -> Result | None:
         """What is read of a run that nobody moves meanwhile; None if somebody does: it may be half changed then."""

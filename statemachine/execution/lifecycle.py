@@ -89,7 +89,8 @@ class Lifecycle(Generic[Context]):
     def status(self) -> Status:
         """Where it stands in its life; it waits wherever it would else be paused at a `Wait`."""
         status = self._status
-        return WAITING if status is PAUSED and isinstance(self.phase, Wait) else status
+        waits = status is PAUSED and isinstance(self._program.phases[self._cursor.index], Wait)
+        return WAITING if waits else status
 
     @property
     def phase(self) -> Phase[Context, Any]:
@@ -126,26 +127,28 @@ class Lifecycle(Generic[Context]):
 
     # --- a move -------------------------------------------------------------------------------------------------
 
-    def _move(self, verb: str, allowed: tuple[Status, ...], work: Callable[[], Result]) -> Result:
+    def _move(self, verb: str, allowed: tuple[Status, ...], work: Callable[..., Result], *arguments: Any) -> Result:
         """Do what moves the run, or refuse: it is being driven, or has none of these statuses, or was closed."""
-
-        def moved() -> Result:
-            if self._torn or self.phase.final:
-                self._mend()
-            if (status := self.status) not in allowed:
-                expected = f"{status}, not {' or '.join(sorted(allowed))}"
-                if status is WAITING:
-                    expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
-                raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
-            if self._released and not status.over and verb != "close":
-                raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
-            return work()
-
         try:
-            return self._driver.hold(verb, moved)
+            result: Result = self._driver.hold(verb, self._moved, verb, allowed, work, arguments)
+            return result
         finally:
             if self._inbox.waiting:
                 self._settle()
+
+    def _moved(
+        self, verb: str, allowed: tuple[Status, ...], work: Callable[..., Result], arguments: tuple[Any, ...]
+    ) -> Result:
+        if self._torn or self._program.phases[self._cursor.index].final:
+            self._mend()
+        if (status := self.status) not in allowed:
+            expected = f"{status}, not {' or '.join(sorted(allowed))}"
+            if status is WAITING:
+                expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
+            raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
+        if self._released and not status.over and verb != "close":
+            raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
+        return work(*arguments)
 
     def _mend(self) -> None:
         """Finish what an interrupt, and a second one after it, cut short."""
@@ -238,8 +241,7 @@ class Lifecycle(Generic[Context]):
         if len(names) != 1:
             return None
         raised = Raised.of(names[0], error)
-        program.enter(index, self.context, raised, raised.way)
-        arc = program.lead(index, self.context, raised.way)
+        arc = program.step(index, self.context, raised, raised.way)
         if not self._released:
             self.resources.sync(self.context)  # whatever the phase left there
         to = program.names[arc.target]
@@ -379,7 +381,7 @@ class Lifecycle(Generic[Context]):
 
     def _rest(self, *, rests: bool = True) -> None:
         """The run has come to rest: it has ended, if it stands at an end; the recorder is told."""
-        phase = self.phase
+        phase = self._program.phases[self._cursor.index]
         if phase.final and not self._status.ended:
             assert isinstance(phase, End)
             self._status = self.timeline.ended_as = phase.status

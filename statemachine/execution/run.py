@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from statemachine.definition.guard import Guard
 from statemachine.definition.phase import Phase, Status, Wait
-from statemachine.definition.program import Arc, Door
+from statemachine.definition.program import Door
 from statemachine.definition.raised import Raised
 from statemachine.definition.table import Edit, Signal, name_of
 from statemachine.definition.variable import Value
@@ -234,20 +234,15 @@ class Run(Lifecycle[Context]):
 
     def _enter(self, outcome: Any, elapsed_ns: int, digest: Any = None) -> None:
         """Take the step that this outcome of the present phase leads to."""
-        timeline, arc = self.timeline, self._led_to(self.context, outcome)
+        timeline, cursor = self.timeline, self._cursor
+        raised = outcome.way if isinstance(outcome, Raised) else ""
+        arc = self._program.step(cursor.index, self.context, outcome, raised)
         if digest is not None:
             timeline.digests[timeline.count] = digest
         timeline.arcs.append(arc)
         timeline.outcomes.append(outcome)
-        self._cursor.index = arc.target
+        cursor.index = arc.target
         timeline.elapsed.append(elapsed_ns)
-
-    def _led_to(self, context: Context, outcome: Any) -> Arc:
-        """Enter an outcome of the present phase in a context, and see where its guards lead."""
-        program, index = self._program, self._cursor.index
-        raised = outcome.way if isinstance(outcome, Raised) else ""
-        program.enter(index, context, outcome, raised)
-        return program.lead(index, context, raised)
 
     # --- what it waits for --------------------------------------------------------------------------------------
 
@@ -277,7 +272,7 @@ class Run(Lifecycle[Context]):
         IllegalMove
             When the run does not wait, or waits for signals alone.
         """
-        return self._move("answer", (Status.WAITING,), lambda: self._answer(outcome))
+        return self._move("answer", (Status.WAITING,), self._answer, outcome)
 
     def time_out(self) -> Step:
         """Answer for a deadline that has passed, as the phase says (`Wait.late`); the clock is the caller's."""
@@ -290,11 +285,14 @@ class Run(Lifecycle[Context]):
         return self._move("time out", (Status.WAITING,), late)
 
     def _answer(self, outcome: Any) -> Step:
-        self._check_answerable()
-        answer = Run.typed(outcome, self.phase)
+        program, index = self._program, self._cursor.index
+        if not program.rows[index].arcs:
+            self._check_answerable()
+        answer = Run.typed(outcome, program.phases[index])
         try:
             if self.timeline.rewound is not None:  # only for one that can be entered is what lies ahead forgotten
-                self._led_to(host_state.scratch(self.context, host_state.save(self.context)), answer)
+                scratch = host_state.scratch(self.context, host_state.save(self.context))
+                self._program.step(self._cursor.index, scratch, answer)
                 self._begin(on=True)
             self._torn = True
             self._enter(answer, 0)
@@ -370,7 +368,7 @@ class Run(Lifecycle[Context]):
             payload = Run.typed(payload, signal)
         sent = Sent(name, payload)
         try:
-            return self._move("signal", RECEPTIVE, lambda: self._signal(sent, wait=wait))
+            return self._move("signal", RECEPTIVE, self._signal, sent, wait)
         except Busy:
             self._leave(sent)
 
@@ -384,7 +382,7 @@ class Run(Lifecycle[Context]):
         if self._status.over and self._inbox.take_out(sent):  # it ended meanwhile, and has not seen it
             raise IllegalMove(f"cannot signal run {self.id}: it is {self._status}")
 
-    def _signal(self, sent: Sent, *, wait: bool = False, live: bool = True) -> None:
+    def _signal(self, sent: Sent, wait: bool = False, live: bool = True) -> None:
         door = self._door(sent.name)
         if door is not None:
             if self.timeline.origin is None:
@@ -420,7 +418,7 @@ class Run(Lifecycle[Context]):
 
     def signal_as_recorded(self, name: str, payload: Any, *, live: bool) -> None:
         """Take a signal that carries what a record says; unless `live`, the resources need not follow, as in `take`."""
-        self._move("signal", RECEPTIVE, lambda: self._signal(Sent(name, payload), live=live))
+        self._move("signal", RECEPTIVE, self._signal, Sent(name, payload), False, live)
 
     def refuse_as_recorded(self, name: str, payload: Any, reason: str) -> None:
         """Record a signal that was refused, at the place where the run rests, or at its end.
