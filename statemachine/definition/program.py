@@ -219,8 +219,10 @@ def row_of(atoms: Sequence[Variable[Any]]) -> Select[Any]:
                 value = predicate(context)
             except Exception as error:
                 raise GuardError(name, error) from error
-            if value is True or value is False:
-                return value
+            if value is True:
+                return 1  # a place in a tuple is faster found by an int than by a bool
+            if value is False:
+                return 0
             raise GuardError(name, value)
 
         return one

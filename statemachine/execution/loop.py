@@ -49,7 +49,7 @@ def drive(
         Called after each step. True: rest here.
     """
     clock = perf_counter_ns
-    record_arc, record_outcome, record_time = timeline.arcs.append, timeline.outcomes.append, timeline.elapsed.append
+    arcs, outcomes, elapsed = timeline.arcs, timeline.outcomes, timeline.elapsed
     index, then = cursor.index, clock()
     while True:
         if cursor.attention:
@@ -75,11 +75,11 @@ def drive(
                 apply(context, outcome)
             select = row.select
             arc = row.arcs[0] if select is None else row.arcs[select(context)]
-        record_arc(arc)
-        record_outcome(outcome)
+        arcs.append(arc)
+        outcomes.append(outcome)
         cursor.index = index = arc.target
         now = clock()
-        record_time(now - then)
+        elapsed.append(now - then)
         then = now
         if stop is not None:
             if stop():
