@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from desk import Approval, Text, begun, desk, machine, written
 from hypothesis import strategies as st
+from hypothesis.stateful import invariant
 from rule_checks import caught, hold, hold_and_see
 
 from statemachine import Guard, Signal
@@ -25,6 +26,23 @@ def signals(approve: type[Signal[Text, Any]], when: Guard[Text] | None = None) -
 def test_a_sound_machine_holds_with_anything_of_the_type() -> None:
     rules = machine_rules(machine, TEXTS, edits=DRAFTS)
     hold_and_see(rules, "signals", "edits")
+
+
+def test_signals_are_left_to_wait_and_taken_later() -> None:
+    waited, taken_later = set(), set()
+
+    class Watched(machine_rules(machine, TEXTS, edits=DRAFTS)):  # type: ignore[misc]  # made just now
+        waiting: tuple[str, ...] = ()
+
+        @invariant()
+        def look(self) -> None:
+            came = {event.name for event in self.run.events if event.kind == "signal"}
+            taken_later.update(came & (set(self.waiting) - set(self.run.pending)))
+            self.waiting = self.run.pending
+            waited.update(self.waiting)
+
+    hold(Watched)
+    assert waited == taken_later == {"hurry", "approve"}  # `drop` is taken wherever a run rests
 
 
 def test_strategies_narrow_what_is_sent_and_what_cannot_be_entered_changes_nothing() -> None:
