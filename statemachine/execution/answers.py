@@ -1,12 +1,11 @@
 """Answers: what a run waits for at a `Wait`, and how it is given."""
 
-from time import perf_counter_ns
 from typing import Any, TypeVar
 
 from statemachine.definition.phase import Status, Wait
 from statemachine.execution import host_state
 from statemachine.execution.lifecycle import Lifecycle
-from statemachine.execution.steps import LOOK_UP_NS, Steps
+from statemachine.execution.steps import Steps
 from statemachine.execution.timeline import Step
 
 Context = TypeVar("Context")
@@ -69,10 +68,7 @@ class Answers(Steps[Context]):
             error.add_note(f"{self.phase.name!r} could not enter this answer, and run {self.id} still waits for one")
             self._mend()
             raise
-        now = perf_counter_ns()
-        if self._keep_steps or now >= self._cursor.due:
-            self._cursor.due = now + LOOK_UP_NS
-            self._remember(now)
+        self._look_up()
         self._torn = False
         self._rest()
         return self.timeline.last()

@@ -26,6 +26,7 @@ PAUSED, WAITING = Status.PAUSED, Status.WAITING  # looked up once
 FREE = (Status.READY, PAUSED, Status.FAILED)  # to take a step
 AT_REST = (*FREE, WAITING)
 RECEPTIVE = (Status.READY, PAUSED, WAITING)  # to signals
+LOOK_UP_NS = 1_000_000  # how often the loop looks up from its work
 ANY = tuple(status for status in Status if status is not Status.RUNNING)
 
 
@@ -191,10 +192,26 @@ class Lifecycle(Generic[Context]):
             self.timeline.cut()
             self.timeline.ended_as = None
 
+    def _look_up(self) -> None:
+        """After a move from outside, remember as seldom as the loop does."""
+        now = perf_counter_ns()
+        if self._keep_steps or now >= self._cursor.due:
+            self._cursor.due = now + LOOK_UP_NS
+            self._remember(now)
+
+    def _remember(self, now: int) -> None:
+        """Between two moves: keep a frame now and then, and forget moves once twice as many are there as are kept."""
+        timeline, kept = self.timeline, self._keep_steps
+        self._frames.keep(timeline, self.context, self._cursor.index, now)
+        if kept and timeline.origin and timeline.moves - timeline.origin.moves >= 2 * kept:
+            self._tell(rests=False)
+            timeline.forget(kept)
+
     def _check_place(self, number: int) -> None:
         first, count = self.timeline.first, self.timeline.count
-        if not first <= number <= count:
-            past = f"; what was before step {first} was not kept" if first else ""
+        amid = self.timeline.origin is not None and self.timeline.origin.amid  # what was there before is not kept
+        if not first + amid <= number <= count and number != count:
+            past = f"; what was before step {first + amid} was not kept" if first + amid else ""
             raise IllegalMove(f"run {self.id} has {count} recorded steps; there is no place {number}{past}")
         if self._released:
             raise IllegalMove(f"run {self.id} has ended and given its resources back; start it with keep=True")

@@ -41,8 +41,8 @@ class Run(Answers[Context]):
     resources
         What stands behind the context besides its host fields.
     keep_steps
-        Remember at least so many of the last steps, and forget older ones, with the events among them, once they are
-        about twice as many; a journal still gets all. Unless given, all are remembered.
+        Remember at least so many of the last steps, signals and edits, taken together, and forget older ones once they
+        are about twice as many; a journal still gets all. Unless given, all are remembered.
     keep
         Keep the resources when the run ends, until `close()`, so that one can still go back.
     request
@@ -164,6 +164,7 @@ class Run(Answers[Context]):
         host_state.adopt(self.context, scratch)
         if live:
             self.resources.sync(self.context)
+        self._look_up()
         self._torn = False
         self._tell()
         self._log("info", "run.edited", edit=name)

@@ -103,6 +103,7 @@ class Signals(Lifecycle[Context]):
             if door.apply is not None:
                 self._enter_payload(door, sent)
             self._pass(door, sent, live=live)
+            self._look_up()
             self._torn = False
             self._rest()
         elif wait:
@@ -260,6 +261,7 @@ class Signals(Lifecycle[Context]):
                 return
             self._torn = True
             taken = self._take_signals()
+            self._look_up()
             self._torn = False
             if taken:
                 self._rest()

@@ -11,7 +11,7 @@ from statemachine.definition.raised import Raised
 from statemachine.definition.table import name_of
 from statemachine.errors import IllegalMove
 from statemachine.execution import loop
-from statemachine.execution.lifecycle import AT_REST, FREE
+from statemachine.execution.lifecycle import AT_REST, FREE, LOOK_UP_NS
 from statemachine.execution.observing import Stop, observed
 from statemachine.execution.signals import Signals
 from statemachine.execution.tasks import each_in_thread, in_thread
@@ -20,7 +20,6 @@ from statemachine.execution.timeline import Step
 Context = TypeVar("Context")
 
 BEHIND_NS = 50_000_000  # a record is never further behind than this, at the next boundary
-LOOK_UP_NS = 1_000_000  # how often the loop looks up from its work
 
 
 def _always() -> bool:
@@ -202,11 +201,3 @@ class Steps(Signals[Context]):
             self._tell(rests=False)
         self._remember(now)
         cursor.due = 0 if journal and journal.every_step else now + LOOK_UP_NS
-
-    def _remember(self, now: int) -> None:
-        """Between two steps: keep a frame now and then, and forget steps once twice as many are there as are kept."""
-        timeline, kept = self.timeline, self._keep_steps
-        self._frames.keep(timeline, self.context, self._cursor.index, now)
-        if kept and timeline.count - timeline.first >= 2 * kept:
-            self._tell(rests=False)
-            timeline.forget(timeline.count - kept)

@@ -39,6 +39,7 @@ from statemachine.testing.watch import KEYED, State
 Context = TypeVar("Context")
 
 COUNTS = st.integers(1, 6)
+AHEAD = st.none() | COUNTS  # how far a run is driven on with a signal that was left to wait
 STAGES = [stage for stage in Stage if stage is not Stage.explain]  # explaining takes longer than finding and shrinking
 
 
@@ -135,19 +136,19 @@ def machine_rules(
         if bare:
 
             @precondition(lambda self: not self.run.status.ended)
-            @rule(name=st.sampled_from(bare), wait=st.booleans())
-            def signal(self, name: str, wait: bool) -> None:
-                self._subject.signal(name, wait=wait)
+            @rule(name=st.sampled_from(bare), ahead=AHEAD)
+            def signal(self, name: str, ahead: int | None) -> None:
+                self._send(name, None, ahead)
 
         if payloads:
 
             @precondition(lambda self: not self.run.status.ended)
             @rule(
                 sent=st.one_of([st.tuples(st.just(name), payload) for name, payload in payloads.items()]),
-                wait=st.booleans(),
+                ahead=AHEAD,
             )
-            def signal_with_payload(self, sent: tuple[str, Any], wait: bool) -> None:
-                self._subject.signal(*sent, wait=wait)
+            def signal_with_payload(self, sent: tuple[str, Any], ahead: int | None) -> None:
+                self._send(*sent, ahead)
 
         if edits:
 
@@ -246,6 +247,11 @@ class MachineRules(RuleBasedStateMachine):
     def drive(self, count: int, pauses: bool) -> None:
         """Several steps at once, up to a breakpoint or to a pause that somebody asks for."""
         self._subject.drive(min(self.run.step_count + count, self.given.max_steps), pauses=pauses)
+
+    def _send(self, name: str, payload: Any, ahead: int | None) -> None:
+        self._subject.signal(name, payload, wait=ahead is not None)
+        if ahead is not None and not self._subject.done:
+            self._subject.drive(min(self.run.step_count + ahead, self.given.max_steps), pauses=False)
 
     @precondition(lambda self: not self._subject.done)
     @rule()

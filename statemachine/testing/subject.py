@@ -8,7 +8,7 @@ from hypothesis import event
 
 from statemachine.definition.phase import Status
 from statemachine.definition.table import Signal, name_of
-from statemachine.errors import IllegalMove, PhaseError
+from statemachine.errors import GuardError, IllegalMove, PhaseError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
 from statemachine.execution.timeline import Event, Step
@@ -28,6 +28,7 @@ class Subject:
     def __init__(self, bench: Bench, run: Run[Any], past: Past | None = None) -> None:
         self.bench, self.run = bench, run
         self.past = past or Past([self.place])
+        self._due: int | None = None  # the number of steps, where a signal that waited could be taken on the way
 
     @property
     def place(self) -> Place:
@@ -130,7 +131,7 @@ class Subject:
         """
         run, before, here = self.run, self.place, self.run.phase_name
         entry, said = self._entry(name, here), name in run.possible.signals
-        possible = entry is not None and (entry.when is None or entry.when(run.context))
+        possible = self._can_be_taken(name)
         if possible is not said:
             self.breach(
                 f"signal {name!r} is {'not ' * possible}said to be possible at {here!r}: its guard must be pure"
@@ -161,8 +162,15 @@ class Subject:
             fields = self.place[1] if entry.carries else before[1]
             self.compare(self.place, (name_of(entry.to), fields), f"the signal {name!r}")
 
+    def _can_be_taken(self, name: str) -> bool:
+        """Whether the place where the run is takes a signal of this name."""
+        entry = self._entry(name, self.run.phase_name)
+        return entry is not None and (entry.when is None or entry.when(self.run.context))
+
     def _entry(self, name: str, phase: str) -> Signal[Any, Any] | None:
         """The signal of this name that is taken at this phase, if one is."""
+        if self.bench.given.machine.phases[phase].final:
+            return None
         for entry in self.bench.given.machine.signals_named(name):
             if not entry.sources or phase in map(name_of, entry.sources):
                 return entry
@@ -215,6 +223,7 @@ class Subject:
     def moving(self) -> Iterator[None]:
         """Let what was broken come out as itself, and see that a failure of a phase left the context as it was."""
         number, before, watch = self.run.step_count, self.place, self.bench.watch
+        self._due = None
         try:
             with self.hearing() as heard:
                 yield
@@ -234,6 +243,11 @@ class Subject:
     def note(self) -> None:
         """Note where the run is after a step, or was, before a signal that waited was taken there."""
         number, timeline = self.run.step_count, self.run.timeline
+        if self._due is not None and all(event.number != self._due for event in timeline.events):
+            self.breach(f"no signal was taken after step {self._due - 1}, where one could be: its guard must be pure")
+        self._due = None
+        with suppress(GuardError):  # then the signal is refused, and the watch says why
+            self._due = number if any(map(self._can_be_taken, self.run.pending)) else None
         (record,) = step_records(timeline, number - 1, number)
         moved = any(event.number == number for event in self.events)
         self.past.places.append(self._recorded(timeline.events_before(number)) if moved else self.place)

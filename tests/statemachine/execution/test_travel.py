@@ -109,7 +109,7 @@ def test_frames_thin_out_when_they_are_many() -> None:
     assert len(timeline.frames) <= MOST_FRAMES
     assert timeline.spacing == 2048 * 16
     assert [frame.number for frame in timeline.frames] == sorted(frame.number for frame in timeline.frames)
-    assert timeline.frame_before(2048 * 4000 + 1).number <= 2048 * 4000 + 1
+    assert timeline.frame_before(2048 * 4000 + 1, 0).number <= 2048 * 4000 + 1
     heavy: Timeline[Sum] = Timeline(machine, machine.program(), Frame(0, 0, {}))
     for number in range(1, 10):
         heavy.keep(Frame(number * 2048, 0, {}, 100_000_000))
