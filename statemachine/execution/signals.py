@@ -261,7 +261,8 @@ class Signals(Lifecycle[Context]):
                 return
             self._torn = True
             taken = self._take_signals()
-            self._look_up()
+            if taken:
+                self._look_up()
             self._torn = False
             if taken:
                 self._rest()

@@ -187,9 +187,9 @@ class Timeline(Generic[Context]):
 
     @property
     def wants_frame(self) -> bool:
-        """Whether the last frame lies so far back that it is time for another."""
+        """Whether the last frame lies so far back that it is time for another, and the run rests at the end."""
         last = self.frames[-1] if self.frames else self.origin
-        return last is not None and self.moves - last.moves >= self.spacing
+        return last is not None and self.rewound is None and self.moves - last.moves >= self.spacing
 
     def frame(self, index: int, fields: dict[Any, Any], cost_ns: int) -> Frame:
         """A frame of the present, where the run rests at this phase and has these host fields."""

@@ -2,11 +2,11 @@
 
 import time
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from statemachine import Edit, End, IllegalMove, Machine, Phase, Run, Signal, Status, Transition, guard
+from statemachine import Edit, End, Guard, IllegalMove, Machine, Phase, Run, Signal, Status, Transition, guard
 from statemachine.execution.timeline import MOST_FRAMES, Event, Frame, Timeline
 from statemachine.execution.travel import state_at
 
@@ -84,6 +84,23 @@ def test_going_back_costs_little_at_a_million_steps() -> None:
         assert run.context.count == number
         assert applied[0] <= 16_384  # about 3 ms
         print(f"to {number}: {applied[0]} calls of apply, {(time.perf_counter() - began) * 1e3:.2f} ms")
+
+
+def test_what_waits_while_a_run_rests_in_its_past_keeps_no_frame_of_it() -> None:
+    go = Guard[Sum]("go", lambda context: context.count >= 900)
+    waiting = replace(machine, signals=[Signal("halt", to=End("halted"), when=go)])
+    run = Run(waiting, Sum(limit=1000), keep=True)
+    run.until(lambda run: run.step_count == 600)
+    run.timeline.spacing = 100  # so that it is time for one
+    run.signal("halt", wait=True)
+    time.sleep(0.05)  # and that the run looks up
+    run.goto(100)
+    run.goto(600)
+    assert all(frame.fields["count"] == frame.number for frame in run.timeline.frames)
+    assert run.resume() is Status.DONE
+    assert run.step_count == 900
+    run.goto(700)
+    assert run.context.count == 700
 
 
 def test_frames_agree_with_a_fold_from_the_origin() -> None:
