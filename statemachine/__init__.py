@@ -22,6 +22,7 @@ from statemachine.errors import (
     StateMachineError,
 )
 from statemachine.execution.inbox import Possible
+from statemachine.execution.lifecycle import Lifecycle
 from statemachine.execution.resources import Resources
 from statemachine.execution.run import Run
 from statemachine.execution.timeline import Step
@@ -111,8 +112,8 @@ def _save(run: Run[Any], *arguments: Any, **options: Any) -> None:
 
 
 def _typed(value: Any, owner: Phase[Any, Any] | Signal[Any, Any]) -> Any:
-    Run.typed = importlib.import_module("statemachine.record.exact").given  # from now on
-    return Run.typed(value, owner)
+    Lifecycle.typed = importlib.import_module("statemachine.record.exact").given  # from now on
+    return Lifecycle.typed(value, owner)
 
 
-Run.saver, Run.typed = _save, _typed  # here execution, which knows nothing of records, meets what records
+Lifecycle.saver, Lifecycle.typed = _save, _typed  # here execution, which knows nothing of records, meets what records

@@ -1,5 +1,8 @@
 """A machine that signals drive: a text is drafted, reviewed and published, by those who are let in."""
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,3 +94,42 @@ def reviewed(**options: Any) -> Run[Text]:
     run = Run(machine, Text(), **options)
     assert run.start() is Status.WAITING
     return run
+
+
+class Gate(Draft):
+    """Says when it is at work, and goes on when it may."""
+
+    def __init__(self) -> None:
+        super().__init__("draft")
+        self.entered, self.open = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self, context: Text) -> int:
+        self.entered.release()
+        assert self.open.acquire(timeout=30)
+        return super().run(context)
+
+
+@contextmanager
+def driven(length: int = 4) -> Iterator[tuple[Run[Text], Callable[[], None], Callable[[], Status]]]:
+    """A run that another thread drives, standing in its first draft; what lets it write one more; and to its rest."""
+    gate = Gate()
+    run = Run(desk(gate), Text(length))
+    driver = threading.Thread(target=run.start)
+    driver.start()
+    assert gate.entered.acquire(timeout=30)
+
+    def one_more() -> None:
+        gate.open.release()
+        assert gate.entered.acquire(timeout=30)
+
+    def finish() -> Status:
+        for _ in range(length):
+            gate.open.release()
+        driver.join(30)
+        assert not driver.is_alive()
+        return run.status
+
+    try:
+        yield run, one_more, finish
+    finally:
+        finish()

@@ -39,7 +39,9 @@ def step(
     ] = None,
     messages: options.Messages = None,
     raw: options.Raw = False,
-    journal: Annotated[Path | None, typer.Option(metavar="FILE", help="Record the run here.")] = None,
+    journal: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record the run here, and its forks beside it.")
+    ] = None,
     opened: Annotated[
         Path | None,
         typer.Option("--open", metavar="FILE",

@@ -43,6 +43,11 @@ class Branches(Generic[Context]):
     def shown(self) -> Branch[Context]:
         return self._open[self.current]
 
+    @property
+    def next(self) -> int:
+        """The number that the next run will have."""
+        return self._made + 1
+
     def open(self, run: Run[Context], origin: str, row: int = 0) -> Branch[Context]:
         """Hold another run, and show it."""
         self._made += 1

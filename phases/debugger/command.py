@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from phases.debugger.errors import DebuggerError
 
 Lines = list[str]
+
+QUOTES = ("'", '"')
+NAME = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"']\S*)(\s.*|)\Z""", re.DOTALL)
 
 
 class Quit(Exception):
@@ -38,7 +42,7 @@ def number(rest: str, usage: str, default: int | None = None) -> int:
 
 def string(rest: str, usage: str) -> str:
     """Text in quotes, with Python's escapes; what has no quotes is taken as it stands."""
-    if rest[:1] not in ("'", '"'):
+    if rest[:1] not in QUOTES:
         if not rest:
             raise DebuggerError(f"expected {usage}")
         return rest
@@ -49,6 +53,19 @@ def string(rest: str, usage: str) -> str:
     if not isinstance(value, str):
         raise DebuggerError(f"expected {usage}, not {rest!r}: its quotes do not match")
     return value
+
+
+def name_and_rest(rest: str, usage: str) -> tuple[str, str]:
+    """A name, in quotes if there is a space in it, and what comes behind; raises DebuggerError."""
+    found = NAME.match(rest)
+    if found is None:
+        raise DebuggerError(f"expected {usage}, not {rest!r}: its quotes do not match" if rest else f"expected {usage}")
+    return string(found[1], usage), found[2].strip()
+
+
+def written(name: str) -> str:
+    """A name as `name_and_rest` reads it."""
+    return name if name.split() == [name] and name[0] not in QUOTES else repr(name)
 
 
 def value(rest: str, usage: str) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from phases.debugger.command import Lines, value
+from phases.debugger.command import Lines, name_and_rest, value, written
 from phases.debugger.errors import DebuggerError
 from phases.debugger.inputs import inputs_of
 from phases.debugger.session import Session
@@ -12,9 +12,11 @@ from phases.debugger.values import short
 
 def signals(session: Session[Any], rest: str) -> Lines:
     found = inputs_of(session.run)
-    width = max((len(one.name) for one in found), default=0)
+    names = [written(one.name) for one in found]
+    width = max(map(len, names), default=0)
     return [
-        f"{'*' if one.possible else ' '} {one.kind:<6}  {one.name:<{width}}  {one.words}".rstrip() for one in found
+        f"{'*' if one.possible else ' '} {one.kind:<6}  {name:<{width}}  {one.words}".rstrip()
+        for one, name in zip(found, names, strict=True)
     ] or ["nothing comes from outside: the machine has no signals and no edits, and the run does not wait"]
 
 
@@ -24,10 +26,8 @@ def events(session: Session[Any], rest: str) -> Lines:
 
 
 def signal(session: Session[Any], rest: str) -> Lines:
-    name, _, carried = rest.partition(" ")
-    if not name:
-        raise DebuggerError("expected signal NAME, or signal NAME JSON if it carries something")
-    session.signal(name, value(carried.strip(), "signal NAME JSON") if carried.strip() else None)
+    name, carried = name_and_rest(rest, "signal NAME, or signal NAME JSON if it carries something")
+    session.signal(name, value(carried, "signal NAME JSON") if carried else None)
     return [f"sent {name}", session.where()]
 
 
@@ -49,11 +49,9 @@ def _taken(session: Session[Any], before: int) -> Lines:
 
 
 def edit(session: Session[Any], rest: str) -> Lines:
-    name, _, written = rest.partition(" ")
     usage = 'edit NAME {"argument": value, ...}'
-    if not name:
-        raise DebuggerError(f"expected {usage}")
-    arguments = value(written.strip() or "{}", usage)
+    name, given = name_and_rest(rest, usage)
+    arguments = value(given or "{}", usage)
     if not isinstance(arguments, dict):
         raise DebuggerError(f"expected {usage}: the arguments by name, not {short(arguments)}")
     return [f"edited {name}: {short(session.edit(name, arguments))}", session.where()]

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from phases.debugger import keys_help
-from phases.debugger.command import Lines, Quit
+from phases.debugger.command import Lines, Quit, written
 from phases.debugger.commands import execute
 from phases.debugger.context_panels import ContextPanel, InputsPanel
 from phases.debugger.dialogs import Asked, Pages
@@ -281,7 +281,7 @@ class DebuggerScreen(Screen[None]):
         )
 
     def action_signal(self) -> None:
-        signals = dict.fromkeys(signal.name for signal in self.session.run.machine.signals)
+        signals = dict.fromkeys(written(signal.name) for signal in self.session.run.machine.signals)
         self.action_ask(f"Which signal? {', '.join(signals) or 'this machine has none'}", "signal ")
 
     def action_answer(self) -> None:
@@ -289,7 +289,7 @@ class DebuggerScreen(Screen[None]):
         self.action_ask(f"The answer in JSON{': it ' + wanted[0] if wanted else ''}", "answer ")
 
     def action_edit(self) -> None:
-        edits = ", ".join(edit.name for edit in self.session.run.machine.edits)
+        edits = ", ".join(written(edit.name) for edit in self.session.run.machine.edits)
         self.action_ask(f'Which edit, with what arguments in JSON ({{"name": value}})? {edits or "none"}', "edit ")
 
     def action_panel(self, number: int) -> None:

@@ -14,7 +14,7 @@ from phases.debugger.failure import Failure
 from phases.debugger.fields import Field, fields_of
 from phases.debugger.timeline import Moment, moments
 from phases.debugger.values import part, short
-from statemachine import PhaseError, Run, Status, Step
+from statemachine import JournalWriter, PhaseError, Run, Status, Step
 from statemachine.execution.timeline import Event
 
 Context = TypeVar("Context")
@@ -67,6 +67,7 @@ class Session(Generic[Context]):
         self.branches = Branches(run, origin)
         self.breakpoints = Breakpoints()
         self.record = record
+        self._recorded = run.journal.path if isinstance(run.journal, JournalWriter) else None
         self.pausing = False  # somebody wants the move under way to end at the next boundary
         self._run_of = saved
         self._saved: set[Path] = set()
@@ -213,12 +214,26 @@ class Session(Generic[Context]):
         return self.branches.open(run, origin)
 
     def fork(self, at: int | None = None) -> Branch[Context]:
-        """Open a second run with the same past, and switch to it."""
+        """Open a second run with the same past, and switch to it; recorded beside the first one, if that one is."""
         self.refuse_record("fork")
         number, place = self.branch.number, self.run.step_count if at is None else at
-        with users_code("forking"):
-            fork = self.run.fork(at)
-        return self.open(fork, f"fork of {number} at step {place}")
+        journal = self._journal_of_next()
+        try:
+            with users_code("forking"):
+                fork = self.run.fork(at, journal=journal)
+        except BaseException:
+            if journal is not None:
+                journal.close()
+                journal.path.unlink()
+            raise
+        recorded = "" if journal is None else f", recorded in {journal.path.name}"
+        return self.open(fork, f"fork of {number} at step {place}{recorded}")
+
+    def _journal_of_next(self) -> JournalWriter | None:
+        """Where the next run is recorded, if the first one is: beside it, under the number of the run."""
+        if self._recorded is None:
+            return None
+        return JournalWriter(self._recorded.with_stem(f"{self._recorded.stem}-{self.branches.next}"))
 
     def save(self, path: Path) -> None:
         """Write a snapshot; never over a file that this session did not write."""

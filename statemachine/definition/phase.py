@@ -42,19 +42,9 @@ class Status(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def ended(self) -> bool:
-        """Whether the run goes no further by itself."""
-        return self in _ENDED
-
-    @property
-    def over(self) -> bool:
-        """Whether the run has come to an end: one that failed has not, it can be tried again."""
-        return self in _OVER
-
-
-_OVER = (Status.DONE, Status.CANCELLED)  # an enum's members are slow to look up
-_ENDED = (*_OVER, Status.FAILED)
+    def __init__(self, word: str) -> None:
+        self.over = word in ("done", "cancelled")  # come to an end: a run that failed has not, it can be tried again
+        self.ended = self.over or word == "failed"  # goes no further by itself
 
 
 class Phase(State, Generic[Context, Outcome]):

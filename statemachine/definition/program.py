@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from statemachine.definition.check import atoms_of, enabled
 from statemachine.definition.guard import Guard
@@ -17,7 +17,8 @@ Context = TypeVar("Context")
 Select = Callable[[Context], int]
 
 
-class Arc(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arc:
     """What a step decided: the phase that ran, the one to run next (indices), the transition's number and the row of
     the phase's truth table: of guards alone, the value of guard i is bit i. `raised` names the class of exceptions that
     the transition is for: only then is the step's outcome a `Raised`."""
@@ -29,7 +30,8 @@ class Arc(NamedTuple):
     raised: str = ""
 
 
-class Row(NamedTuple, Generic[Context]):
+@dataclass(frozen=True, slots=True)
+class Row(Generic[Context]):
     """What the loop needs at a phase: its two halves, how to choose an arc, and whether the run rests here."""
 
     run: Callable[[Context], Any]
@@ -40,7 +42,8 @@ class Row(NamedTuple, Generic[Context]):
     enters_none: bool
 
 
-class ErrorWay(NamedTuple, Generic[Context]):
+@dataclass(frozen=True, slots=True)
+class ErrorWay(Generic[Context]):
     """What becomes of a phase that raised an exception of this class: how it is entered, and how to choose an arc."""
 
     kind: type[Exception]
@@ -49,7 +52,8 @@ class ErrorWay(NamedTuple, Generic[Context]):
     arcs: Sequence[Arc] | Mapping[int, Arc]
 
 
-class Door(NamedTuple, Generic[Context]):
+@dataclass(frozen=True, slots=True)
+class Door(Generic[Context]):
     """How a signal is taken at a phase: where it leads, when it may be taken, and what enters its payload."""
 
     target: int
@@ -72,10 +76,11 @@ class Program(Generic[Context]):
 
     def values_of(self, arc: Arc) -> dict[str, Value]:
         """The values that the guards and choices had where this arc was taken, by name."""
-        cached = self.cases[arc.source]
-        if arc.guards not in cached:
-            cached[arc.guards] = values_at(arc.guards, ((atom.name, atom.values) for atom in self.atoms[arc.source]))
-        return cached[arc.guards].copy()
+        cached = self.cases[arc.source].get(arc.guards)
+        if cached is None:
+            cached = values_at(arc.guards, ((atom.name, atom.values) for atom in self.atoms[arc.source]))
+            self.cases[arc.source][arc.guards] = cached
+        return cached.copy()
 
     def index_of(self, name: str) -> int:
         """The index of the phase of this name."""
@@ -89,10 +94,16 @@ class Program(Generic[Context]):
         elif outcome is not None or row.enters_none:
             row.apply(context, outcome)
 
-    def lead(self, index: int, context: Context, raised: str = "") -> Arc:
-        """Where a phase leads whose outcome has been entered."""
-        way = self.ways[index][raised] if raised else self.rows[index]
-        return way.arcs[0] if way.select is None else way.arcs[way.select(context)]
+    def step(self, index: int, context: Context, outcome: Any, raised: str = "") -> Arc:
+        """Enter what came of a phase, as `enter` does, and say where that leads."""
+        row = self.rows[index]
+        way: Row[Context] | ErrorWay[Context] = row
+        if raised:
+            way = self.ways[index][raised]
+        if outcome is not None or row.enters_none:
+            way.apply(context, outcome)
+        select = way.select
+        return way.arcs[0] if select is None else way.arcs[select(context)]
 
 
 def compile_program(machine: LibraryMachine, signals: Sequence[Signal[Any, Any]]) -> Program[Any]:
@@ -208,8 +219,10 @@ def row_of(atoms: Sequence[Variable[Any]]) -> Select[Any]:
                 value = predicate(context)
             except Exception as error:
                 raise GuardError(name, error) from error
-            if value is True or value is False:
-                return value
+            if value is True:
+                return 1  # a place in a tuple is faster found by an int than by a bool
+            if value is False:
+                return 0
             raise GuardError(name, value)
 
         return one

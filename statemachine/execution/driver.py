@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable
-from threading import Lock
+from threading import Event
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from statemachine.errors import IllegalMove
 
 Result = TypeVar("Result")
+
+HOLDER = "holder"  # of a driver: the key of the one entry
+ASK_AGAIN = 0.1  # seconds, for who waits while an interrupt kept the holder from waking anybody
 
 _forks = 0  # how often the process was forked on the way to this one
 
@@ -26,37 +29,36 @@ class Busy(IllegalMove):
     """The run is being moved, by another thread or from within itself."""
 
 
-class _Hold:
-    """One move's hold on a run. Both locks are released by the interpreter's own `with`: nothing can interrupt that."""
-
-    __slots__ = ("claim", "over")
-
-    def __init__(self) -> None:
-        self.claim, self.over = Lock(), Lock()  # refuses other moves; wakes who waits for the end of this one
-
-
 class Driver:
-    """Lets one thread at a time move a run."""
+    """Lets one thread at a time move a run.
 
-    __slots__ = ("_forks", "_hold", "_mutex")
+    Parameters
+    ----------
+    driven
+        How errors call the run: "run 17".
+    """
 
-    def __init__(self) -> None:
-        self._hold = _Hold()  # the last one; it holds as long as its claim is locked
-        self._mutex = Lock()
+    __slots__ = ("_driven", "_forks", "_hold", "_last", "_waiting")
+
+    def __init__(self, driven: str) -> None:
+        self._driven = driven
+        self._hold: dict[str, object] = {}  # who moves it now: one entry, or none
+        self._last: object = None  # who moved it last
+        self._waiting: list[Event] = []
         self._forks = _forks
 
     @property
     def held(self) -> bool:
         """Whether some thread moves the run."""
-        return self._hold.claim.locked()
+        return HOLDER in self._hold
 
-    def hold(self, move: str, work: Callable[[], Result]) -> Result:
+    def hold(self, verb: str, work: Callable[..., Result], *arguments: Any) -> Result:
         """Do the work while nobody else may move the run.
 
         Parameters
         ----------
-        move
-            How errors call it: "step run 17".
+        verb
+            How errors call what is done to the run: "step".
 
         Raises
         ------
@@ -66,47 +68,60 @@ class Driver:
             When this process was forked while it was.
         """
         if self._forks != _forks:
-            self.check(move)
-        mine = _Hold()
-        with mine.over, mine.claim:
-            with self._mutex:
-                if self._hold.claim.locked():
-                    raise Busy(f"cannot {move}: it is being driven by another thread or from within itself")
-                self._hold = mine
-            return work()
+            self.check(verb)
+        hold, mine = self._hold, object()
+        try:
+            if hold.setdefault(HOLDER, mine) is not mine:
+                raise Busy(f"cannot {verb} {self._driven}: it is being driven by another thread or from within itself")
+            self._last = mine
+            return work(*arguments)
+        finally:
+            # Python looks for signals when a function begins or has been called: between these two, it does not.
+            if hold == {HOLDER: mine}:
+                del hold[HOLDER]
+                if self._waiting:
+                    for over in [*self._waiting]:
+                        over.set()
 
     def undisturbed(self, read: Callable[[], Result]) -> Result | None:
         """What is read of a run that nobody moves meanwhile; None if somebody does: it may be half changed then."""
-        hold = self._hold
-        if hold.claim.locked():
+        last = self._last
+        if self.held:
             return None
         try:
             found = read()
         except Exception:
-            if self._hold is hold:
+            if self._last is last:
                 raise
             return None
-        return found if self._hold is hold else None
+        return found if self._last is last else None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until nobody moves the run, at most so many seconds; whether it rests."""
-        until = None if timeout is None else monotonic() + timeout
-        while (hold := self._hold).claim.locked():
-            self.check("wait for a run")
-            left = 0.1 if until is None else min(0.1, until - monotonic())
-            if left <= 0:
-                return False
-            if hold.over.acquire(timeout=left):
-                hold.over.release()
+        if not self.held:
+            return True
+        until, over = None if timeout is None else monotonic() + timeout, Event()
+        self._waiting.append(over)
+        try:
+            while self.held:
+                self.check("wait for")
+                left = ASK_AGAIN if until is None else min(ASK_AGAIN, until - monotonic())
+                if left <= 0:
+                    return False
+                if over.wait(left):
+                    return True
+        finally:
+            self._waiting.remove(over)
         return True
 
-    def check(self, move: str) -> None:
+    def check(self, verb: str) -> None:
         """Raise IllegalMove if this process was forked from one in which a thread was moving the run."""
         if self._forks == _forks:
             return
-        if self._hold.claim.locked():
+        if self.held:
             raise IllegalMove(
-                f"cannot {move}: this process was forked while a thread drove it, and that thread is not here; "
-                f"start workers by spawn (multiprocessing.get_context('spawn')) and give each a run of its own"
+                f"cannot {verb} {self._driven}: this process was forked while a thread drove it, and that thread is "
+                f"not here; start workers by spawn (multiprocessing.get_context('spawn')) and give each a run of its "
+                f"own"
             )
-        self._mutex, self._forks = Lock(), _forks
+        self._forks = _forks

@@ -3,18 +3,16 @@
 import warnings
 from collections.abc import Callable
 from time import perf_counter_ns
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import uuid4
 
 from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import End, Phase, Status, Wait
-from statemachine.definition.program import Arc, Door
-from statemachine.definition.raised import Raised
+from statemachine.definition.table import Signal
 from statemachine.errors import IllegalMove, JournalError, PhaseError, described
 from statemachine.execution import host_state, loop
-from statemachine.execution.driver import Busy, Driver
-from statemachine.execution.inbox import Inbox, Sent
-from statemachine.execution.observing import Stop, observed
+from statemachine.execution.driver import Driver
+from statemachine.execution.inbox import Inbox
 from statemachine.execution.recorder import Recorder
 from statemachine.execution.resources import Resources
 from statemachine.execution.timeline import Event, Frame, Timeline
@@ -25,16 +23,24 @@ Context = TypeVar("Context")
 Result = TypeVar("Result")
 
 PAUSED, WAITING = Status.PAUSED, Status.WAITING  # looked up once
-BEHIND_NS = 50_000_000  # a record is never further behind than this, at the next boundary
+FREE = (Status.READY, PAUSED, Status.FAILED)  # to take a step
+AT_REST = (*FREE, WAITING)
+RECEPTIVE = (Status.READY, PAUSED, WAITING)  # to signals
 LOOK_UP_NS = 1_000_000  # how often the loop looks up from its work
+ANY = tuple(status for status in Status if status is not Status.RUNNING)
 
 
 class Lifecycle(Generic[Context]):
-    """The state of a run, and the steps that its moves share; `Run` has the moves themselves.
+    """The state of a run, and what all of its moves share; the classes built on it have the moves themselves.
 
     The timeline decides where a run is. Context, cursor and resources follow it; while a move has them in hand they
     are `torn`, and whoever moves the run next after an interrupt makes them agree with the timeline again.
     """
+
+    # Of `record`, and joined to this class by the package: writes snapshots; makes an answer or a payload what its
+    # phase or signal declares.
+    saver: ClassVar[Callable[..., None]]
+    typed: ClassVar[Callable[[Any, Phase[Any, Any] | Signal[Any, Any]], Any]]
 
     def __init__(
         self,
@@ -80,7 +86,7 @@ class Lifecycle(Generic[Context]):
         self._status = Status.READY
         self._cursor = loop.Cursor(program.index_of(machine.start.name))
         self._inbox: Inbox[Context] = Inbox(self._cursor)
-        self._driver = Driver()
+        self._driver = Driver(f"run {self.id}")
         self._frames = FrameKeeper()
         self._torn = False  # context and cursor may not agree with the timeline, which decides
         self._told_at = 0  # ns of the clock: when the recorder was last told
@@ -89,7 +95,8 @@ class Lifecycle(Generic[Context]):
     def status(self) -> Status:
         """Where it stands in its life; it waits wherever it would else be paused at a `Wait`."""
         status = self._status
-        return WAITING if status is PAUSED and isinstance(self.phase, Wait) else status
+        waits = status is PAUSED and isinstance(self._program.phases[self._cursor.index], Wait)
+        return WAITING if waits else status
 
     @property
     def phase(self) -> Phase[Context, Any]:
@@ -124,28 +131,30 @@ class Lifecycle(Generic[Context]):
         """Those signals, each with what it carries."""
         return tuple((sent.name, sent.payload) for sent in self._inbox.sent)
 
-    # --- a move -------------------------------------------------------------------------------------------------
+    # --- a move -------------------------------------------------------------------------------------------------------
 
-    def _move(self, verb: str, allowed: tuple[Status, ...], work: Callable[[], Result]) -> Result:
+    def _move(self, verb: str, allowed: tuple[Status, ...], work: Callable[..., Result], *arguments: Any) -> Result:
         """Do what moves the run, or refuse: it is being driven, or has none of these statuses, or was closed."""
-
-        def moved() -> Result:
-            if self._torn or self.phase.final:
-                self._mend()
-            if (status := self.status) not in allowed:
-                expected = f"{status}, not {' or '.join(sorted(allowed))}"
-                if status is WAITING:
-                    expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
-                raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
-            if self._released and not status.over and verb != "close":
-                raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
-            return work()
-
         try:
-            return self._driver.hold(f"{verb} run {self.id}", moved)
+            result: Result = self._driver.hold(verb, self._moved, verb, allowed, work, arguments)
+            return result
         finally:
             if self._inbox.waiting:
                 self._settle()
+
+    def _moved(
+        self, verb: str, allowed: tuple[Status, ...], work: Callable[..., Result], arguments: tuple[Any, ...]
+    ) -> Result:
+        if self._torn or self._program.phases[self._cursor.index].final:
+            self._mend()
+        if (status := self.status) not in allowed:
+            expected = f"{status}, not {' or '.join(sorted(allowed))}"
+            if status is WAITING:
+                expected = f"waiting at {self.phase.name!r}: give it what it waits for, with answer(), or a signal"
+            raise IllegalMove(f"cannot {verb} run {self.id}: it is {expected}")
+        if self._released and not status.over and verb != "close":
+            raise IllegalMove(f"cannot {verb} run {self.id}: it was closed")
+        return work(*arguments)
 
     def _mend(self) -> None:
         """Finish what an interrupt, and a second one after it, cut short."""
@@ -183,203 +192,39 @@ class Lifecycle(Generic[Context]):
             self.timeline.cut()
             self.timeline.ended_as = None
 
+    def _look_up(self) -> None:
+        """After a move from outside, remember as seldom as the loop does."""
+        now = perf_counter_ns()
+        if self._keep_steps or now >= self._cursor.due:
+            self._cursor.due = now + LOOK_UP_NS
+            self._remember(now)
+
+    def _remember(self, now: int) -> None:
+        """Between two moves: keep a frame now and then, and forget moves once twice as many are there as are kept."""
+        timeline, kept = self.timeline, self._keep_steps
+        self._frames.keep(timeline, self.context, self._cursor.index, now)
+        if kept and timeline.origin and timeline.moves - timeline.origin.moves >= 2 * kept:
+            self._tell(rests=False)
+            timeline.forget(kept)
+
     def _check_place(self, number: int) -> None:
         first, count = self.timeline.first, self.timeline.count
-        if not first <= number <= count:
-            past = f"; what was before step {first} was not kept" if first else ""
+        amid = self.timeline.origin is not None and self.timeline.origin.amid  # what was there before is not kept
+        if not first + amid <= number <= count and number != count:
+            past = f"; what was before step {first + amid} was not kept" if first + amid else ""
             raise IllegalMove(f"run {self.id} has {count} recorded steps; there is no place {number}{past}")
         if self._released:
             raise IllegalMove(f"run {self.id} has ended and given its resources back; start it with keep=True")
 
-    # --- driving ------------------------------------------------------------------------------------------------
-
-    def _drive(self, *, stop: Stop | None = None, loop: Callable[[], None] | None = None, rests: bool = True) -> None:
-        """Take steps until the run is to rest or has ended; whatever is raised on the way, the run fails of."""
-        if self._status is Status.PAUSED and rests:
-            self._inbox.pause = False
-        if self._status is Status.READY:
-            self._begin()
-            self._log("info", "run.started")
-        try:
-            self._torn = True
-            if self._status is Status.FAILED:
-                self.resources.sync(self.context)  # whatever the phase that failed left there
-            self._begin(on=True)
-            self._status = Status.RUNNING
-            self._inbox.remind()
-            loop() if loop else self._loop(stop)
-            self._remember(perf_counter_ns())
-            if not self.phase.final:
-                self._status = Status.PAUSED
-            self._torn = False
-            self._rest(rests=rests)
-        except BaseException as error:
-            self._fail(error)
-            raise
-        if stop is None and loop is None and self._status is Status.PAUSED:
-            self._log("info", f"run.{self.status}", phase=self.phase.name)
-
-    def _loop(self, stop: Stop | None) -> None:
-        log = (lambda **fields: self._log("debug", "run.step", **fields)) if self._log_steps else None
-        if self.journal:
-            self._cursor.due = 0
-        loop.drive(
-            self._cursor, self._program.rows, self.context, self.timeline, heed=self._heed, tend=self._tend,
-            catch=self._catch, accept=self.journal.accept if self.journal else None,
-            stop=observed(self.timeline, self.context, stop, digest_every=self.digest_every, log=log),
-        )  # fmt: skip
-
-    def _catch(self, error: Exception) -> tuple[Arc, Raised] | None:
-        """Take the way that the table has for what the phase at work raised; None if it has none, or two."""
-        program, index = self._program, self._cursor.index
-        names = [name for name, way in program.ways[index].items() if isinstance(error, way.kind)]
-        if len(names) > 1:
-            error.add_note(f"it is {' and '.join(names)} at once, so that no way of {self.phase.name!r} could be taken")
-        if len(names) != 1:
-            return None
-        raised = Raised.of(names[0], error)
-        program.enter(index, self.context, raised, raised.way)
-        arc = program.lead(index, self.context, raised.way)
-        if not self._released:
-            self.resources.sync(self.context)  # whatever the phase left there
-        to = program.names[arc.target]
-        self._log("warning", "run.caught", phase=self.phase.name, error=raised.exception, message=raised.message, to=to)
-        return arc, raised
-
-    def _tend(self, now: int) -> None:
-        """Between two steps: tell the recorder in time, and keep what is to be remembered."""
-        journal, cursor = self.journal, self._cursor
-        if journal and (journal.every_step or now - self._told_at >= BEHIND_NS):
-            self._tell(rests=False)
-        self._remember(now)
-        cursor.due = 0 if journal and journal.every_step else now + LOOK_UP_NS
-
-    def _remember(self, now: int) -> None:
-        """Between two steps: keep a frame now and then, and forget steps once twice as many are there as are kept."""
-        timeline, kept = self.timeline, self._keep_steps
-        self._frames.keep(timeline, self.context, self._cursor.index, now)
-        if kept and timeline.count - timeline.first >= 2 * kept:
-            self._tell(rests=False)
-            timeline.forget(timeline.count - kept)
-
-    def _enter_edit(self, name: str, outcome: Any, *, live: bool = True) -> None:
-        self._begin()
-        scratch = host_state.scratch(self.context, host_state.save(self.context))
-        self.machine.edit(name).apply(scratch, outcome)
-        if self._status is Status.READY:
-            self._log("info", "run.started")
-        self._torn = True
-        self.timeline.enter(Event(self.step_count, "edit", name, outcome))
-        if self._status is Status.FAILED:  # of what may be mended now
-            self._status, self.timeline.ended_as = Status.PAUSED, None
-        host_state.adopt(self.context, scratch)
-        if live:
-            self.resources.sync(self.context)
-        self._torn = False
-        self._tell()
-        self._log("info", "run.edited", edit=name)
-
-    # --- signals ------------------------------------------------------------------------------------------------
-
-    def _heed(self) -> bool:
-        """Take pending signals, then say whether a pause was asked for."""
-        self._cursor.attention = False
-        self._take_signals()
-        if self._inbox.waiting:
-            self._cursor.attention = True  # one that cannot be taken here waits for a phase where it can
-        if self._inbox.pause and not self.phase.final:
-            self._inbox.pause = False
-            return True
-        return False
-
-    def _take_signals(self) -> bool:
-        """Take the first signal that can be taken, as long as there is one; whether there was."""
-        found = False
-        while sent := next(filter(self._became_an_event, self._inbox.sent), None):
-            self._inbox.take_out(sent)
-            found = True
-        return found
-
-    def _became_an_event(self, sent: Sent) -> bool:
-        """Take a signal if it can be taken here, or refuse it for what it carries; whether that was so."""
-        if sent.entered(self.timeline):
-            return True
-        try:
-            if (door := self._door(sent.name)) is None:
-                return False
-            self._begin()
-            if door.apply is not None:
-                self._apply_payload(door, sent.payload)
-        except Exception as error:
-            if self.timeline.rewound is not None:  # what lies ahead is not forgotten for that
-                return False
-            self._refuse(sent, described(error))
-        else:
-            self._pass(door, sent)
-        return True
-
-    def _door(self, name: str) -> Door[Context] | None:
-        """How the phase that the run rests at takes this signal; None: it does not, now. Raises GuardError."""
-        door = self._program.doors[self._cursor.index].get(name)
-        return None if door is None or (door.opens is not None and not door.opens(self.context)) else door
-
-    def _apply_payload(self, door: Door[Context], payload: Any) -> None:
-        """Enter what a signal carries; what raises leaves the context as it was."""
-        assert door.apply is not None
-        try:
-            door.apply(self.context, payload)
-        except Exception:
-            before, _ = state_at(self.timeline, self.context, self.step_count, self.timeline.events_here)
-            host_state.adopt(self.context, before)
-            raise
-
-    def _pass(self, door: Door[Context], sent: Sent, *, live: bool = True) -> None:
-        """Record a signal whose payload was entered, and go where it leads."""
-        timeline, cursor = self.timeline, self._cursor
-        sent.event = Event(timeline.here, "signal", sent.name, sent.payload)
-        timeline.enter(sent.event)
-        if listening():
-            names = self._program.names
-            self._log("info", "run.signal", signal=sent.name, phase=names[cursor.index], to=names[door.target])
-        cursor.index = door.target
-        if live and door.apply is not None:
-            self.resources.sync(self.context)
-
-    def _refuse(self, sent: Sent, reason: str) -> None:
-        """Record that a signal had no effect."""
-        sent.event = Event(self.step_count, "refused", sent.name, sent.payload, reason)
-        self.timeline.enter(sent.event)
-        self._log("warning", "run.signal_refused", signal=sent.name, phase=self.phase.name, reason=reason)
-
     def _settle(self) -> None:
         """Take the signals that are pending while nobody drives the run."""
+        raise NotImplementedError
 
-        def look() -> None:
-            self._mend()
-            self._inbox.fresh = False
-            if self._status.ended:
-                return
-            self._torn = True
-            taken = self._take_signals()
-            self._torn = False
-            if taken:
-                self._rest()
-
-        moved = True  # so those that waited may be taken now
-        while self._inbox.waiting and (moved or self._inbox.fresh) and not (self._status.ended or self._released):
-            if self._driver.held:  # who drives it now takes them
-                return
-            try:
-                self._driver.hold(f"signal run {self.id}", look)
-            except Busy:
-                return
-            moved = False
-
-    # --- how it ends --------------------------------------------------------------------------------------------
+    # --- how it ends --------------------------------------------------------------------------------------------------
 
     def _rest(self, *, rests: bool = True) -> None:
         """The run has come to rest: it has ended, if it stands at an end; the recorder is told."""
-        phase = self.phase
+        phase = self._program.phases[self._cursor.index]
         if phase.final and not self._status.ended:
             assert isinstance(phase, End)
             self._status = self.timeline.ended_as = phase.status
@@ -392,13 +237,6 @@ class Lifecycle(Generic[Context]):
         self._tell(rests=rests)
         if not self._keep:
             self._release()
-
-    def _refuse_rest(self) -> None:
-        """The run is over: what was sent and not taken is refused, and recorded, rather than lost."""
-        for sent in self._inbox.sent:
-            if not sent.entered(self.timeline):
-                self._refuse(sent, f"the run was {self._status} before it could be taken")
-            self._inbox.take_out(sent)
 
     def _fail(self, error: BaseException) -> None:
         """Rest, failed, at the phase that raised, with the context as it was before it."""
@@ -425,6 +263,10 @@ class Lifecycle(Generic[Context]):
             self._log("error", "run.journal_lost", error=str(lost))
         if isinstance(error, Exception) and not isinstance(error, JournalError):
             raise PhaseError(run_id=self.id, phase=self.phase.name, step=self.step_count, cause=error) from error
+
+    def _refuse_rest(self) -> None:
+        """The run is over: what was sent and not taken is refused, and recorded, rather than lost."""
+        raise NotImplementedError
 
     def _release(self) -> None:
         if self._given_back:

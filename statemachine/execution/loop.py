@@ -49,17 +49,18 @@ def drive(
         Called after each step. True: rest here.
     """
     clock = perf_counter_ns
-    record_arc, record_outcome, record_time = timeline.arcs.append, timeline.outcomes.append, timeline.elapsed.append
+    arcs, outcomes, elapsed = timeline.arcs, timeline.outcomes, timeline.elapsed
     index, then = cursor.index, clock()
     while True:
         if cursor.attention:
             if heed():
                 return
             index, then = cursor.index, clock()
-        run, apply, select, arcs, rests, enters_none = rows[index]
-        if rests:
+        row = rows[index]
+        if row.rests:
             return
         try:
+            run = row.run
             outcome = run(context)
         except Exception as error:
             caught = catch(error)
@@ -67,16 +68,18 @@ def drive(
                 raise
             arc, outcome = caught
         else:
-            if outcome is not None or enters_none:
+            if outcome is not None or row.enters_none:
                 if accept is not None:
                     accept(outcome)
+                apply = row.apply
                 apply(context, outcome)
-            arc = arcs[0] if select is None else arcs[select(context)]
-        record_arc(arc)
-        record_outcome(outcome)
+            select = row.select
+            arc = row.arcs[0] if select is None else row.arcs[select(context)]
+        arcs.append(arc)
+        outcomes.append(outcome)
         cursor.index = index = arc.target
         now = clock()
-        record_time(now - then)
+        elapsed.append(now - then)
         then = now
         if stop is not None:
             if stop():

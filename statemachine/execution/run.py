@@ -1,42 +1,27 @@
 """A run: one execution of a machine over one context, that rests only between steps."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from os import PathLike
-from time import perf_counter_ns
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from statemachine.definition.guard import Guard
-from statemachine.definition.phase import Phase, Status, Wait
-from statemachine.definition.program import Arc, Door
-from statemachine.definition.raised import Raised
-from statemachine.definition.table import Edit, Signal, name_of
+from statemachine.definition.phase import Phase, Status
+from statemachine.definition.table import Edit, name_of
 from statemachine.definition.variable import Value
 from statemachine.errors import IllegalMove
 from statemachine.execution import host_state
-from statemachine.execution.driver import Busy
-from statemachine.execution.inbox import Possible, Sent
-from statemachine.execution.lifecycle import LOOK_UP_NS, Lifecycle
+from statemachine.execution.answers import Answers
+from statemachine.execution.lifecycle import ANY, AT_REST, FREE, Lifecycle
 from statemachine.execution.recorder import Recorder
-from statemachine.execution.tasks import each_in_thread, in_thread
-from statemachine.execution.timeline import Forgotten, Frame, Step, Timeline
+from statemachine.execution.timeline import Event, Forgotten, Frame, Step, Timeline
 from statemachine.execution.travel import state_at
 
 Context = TypeVar("Context")
 
-FREE = (Status.READY, Status.PAUSED, Status.FAILED)  # to take a step
-AT_REST = (*FREE, Status.WAITING)
-RECEPTIVE = (Status.READY, Status.PAUSED, Status.WAITING)  # to signals
-ANY = tuple(status for status in Status if status is not Status.RUNNING)
-
 Breakpoint = Phase[Any, Any] | Guard[Any] | Callable[["Run[Any]"], bool]
 
 
-def _always() -> bool:
-    return True
-
-
-class Run(Lifecycle[Context]):
+class Run(Answers[Context]):
     """One execution of a machine.
 
     A run is driven by the thread that calls `start`, `resume`, `until`, `step` or iterates over it. Any other thread
@@ -56,8 +41,8 @@ class Run(Lifecycle[Context]):
     resources
         What stands behind the context besides its host fields.
     keep_steps
-        Remember at least so many of the last steps, and forget older ones, with the events among them, once they are
-        about twice as many; a journal still gets all. Unless given, all are remembered.
+        Remember at least so many of the last steps, signals and edits, taken together, and forget older ones once they
+        are about twice as many; a journal still gets all. Unless given, all are remembered.
     keep
         Keep the resources when the run ends, until `close()`, so that one can still go back.
     request
@@ -70,12 +55,7 @@ class Run(Lifecycle[Context]):
         The id of the run that this one shares its past with.
     """
 
-    # Of `record`, and joined to this class by the package: writes snapshots; makes an answer or a payload what its
-    # phase or signal declares.
-    saver: ClassVar[Callable[..., None]]
-    typed: ClassVar[Callable[[Any, Phase[Any, Any] | Signal[Any, Any]], Any]]
-
-    # --- what it is ---------------------------------------------------------------------------------------------
+    # --- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def recorded_steps(self) -> int:
@@ -87,28 +67,6 @@ class Run(Lifecycle[Context]):
         """The present values of the guards and choices of the phase the run rests at."""
         return {atom.name: atom.value(self.context) for atom in self._program.atoms[self._cursor.index]}
 
-    @property
-    def possible(self) -> Possible:
-        """The names of the signals and edits that would be taken now; of use from any thread.
-
-        While some thread moves the run, those that it will take wherever it comes to rest: signals that no phase and no
-        guard keeps back. Raises GuardError as the guard of a signal does.
-        """
-        names = tuple(dict.fromkeys(signal.name for signal in self.machine.signals))
-
-        def read() -> Possible:
-            status, phase = self.status, self.phase_name
-            if self._released or self._torn or phase != self.phase_name:
-                return Possible()
-            return Possible(
-                tuple(name for name in names if self._door(name) is not None) if status in RECEPTIVE else (),
-                tuple(edit.name for edit in self.machine.edits if edit.may_be_made_at(phase))
-                if status in AT_REST else (),
-            )  # fmt: skip
-
-        found = self._driver.undisturbed(read)
-        return Possible(() if self._status.ended else self._program.always) if found is None else found
-
     def steps(self, first: int = 0, *, future: bool = False) -> Iterator[Step]:
         """The steps taken so far, from number `first` on; with `future`, also those that `goto` went back from."""
         for number in range(max(first, self.timeline.first), self.recorded_steps if future else self.step_count):
@@ -117,33 +75,7 @@ class Run(Lifecycle[Context]):
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.machine.name}: {self.status} at {self.phase.name}, {self.step_count} steps>"
 
-    # --- how it is moved ----------------------------------------------------------------------------------------
-
-    def start(self) -> Status:
-        """Begin a ready run and drive it until it ends, pauses or waits."""
-        self._move("start", (Status.READY,), self._drive)
-        return self.status
-
-    def resume(self) -> Status:
-        """Drive a paused run on until it ends, pauses or waits; one that failed tries the phase again that raised."""
-        self._move("resume", (Status.PAUSED, Status.FAILED), self._drive)
-        return self.status
-
-    async def astart(self) -> Status:
-        """`start` in a thread of its own; cancelling the task pauses the run, which then can be resumed."""
-        return await in_thread(self.start, stop=self._ask_to_rest)
-
-    async def aresume(self) -> Status:
-        """`resume` in a thread of its own; cancelling the task pauses the run, which then can be resumed again."""
-        return await in_thread(self.resume, stop=self._ask_to_rest)
-
-    def __aiter__(self) -> AsyncIterator[Step]:
-        """Step by step, in a thread of its own; cancelling the task pauses the run."""
-        return each_in_thread(iter(self), stop=self._ask_to_rest)
-
-    def _ask_to_rest(self) -> None:
-        with suppress(IllegalMove):  # it has ended meanwhile
-            self.pause()
+    # --- how it is moved ----------------------------------------------------------------------------------------------
 
     def until(self, breakpoint: Breakpoint) -> Status:
         """Drive on until it rests at a phase, a guard holds or a function of the run gives True (or it ends or waits).
@@ -164,163 +96,6 @@ class Run(Lifecycle[Context]):
             raise failure[0]
         return self.status
 
-    def step(self) -> Step | None:
-        """Take one step. None when there was none to take: a signal that was pending ended the run, or it waits."""
-        return self._move("step", FREE, lambda: self._step(pausable=False))
-
-    def __iter__(self) -> Iterator[Step]:
-        """Step by step, until the run ends or waits, or somebody pauses it."""
-        return self._iterate(_always)
-
-    def each(self, phase: Phase[Any, Any] | str) -> Iterator[Step]:
-        """Give each step of one phase, until the run ends, waits or is paused; steps of others are taken on the way.
-
-        The run rests after each step that is given, as it does in a loop over all of them, and nowhere else: so this
-        costs less.
-
-        Raises
-        ------
-        ValueError
-            If the machine has no phase of that name.
-        """
-        names, name = self._program.names, name_of(phase)
-        if name not in names:
-            raise ValueError(f"machine {self.machine.name!r} has no phase {name!r}: expected one of {', '.join(names)}")
-        number = names.index(name)
-        return self._iterate(lambda: self.timeline.arcs[-1].source == number)
-
-    def _iterate(self, stop: Callable[[], bool]) -> Iterator[Step]:
-        again = self._status is Status.FAILED
-        if self._status is Status.PAUSED:
-            self._inbox.pause = False
-        while (again or not self._status.ended) and not self._inbox.pause:
-            again = False
-            step = self._move("iterate", FREE, lambda: self._step(pausable=True, stop=stop))
-            if step and stop():
-                yield step
-            elif not self._status.ended:  # somebody paused it on the way
-                break
-            if self.status is Status.WAITING:
-                break
-        if self._status is Status.PAUSED:
-            self._move("iterate", AT_REST, self._tell)
-
-    def _step(self, *, pausable: bool, stop: Callable[[], bool] = _always) -> Step | None:
-        before = self.step_count
-        self._drive(stop=stop, rests=not pausable)
-        return self.timeline.step(self.step_count - 1) if self.step_count > before else None
-
-    def take(self, outcome: Any, *, elapsed_ns: int = 0, digest: Any = None) -> Step:
-        """Take one step with a given outcome instead of running the phase: only `apply` and the guards are called.
-
-        A `Raised` stands for an exception: `apply_error` is called, and the step leaves by the error way for it.
-
-        Raises
-        ------
-        ValueError
-            When the phase has no error way of that name.
-        """
-
-        def take() -> Step:
-            self._check_answerable()
-            before, ways = self.step_count, self._program.ways[self._cursor.index]
-            if isinstance(outcome, Raised) and outcome.way not in ways:
-                known = ", ".join(ways) or "none"
-                raise ValueError(f"{self.phase.name!r} has no way on {outcome.way}: expected one of {known}")
-            self._drive(loop=lambda: self._enter(outcome, elapsed_ns, digest), rests=False)
-            return self.timeline.step(before)
-
-        return self._move("take a step in", AT_REST, take)
-
-    def _enter(self, outcome: Any, elapsed_ns: int, digest: Any = None) -> None:
-        """Take the step that this outcome of the present phase leads to."""
-        timeline, arc = self.timeline, self._led_to(self.context, outcome)
-        if digest is not None:
-            timeline.digests[timeline.count] = digest
-        timeline.arcs.append(arc)
-        timeline.outcomes.append(outcome)
-        self._cursor.index = arc.target
-        timeline.elapsed.append(elapsed_ns)
-
-    def _led_to(self, context: Context, outcome: Any) -> Arc:
-        """Enter an outcome of the present phase in a context, and see where its guards lead."""
-        program, index = self._program, self._cursor.index
-        raised = outcome.way if isinstance(outcome, Raised) else ""
-        program.enter(index, context, outcome, raised)
-        return program.lead(index, context, raised)
-
-    # --- what it waits for --------------------------------------------------------------------------------------
-
-    @property
-    def deadline(self) -> float | None:
-        """When to call `time_out`, in seconds since the epoch; None: never, or the run does not wait."""
-        phase = self.phase
-        return phase.deadline(self.context) if self.status is Status.WAITING and isinstance(phase, Wait) else None
-
-    @property
-    def waits_for_signals(self) -> bool:
-        """Whether it rests at a `Wait` that no transition leaves, and that takes no answer."""
-        return isinstance(self.phase, Wait) and not self._program.rows[self._cursor.index].arcs
-
-    def answer(self, outcome: Any) -> Step:
-        """Give a waiting run the outcome of its phase: it is entered and recorded, and the run rests at the next phase.
-
-        Parameters
-        ----------
-        outcome
-            Of the type that the phase declares, or the plain JSON values that a record would hold of it.
-
-        Raises
-        ------
-        OutcomeError
-            When it is not of that type, or JSON cannot hold it; the run still waits, as it does whatever is raised.
-        IllegalMove
-            When the run does not wait, or waits for signals alone.
-        """
-        return self._move("answer", (Status.WAITING,), lambda: self._answer(outcome))
-
-    def time_out(self) -> Step:
-        """Answer for a deadline that has passed, as the phase says (`Wait.late`); the clock is the caller's."""
-
-        def late() -> Step:
-            self._check_answerable()
-            assert isinstance(self.phase, Wait)  # for it waits
-            return self._answer(self.phase.late(self.context))
-
-        return self._move("time out", (Status.WAITING,), late)
-
-    def _answer(self, outcome: Any) -> Step:
-        self._check_answerable()
-        answer = Run.typed(outcome, self.phase)
-        try:
-            if self.timeline.rewound is not None:  # only for one that can be entered is what lies ahead forgotten
-                self._led_to(host_state.scratch(self.context, host_state.save(self.context)), answer)
-                self._begin(on=True)
-            self._torn = True
-            self._enter(answer, 0)
-        except Exception as error:
-            error.add_note(f"{self.phase.name!r} could not enter this answer, and run {self.id} still waits for one")
-            self._mend()
-            raise
-        now = perf_counter_ns()
-        if self._keep_steps or now >= self._cursor.due:
-            self._cursor.due = now + LOOK_UP_NS
-            self._remember(now)
-        self._torn = False
-        self._rest()
-        return self.timeline.last()
-
-    def _check_answerable(self) -> None:
-        if not self._program.rows[self._cursor.index].arcs:
-            signals = ", ".join(map(repr, self._program.doors[self._cursor.index]))
-            raise IllegalMove(f"run {self.id} waits at {self.phase.name!r} for a signal, not for an answer: {signals}")
-
-    def pause(self) -> None:
-        """Ask the run to rest at the next boundary; of use from any thread and from signal handlers."""
-        if self._status.ended:
-            raise IllegalMove(f"cannot pause run {self.id}: it is {self._status}; only a run that has not ended pauses")
-        self._inbox.ask_to_pause()
-
     def wait(self, timeout: float | None = None) -> Status:
         """Block until nobody drives the run, at most `timeout` seconds, and give its status."""
         self._driver.wait(timeout)
@@ -337,127 +112,6 @@ class Run(Lifecycle[Context]):
             self._rest()
 
         self._move("rest", AT_REST, rest)
-
-    def signal(self, name: str, payload: Any = None, *, wait: bool = False) -> None:
-        """Send a signal: taken at once by a resting run, at a boundary by a running one.
-
-        At each boundary the first signal that can be taken there is taken; the others wait for a phase, and a context,
-        where they can be. One that still waits when the run ends, or whose payload cannot be entered when its turn
-        comes, is refused: recorded with the reason and logged, and the run goes on as if it had not been sent.
-
-        Parameters
-        ----------
-        payload
-            Of the type that the signal declares, or the plain JSON values that a record would hold of it.
-        wait
-            Where a resting run cannot take it now, let it wait too.
-
-        Raises
-        ------
-        ValueError
-            When the machine has no such signal.
-        OutcomeError
-            When the payload is not of that type, or JSON cannot hold it, or the signal carries none.
-        IllegalMove
-            When the run has ended, or rests and cannot take it now: at another phase, or as its guard does not hold.
-        GuardError
-            When that guard raises.
-        Exception
-            Whatever a resting run's signal raises in `apply`; the run is as it was, as it is whatever is raised.
-        """
-        signal = self.machine.signals_named(name)[0]
-        if payload is not None or signal.carries:
-            payload = Run.typed(payload, signal)
-        sent = Sent(name, payload)
-        try:
-            return self._move("signal", RECEPTIVE, lambda: self._signal(sent, wait=wait))
-        except Busy:
-            self._leave(sent)
-
-    def _leave(self, sent: Sent) -> None:
-        """Leave a signal to whoever moves the run."""
-        ended = f"cannot signal run {self.id}: it is {self._status}"
-        if self._status.ended:
-            raise IllegalMove(ended)
-        self._inbox.send(sent)
-        self._settle()
-        if self._status.over and self._inbox.take_out(sent):  # it ended meanwhile, and has not seen it
-            raise IllegalMove(f"cannot signal run {self.id}: it is {self._status}")
-
-    def _signal(self, sent: Sent, *, wait: bool = False, live: bool = True) -> None:
-        door = self._door(sent.name)
-        if door is not None:
-            if self.timeline.origin is None:
-                self._begin()
-            self._torn = True
-            if door.apply is not None:
-                self._enter_payload(door, sent)
-            self._pass(door, sent, live=live)
-            self._torn = False
-            self._rest()
-        elif wait:
-            self._inbox.send(sent)
-            self._tell()  # so that it is in the record, wherever the process ends
-        else:
-            raise IllegalMove(self._kept_back(sent.name))
-
-    def _enter_payload(self, door: Door[Context], sent: Sent) -> None:
-        try:
-            self._apply_payload(door, sent.payload)
-        except Exception as error:
-            self._torn = False
-            error.add_note(f"signal {sent.name!r} could not enter its payload, and run {self.id} is as it was")
-            raise
-
-    def _kept_back(self, name: str) -> str:
-        """Why a resting run does not take a signal, in words."""
-        entries = self.machine.signals_named(name)
-        here = [entry for entry in entries if not entry.sources or self.phase_name in map(name_of, entry.sources)]
-        if here and not self.phase.final:
-            return f"run {self.id} takes {name!r} at {self.phase_name!r} only when {here[0].condition}"
-        sources = ", ".join(repr(name_of(source)) for entry in entries for source in entry.sources)
-        return f"run {self.id} rests at {self.phase_name!r}, but {name!r} is taken only at {sources}"
-
-    def signal_as_recorded(self, name: str, payload: Any, *, live: bool) -> None:
-        """Take a signal that carries what a record says; unless `live`, the resources need not follow, as in `take`."""
-        self._move("signal", RECEPTIVE, lambda: self._signal(Sent(name, payload), live=live))
-
-    def refuse_as_recorded(self, name: str, payload: Any, reason: str) -> None:
-        """Record a signal that was refused, at the place where the run rests, or at its end.
-
-        Raises
-        ------
-        IllegalMove
-            When the run would take it here, or let it wait.
-        """
-
-        def refuse() -> None:
-            if fate := self._fate(name, payload):
-                raise IllegalMove(f"run {self.id} {fate} {name!r} at {self.phase_name!r}")
-            self._begin()
-            self._refuse(Sent(name, payload), reason)
-            self._tell()
-
-        self._move("refuse a signal to", ANY, refuse)
-
-    def _fate(self, name: str, payload: Any) -> str:
-        """What would become of a signal that was sent while the run was running; "": it would be refused."""
-        if self.phase.final:
-            return ""
-        try:
-            if (door := self._door(name)) is None:
-                return "lets wait"
-            if door.apply is not None:
-                door.apply(host_state.scratch(self.context, host_state.save(self.context)), payload)
-        except Exception:
-            return ""
-        return "takes"
-
-    def wait_as_recorded(self, sent: Sequence[tuple[str, Any]]) -> None:
-        """Let signals wait that a record says were pending, as `signal` does; the recorder is told."""
-        for name, payload in sent:
-            self._inbox.send(Sent(name, payload))
-        self._move("signal", ANY, self._tell)
 
     def edit(self, name: str, /, **arguments: Any) -> Any:
         """Make a change that the machine knows to a resting run; it is recorded. Gives what the arguments came to.
@@ -497,7 +151,25 @@ class Run(Lifecycle[Context]):
                 f"run {self.id} rests at {self.phase_name!r}, but edit {edit.name!r} may be made only at {places}"
             )
 
-    # --- time travel --------------------------------------------------------------------------------------------
+    def _enter_edit(self, name: str, outcome: Any, *, live: bool = True) -> None:
+        self._begin()
+        scratch = host_state.scratch(self.context, host_state.save(self.context))
+        self.machine.edit(name).apply(scratch, outcome)
+        if self._status is Status.READY:
+            self._log("info", "run.started")
+        self._torn = True
+        self.timeline.enter(Event(self.step_count, "edit", name, outcome))
+        if self._status is Status.FAILED:  # of what may be mended now
+            self._status, self.timeline.ended_as = Status.PAUSED, None
+        host_state.adopt(self.context, scratch)
+        if live:
+            self.resources.sync(self.context)
+        self._look_up()
+        self._torn = False
+        self._tell()
+        self._log("info", "run.edited", edit=name)
+
+    # --- time travel --------------------------------------------------------------------------------------------------
 
     def goto(self, number: int) -> None:
         """Rest where the run rested after `number` steps, before any signal or edit there; forward as well as back.
@@ -597,11 +269,11 @@ class Run(Lifecycle[Context]):
 
         def save() -> None:
             self._begin()
-            self.saver(path, history=history, share=share, options=options)
+            Lifecycle.saver(self, path, history=history, share=share, options=options)
 
         self._move("save", AT_REST, save)
 
-    # --- its end ------------------------------------------------------------------------------------------------
+    # --- its end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Give the resources back; a run that has not ended can go no further.

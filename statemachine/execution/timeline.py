@@ -1,6 +1,5 @@
 """What has happened in a run, in flat columns: the record in memory that steps, time travel and journals come from."""
 
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +40,9 @@ class Step(NamedTuple):
         return not self == other
 
 
+_make = tuple.__new__  # a third of the time that Step() takes, at every answer
+
+
 class Event(NamedTuple):
     """Something from outside, with the number of the step before which it took effect, or was refused."""
 
@@ -52,12 +54,19 @@ class Event(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """The host fields of a run that rested after `number` steps, before any event there, and the phase's index."""
+    """The host fields of a run that rested after `number` steps and so many events, and the phase's index."""
 
     number: int
     at: int
     fields: dict[Any, Any]
     cost_ns: int = 0  # of copying the fields
+    events: int = 0  # of all that there were
+    amid: bool = False  # some of them took effect after those steps
+
+    @property
+    def moves(self) -> int:
+        """How many steps and events lie before it."""
+        return self.number + self.events
 
 
 class Forgotten(NamedTuple):
@@ -96,12 +105,12 @@ class Timeline(Generic[Context]):
     origin: Frame | None = None  # where what is remembered begins; None before the run is first touched
     arcs: list[Arc] = field(default_factory=list)
     outcomes: list[Any] = field(default_factory=list)
-    elapsed: "array[int]" = field(default_factory=lambda: array("q"))  # ns a step; never compared
+    elapsed: list[int] = field(default_factory=list)  # ns a step; never compared
     events: list[Event] = field(default_factory=list)
     digests: dict[int, Any] = field(default_factory=dict)  # by number of the step; for as many as were asked for
     frames: list[Frame] = field(default_factory=list)  # on the way, so that no fold is long
     cuts: list[int] = field(default_factory=list)  # the places that the run went back to and on from, in order
-    spacing: int = 2048  # steps from one frame to the next
+    spacing: int = 2048  # steps and events from one frame to the next
     widest: int = 2**62  # the most that spacing may become
     rewound: int | None = None  # the number of steps, while the run rests in its own past
     ended_as: Status | None = None  # how the recorded run ended, also while it rests in its past
@@ -129,15 +138,14 @@ class Timeline(Generic[Context]):
 
     def last(self) -> Step:
         """The last step that was recorded."""
-        place = len(self.elapsed) - 1
-        return self._step((self.origin.number if self.origin else 0) + place, place)
+        return self._step(self.count - 1, -1)
 
     def _step(self, number: int, place: int) -> Step:
         arc, names = self.arcs[place], self.program.names
         guards = self.program.values_of(arc)
         found, elapsed_ns = self.outcomes[place], self.elapsed[place]
         outcome, raised = (None, found) if arc.raised else (found, None)
-        return Step(number, names[arc.source], names[arc.target], guards, outcome, elapsed_ns, raised)
+        return _make(Step, (number, names[arc.source], names[arc.target], guards, outcome, elapsed_ns, raised))
 
     def columns(self, first: int, last: int) -> tuple[Sequence[Arc], Sequence[Any], Sequence[int]]:
         """Arcs, outcomes and times (ns) of steps `first` up to `last`."""
@@ -147,10 +155,6 @@ class Timeline(Generic[Context]):
     def events_before(self, number: int) -> list[Event]:
         """The events that took effect before the step before `number`."""
         return self.events[: bisect_left(self.events, number, key=lambda event: event.number)]
-
-    def events_from(self, number: int) -> list[Event]:
-        """The events that took effect before the step of this number, or later."""
-        return self.events[bisect_left(self.events, number, key=lambda event: event.number) :]
 
     @property
     def event_count(self) -> int:
@@ -170,18 +174,28 @@ class Timeline(Generic[Context]):
         """The cuts after the first `count` of all that there were."""
         return self.cuts[count - self.forgotten.cuts :]
 
-    def frame_before(self, number: int) -> Frame:
-        """The last frame that is not after the place before step `number`."""
+    @property
+    def moves(self) -> int:
+        """How many steps and events there were."""
+        return self.count + self.event_count
+
+    def frame_before(self, number: int, events: int) -> Frame:
+        """The last frame that is not after so many steps and, of all that there were, so many events."""
         assert self.origin is not None
-        place = bisect_right(self.frames, number, key=lambda frame: frame.number)
+        place = bisect_right(self.frames, (number, events), key=lambda frame: (frame.number, frame.events))
         return self.frames[place - 1] if place else self.origin
 
     @property
     def wants_frame(self) -> bool:
-        """Whether the last frame lies so far back that it is time for another, and no event took effect here."""
-        last = self.frames[-1].number if self.frames else self.first
+        """Whether the last frame lies so far back that it is time for another, and the run rests at the end."""
+        last = self.frames[-1] if self.frames else self.origin
+        return last is not None and self.rewound is None and self.moves - last.moves >= self.spacing
+
+    def frame(self, index: int, fields: dict[Any, Any], cost_ns: int) -> Frame:
+        """A frame of the present, where the run rests at this phase and has these host fields."""
         count = self.count
-        return count - last >= self.spacing and not (self.events and self.events[-1].number == count)
+        amid = self.events[-1].number == count if self.events else self.origin is not None and self.origin.amid
+        return Frame(count, index, fields, cost_ns, self.event_count, amid)
 
     def keep(self, frame: Frame) -> None:
         """Keep a frame; when they are many or heavy, every other one goes and they come half as often."""
@@ -221,22 +235,20 @@ class Timeline(Generic[Context]):
             self._cutting = self.rewound, len(self.cuts), [*self.events_before(self.rewound), *events]
             self.mend()
 
-    def forget(self, number: int) -> None:
-        """Forget what lies before the last frame that is not after the place before step `number`.
+    def forget(self, kept: int) -> None:
+        """Forget what lies before the last frame behind which at least so many steps and events are.
 
         Whoever records the run has been told of all that lies there.
         """
-        frame = self.frame_before(number)
-        if frame.number > self.first:
-            before = self.forgotten
-            events = self.events_from(frame.number)
+        place = bisect_right(self.frames, self.moves - kept, key=lambda frame: frame.moves)
+        if place:
+            frame, before = self.frames[place - 1], self.forgotten
+            gone, _, _ = self.columns(self.first, frame.number)
             self._forgetting = _Forgetting(
-                frame, self.count - frame.number, events,
+                frame, self.count - frame.number, self.events[frame.events - before.events :],
                 Forgotten(
-                    before.beginning or self.origin,
-                    before.events + len(self.events) - len(events),
-                    before.cuts + len(self.cuts),
-                    before.digestible + self._digestible_among(self.columns(self.first, frame.number)[0]),
+                    before.beginning or self.origin, frame.events, before.cuts + len(self.cuts),
+                    before.digestible + self._digestible_among(gone),
                 ),
             )  # fmt: skip
             self.mend()
@@ -249,7 +261,7 @@ class Timeline(Generic[Context]):
                 del column[: len(column) - stays]
             self._digestible = 0, 0
             self.digests = {step: digest for step, digest in self.digests.items() if step >= self.first}
-            self.frames = [frame for frame in self.frames if frame.number > self.first]
+            self.frames = [frame for frame in self.frames if frame.moves > self.origin.moves]
             self.cuts = []
             self._forgetting = None
         if self._cutting is not None:
@@ -258,7 +270,8 @@ class Timeline(Generic[Context]):
             del self.elapsed[place:], self.arcs[place:], self.outcomes[place:]
             self._digestible = 0, 0
             self.digests = {step: digest for step, digest in self.digests.items() if step < number}
-            self.frames = [frame for frame in self.frames if frame.number <= number]
+            before = self.forgotten.events + sum(event.number < number for event in events)
+            self.frames = [frame for frame in self.frames if frame.number <= number and frame.events <= before]
             self.events, self.rewound, self.ended_as = events, None, None
             if len(self.cuts) == cuts:
                 self.cuts.append(number)
@@ -269,11 +282,12 @@ class Timeline(Generic[Context]):
     def copy(self, number: int, events: Sequence[Event]) -> "Timeline[Context]":
         """A timeline of its own with the steps before `number` and these events."""
         arcs, outcomes, elapsed = self.columns(self.first, number)
+        behind = self.forgotten.events + len(events)
+        frames = [frame for frame in self.frames if frame.number <= number and frame.events <= behind]
         return Timeline(
-            self.machine, self.program, self.origin, list(arcs), list(outcomes), array("q", elapsed), list(events),
-            {step: digest for step, digest in self.digests.items() if step < number},
-            [frame for frame in self.frames if frame.number <= number], spacing=self.spacing, widest=self.widest,
-            forgotten=self.forgotten,
+            self.machine, self.program, self.origin, list(arcs), list(outcomes), list(elapsed), list(events),
+            {step: digest for step, digest in self.digests.items() if step < number}, frames, spacing=self.spacing,
+            widest=self.widest, forgotten=self.forgotten,
         )  # fmt: skip
 
     def digestible(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from statemachine.definition.program import Arc, Program
 from statemachine.execution import host_state
-from statemachine.execution.timeline import Event, Frame, Timeline
+from statemachine.execution.timeline import Event, Timeline
 
 Context = TypeVar("Context")
 
@@ -19,16 +19,15 @@ def state_at(
     """A scratch context as it was after the steps before `number` and these events, and the index of the phase there.
 
     It is a fold: the nearest frame's host fields, then `apply` of every outcome, edit and payload since. `context`
-    lends its pinned fields and is not touched, nor is any device.
+    lends its pinned fields and is not touched, nor is any device. The events are the first of those remembered.
     """
-    frame = timeline.frame_before(number)
+    forgotten = timeline.forgotten.events
+    frame = timeline.frame_before(number, forgotten + len(events))
     scratch, index = host_state.scratch(context, frame.fields), frame.at
     program = timeline.program
     arcs, outcomes, _ = timeline.columns(frame.number, number)
     step = frame.number
-    for event in events:
-        if event.number < frame.number:
-            continue
+    for event in events[frame.events - forgotten :]:
         index = _steps(program, scratch, arcs, outcomes, step - frame.number, event.number - frame.number, index)
         step = event.number
         if event.kind == "signal":
@@ -61,7 +60,7 @@ class FrameKeeper:
         self._cost = 2**40  # ns of the last one
 
     def keep(self, timeline: Timeline[Context], context: Context, index: int, now: int) -> None:
-        """Keep a frame, if it is time for one; called after a step, at the boundary before phase `index`."""
+        """Keep a frame, if it is time for one; called between two moves, before phase `index`."""
         if now < self._next_at or not timeline.wants_frame:
             return
         began = thread_time_ns()
@@ -71,5 +70,5 @@ class FrameKeeper:
             self._next_at = 2**63
             return
         self._cost = min(thread_time_ns() - began, 2 * self._cost)  # a garbage collection is none of its cost
-        timeline.keep(Frame(timeline.count, index, fields, self._cost))
+        timeline.keep(timeline.frame(index, fields, self._cost))
         self._next_at = perf_counter_ns() + FRAMES_PART * self._cost

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -13,12 +14,13 @@ import msgspec
 from statemachine.definition.phase import Phase, declared_outcome
 from statemachine.definition.table import Edit, Signal, words_of
 from statemachine.errors import JournalError, OutcomeError
+from statemachine.record.fitting import LARGEST, SMALLEST, Test, fits_of
 
 MAX_LINE = 16 * 2**20  # bytes; a longer line is no record of ours
 MAX_OUTCOME = MAX_LINE - 2**20  # bytes
-SMALLEST, LARGEST = 2**63, 2**64  # between minus the one and the other is an integer that every reader knows
 SHORT = 100_000  # so many integers fit into any line
 SIMPLE = {str, bool, type(None)}
+NOT_OF_THE_TYPE = (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError)
 NOT_BY_FIELDS = (str, int, float, list, tuple, dict, set, frozenset, bytes, bytearray, memoryview, Enum)
 
 Owner = Phase[Any, Any] | Edit[Any, Any] | Signal[Any, Any]
@@ -142,8 +144,8 @@ def typed(value: Any, owner: Owner) -> Any:
     if value is None and not isinstance(owner, Signal):
         return None
     try:
-        return msgspec.convert(value, declared(owner), str_keys=True)
-    except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        return _as_declared(value, owner)
+    except NOT_OF_THE_TYPE as error:
         kind = "payload of signal" if isinstance(owner, Signal) else "outcome of"
         raise JournalError(f"{shown(value)} is no {kind} {owner.name!r}: {shown(str(error))}") from error
 
@@ -156,30 +158,40 @@ def given(value: Any, owner: Phase[Any, Any] | Signal[Any, Any]) -> Any:
     OutcomeError
         When it is not of that type, or JSON cannot hold it, or the signal carries nothing.
     """
+    if _fits(type(owner))(value):  # type: ignore[arg-type]  # a class can be hashed
+        return value
     if isinstance(owner, Signal) and not owner.carries:
-        if value is None:
-            return None
         raise OutcomeError(f"signal {owner.name!r} carries no payload, but {shown(value)} came: send it without")
     encoded = _checked(value)
     try:
-        return _decoder(type(owner)).decode(encoded)  # type: ignore[arg-type]  # a class can be hashed
-    except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        return _as_declared(msgspec.json.decode(encoded), owner)
+    except NOT_OF_THE_TYPE as error:
         kind = "payload of signal" if isinstance(owner, Signal) else "answer to"
         takes = f"which takes {shown(words_of(declared(owner)))}: {shown(str(error))}"
         raise OutcomeError(f"{shown(value)} is no {kind} {owner.name!r}, {takes}") from error
 
 
+def _as_declared(value: Any, owner: Owner) -> Any:
+    """Plain JSON values in the type that is declared for them."""
+    return msgspec.convert(value, declared(owner), str_keys=True)
+
+
 @cache
-def _decoder(owner: type) -> msgspec.json.Decoder[Any]:
-    """What reads the outcomes of a class of phases, or the payloads of one of signals."""
-    return msgspec.json.Decoder(declared_outcome(owner, Signal if issubclass(owner, Signal) else Phase))
+def _fits(owner: type) -> Test:
+    """What tells that a value need not be looked at closely, of a class of phases or signals."""
+    return fits_of(_declared(owner))
 
 
 def declared(owner: Owner) -> Any:
     """The type of what a phase, an edit or a signal has for `apply`."""
-    if isinstance(owner, Signal):
-        return owner.payload_type
-    return declared_outcome(type(owner), Phase if isinstance(owner, Phase) else Edit)
+    return _declared(type(owner))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@cache
+def _declared(owner: type) -> Any:
+    if issubclass(owner, Signal):
+        return declared_outcome(owner, Signal) if owner.apply is not Signal.apply else NoneType
+    return declared_outcome(owner, Phase if issubclass(owner, Phase) else Edit)
 
 
 def fields(context: Any, saved: Mapping[Any, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -212,7 +224,7 @@ def typed_fields(context: Any, held: Mapping[str, Any]) -> dict[Any, Any]:
     for name, value in held.items():
         try:
             found[name] = msgspec.convert(value, _annotation(type(context), name), str_keys=True)
-        except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        except NOT_OF_THE_TYPE as error:
             owner = type(context).__name__
             raise JournalError(
                 f"field {shown(name)!r} of {owner} cannot be {shown(value)}: {shown(str(error))}"

@@ -15,17 +15,13 @@ class Past:
 
     places: list[Place]  # by number of steps, before the events there
     outcomes: list[Any] = field(default_factory=list)  # by number of the step, as a journal holds them
-    events: list[int] = field(default_factory=list)  # the steps before which signals and edits took effect
     tip: tuple[Place, Status] | None = None  # where the run was when it went back
 
     def cut(self, number: int) -> None:
         """The run moves on from after so many steps: if it had gone back, what lay ahead is forgotten."""
-        if self.tip:
-            self.events = [event for event in self.events if event < number]
         del self.places[number + 1 :], self.outcomes[number:]
         self.tip = None
 
-    def until(self, number: int, *, here: bool) -> "Past":
-        """The past of a second run that begins after so many steps; `here`: where the first one rests."""
-        events = [event for event in self.events if event < number + (here and not self.tip)]
-        return Past(self.places[: number + 1], self.outcomes[:number], events)
+    def until(self, number: int) -> "Past":
+        """The past of a second run that begins after so many steps."""
+        return Past(self.places[: number + 1], self.outcomes[:number])

@@ -39,6 +39,7 @@ from statemachine.testing.watch import KEYED, State
 Context = TypeVar("Context")
 
 COUNTS = st.integers(1, 6)
+AHEAD = st.none() | COUNTS  # how far a run is driven on with a signal that was left to wait
 STAGES = [stage for stage in Stage if stage is not Stage.explain]  # explaining takes longer than finding and shrinking
 
 
@@ -135,16 +136,19 @@ def machine_rules(
         if bare:
 
             @precondition(lambda self: not self.run.status.ended)
-            @rule(name=st.sampled_from(bare))
-            def signal(self, name: str) -> None:
-                self._subject.signal(name)
+            @rule(name=st.sampled_from(bare), ahead=AHEAD)
+            def signal(self, name: str, ahead: int | None) -> None:
+                self._send(name, None, ahead)
 
         if payloads:
 
             @precondition(lambda self: not self.run.status.ended)
-            @rule(sent=st.one_of([st.tuples(st.just(name), payload) for name, payload in payloads.items()]))
-            def signal_with_payload(self, sent: tuple[str, Any]) -> None:
-                self._subject.signal(*sent)
+            @rule(
+                sent=st.one_of([st.tuples(st.just(name), payload) for name, payload in payloads.items()]),
+                ahead=AHEAD,
+            )
+            def signal_with_payload(self, sent: tuple[str, Any], ahead: int | None) -> None:
+                self._send(*sent, ahead)
 
         if edits:
 
@@ -244,12 +248,17 @@ class MachineRules(RuleBasedStateMachine):
         """Several steps at once, up to a breakpoint or to a pause that somebody asks for."""
         self._subject.drive(min(self.run.step_count + count, self.given.max_steps), pauses=pauses)
 
+    def _send(self, name: str, payload: Any, ahead: int | None) -> None:
+        self._subject.signal(name, payload, wait=ahead is not None)
+        if ahead is not None and not self._subject.done:
+            self._subject.drive(min(self.run.step_count + ahead, self.given.max_steps), pauses=False)
+
     @precondition(lambda self: not self._subject.done)
     @rule()
     def run_on(self) -> None:
         """A fork of it, left alone, goes as far as it goes, so that what shows late is seen."""
         subject, before, number = self._subject, self._subject.place, self.run.step_count
-        fork = Subject(self._bench, self._bench.fork(self.run, None), subject.past.until(number, here=True))
+        fork = Subject(self._bench, self._bench.fork(self.run, None), subject.past.until(number))
         fork.run_on()
         subject.compare(subject.place, before, "moving a fork (give resources= a fork() that shares nothing)")
         fork.run.close()
@@ -260,6 +269,7 @@ class MachineRules(RuleBasedStateMachine):
         """A loop over the run, that goes back from within."""
         self._subject.loop(min(self.run.step_count + count, self.given.max_steps), back)
 
+    @precondition(lambda self: not self.run.pending)  # or else one that waits may be taken there
     @rule(count=COUNTS)
     def back_and_forth(self, count: int) -> None:
         """Going back, and forth again, is the identity."""
@@ -273,18 +283,18 @@ class MachineRules(RuleBasedStateMachine):
         if run.status is not status or not same(run.events, events):
             subject.breach(f"going back and forth makes a {status} run {run.status}, or loses one of its events")
 
-    @precondition(lambda self: self.run.step_count > 0)
+    @precondition(lambda self: self.run.step_count > 0 and not self.run.pending)
     @rule(count=COUNTS)
     def rewind(self, count: int) -> None:
         """Go back and stay there."""
         self._subject.rewind(max(0, self.run.step_count - count))
 
-    @precondition(lambda self: self.run.step_count > 0)
+    @precondition(lambda self: self.run.step_count > 0 and not self.run.pending)
     @rule(count=COUNTS)
     def again(self, count: int) -> None:
         """Going back and stepping again gives the same steps."""
         subject, number = self._subject, self.run.step_count
-        after_events = [event + 1 for event in subject.past.events if event < number]
+        after_events = [event.number + 1 for event in subject.events if event.number < number]
         first = max([number - count, 0, *after_events])
         expected = list(self.run.steps(first))
         if expected:
@@ -299,13 +309,14 @@ class MachineRules(RuleBasedStateMachine):
         subject, run, number = self._subject, self.run, max(0, self.run.step_count - count + 1)
         before, past, here = subject.place, subject.past, number == run.step_count
         recorded = list(run.steps(number, future=True))
-        fork = Subject(self._bench, self._bench.fork(run, None if here else number), past.until(number, here=here))
+        fork = Subject(self._bench, self._bench.fork(run, None if here else number), past.until(number))
         subject.compare(fork.place, before if here else past.places[number], f"forking at step {number}")
         if not same(list(fork.run.steps()), list(run.steps())[:number]):
             subject.breach(f"a fork at step {number} has other steps behind it than the run it came from")
+        events = {event.number for event in subject.events}
         alike = True  # until an event comes that the fork does not share
         for coming in range(number, min(number + ahead, self.given.max_steps)):
-            alike = alike and coming not in past.events and coming - number < len(recorded)
+            alike = alike and coming not in events and coming - number < len(recorded)
             if fork.run.status.ended or (fork.run.status is Status.WAITING and not alike):
                 break
             found = fork.step_as(recorded[coming - number]) if alike else fork.step()
@@ -326,7 +337,7 @@ class MachineRules(RuleBasedStateMachine):
             divergence = restore(load(path), other)
         if divergence:
             subject.breach(f"a snapshot cannot be restored:\n{divergence.report()}")
-        restored = Subject(self._bench, other, subject.past.until(run.step_count, here=True))
+        restored = Subject(self._bench, other, subject.past.until(run.step_count))
         subject.compare(restored.place, before, "restoring a snapshot")
         if not same(list(other.steps()), list(run.steps())) or not same(other.events, run.events):
             subject.breach("restoring a snapshot gives other steps or events than the run that was saved had")
@@ -390,5 +401,6 @@ class MachineRules(RuleBasedStateMachine):
             raise watch.broken
         watch.check_buffers(run.context, "somebody")
         self._subject.check_outcomes()
+        self._subject.check_pending()
         if run.status.over and not run.phase.final:
             watch.breach(f"the run is {run.status}, but rests at {run.phase.name!r}")

@@ -1,6 +1,6 @@
 """A run under test: it is moved, noted, and compared with what was noted when it was there before."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -8,10 +8,11 @@ from hypothesis import event
 
 from statemachine.definition.phase import Status
 from statemachine.definition.table import Signal, name_of
-from statemachine.errors import IllegalMove, PhaseError
+from statemachine.errors import GuardError, IllegalMove, PhaseError
 from statemachine.execution import host_state
 from statemachine.execution.run import Run
-from statemachine.execution.timeline import Step
+from statemachine.execution.timeline import Event, Step
+from statemachine.execution.travel import state_at
 from statemachine.record.exact import plain
 from statemachine.record.header import step_records
 from statemachine.testing.bench import Bench
@@ -27,6 +28,7 @@ class Subject:
     def __init__(self, bench: Bench, run: Run[Any], past: Past | None = None) -> None:
         self.bench, self.run = bench, run
         self.past = past or Past([self.place])
+        self._due: int | None = None  # the number of steps, where a signal that waited could be taken on the way
 
     @property
     def place(self) -> Place:
@@ -38,6 +40,11 @@ class Subject:
         """Whether it has come to its end, waits, or has gone as far as runs are driven; one that failed may go on."""
         status = self.run.status
         return status.over or status is Status.WAITING or self.run.step_count >= self.bench.given.max_steps
+
+    @property
+    def events(self) -> list[Event]:
+        """The signals and edits that took effect, also those that lie ahead of a run that went back."""
+        return [event for event in self.run.timeline.events if event.kind != "refused"]
 
     # --- moves --------------------------------------------------------------------------------------------------
 
@@ -60,11 +67,12 @@ class Subject:
         if self.past.tip:
             self.past.cut(self.run.step_count)
         before = self.place
-        try:
-            step = self.run.answer(outcome)
-        except self.bench.given.may_raise:
-            self.compare(self.place, before, f"refusing the answer {shown(outcome)}")
-            return None
+        with self.hearing():
+            try:
+                step = self.run.answer(outcome)
+            except self.bench.given.may_raise:
+                self.compare(self.place, before, f"refusing the answer {shown(outcome)}")
+                return None
         self.note()
         return step
 
@@ -104,7 +112,7 @@ class Subject:
         with self.moving():
             for step in self.run:
                 self.note()
-                if step.number + 1 == last:
+                if step.number + 1 == last and not self.run.pending:
                     self.rewind(max(0, last - back))
                     break
 
@@ -116,39 +124,53 @@ class Subject:
         self.run.goto(number)
         self.compare(self.place, self.past.places[number], f"going back to step {number}")
 
-    def signal(self, name: str, payload: Any = None) -> None:
-        """Send a signal, and see that it is taken where it is possible, and refused without a trace where it is not."""
+    def signal(self, name: str, payload: Any = None, *, wait: bool = False) -> None:
+        """Send a signal, and see that it is taken where it is possible.
+
+        Where it is not, it is refused without a trace, or waits, if it may.
+        """
         run, before, here = self.run, self.place, self.run.phase_name
         entry, said = self._entry(name, here), name in run.possible.signals
-        possible = entry is not None and (entry.when is None or entry.when(run.context))
+        possible = self._can_be_taken(name)
         if possible is not said:
             self.breach(
                 f"signal {name!r} is {'not ' * possible}said to be possible at {here!r}: its guard must be pure"
             )
-        if entry is not None and entry.carries:
-            self.bench.watch.check_recordable(entry, payload)
-        try:
-            run.signal(name, payload)
-        except IllegalMove:
-            if possible:
-                raise
-            self.compare(self.place, before, f"refusing the signal {name!r}")
-            return
-        except self.bench.given.may_raise:
-            self.compare(self.place, before, f"refusing what the signal {name!r} carries, {shown(payload)},")
+        for one in self.bench.given.machine.signals_named(name):
+            if one.carries and (one is entry or wait):
+                self.bench.watch.check_recordable(one, payload)
+        with self.hearing() as heard:
+            try:
+                run.signal(name, payload, wait=wait)
+            except IllegalMove:
+                if possible or wait:
+                    raise
+                self.compare(self.place, before, f"refusing the signal {name!r}")
+                return
+            except self.bench.given.may_raise:
+                self.compare(self.place, before, f"refusing what the signal {name!r} carries, {shown(payload)},")
+                return
+        if wait and not possible and not heard:
+            self.compare(self.place, before, f"letting the signal {name!r} wait")
             return
         if entry is None or not possible:
             self.breach(
                 f"signal {name!r} is taken at {here!r}, though it is not possible there: its guard must be pure"
             )
         self.past.cut(run.step_count)
-        self.past.events.append(run.step_count)
-        self.bench.coverage.signals[name] += 1
-        fields = self.place[1] if entry.carries else before[1]
-        self.compare(self.place, (name_of(entry.to), fields), f"the signal {name!r}")
+        if len(heard) == 1:  # or else some that waited were taken at once
+            fields = self.place[1] if entry.carries else before[1]
+            self.compare(self.place, (name_of(entry.to), fields), f"the signal {name!r}")
+
+    def _can_be_taken(self, name: str) -> bool:
+        """Whether the place where the run is takes a signal of this name."""
+        entry = self._entry(name, self.run.phase_name)
+        return entry is not None and (entry.when is None or entry.when(self.run.context))
 
     def _entry(self, name: str, phase: str) -> Signal[Any, Any] | None:
         """The signal of this name that is taken at this phase, if one is."""
+        if self.bench.given.machine.phases[phase].final:
+            return None
         for entry in self.bench.given.machine.signals_named(name):
             if not entry.sources or phase in map(name_of, entry.sources):
                 return entry
@@ -182,32 +204,62 @@ class Subject:
         self.past.cut(self.run.step_count)
         with self.moving():
             self.run.edit(name, **arguments)
-        self.past.events.append(self.run.step_count)
         self.bench.coverage.edits[name] += 1
+
+    @contextmanager
+    def hearing(self) -> Iterator[list[Event]]:
+        """Count the signals that are taken meanwhile, and list them."""
+        heard: list[Event] = []
+        before = self.events
+        try:
+            yield heard
+        finally:
+            known = set(map(id, before))
+            heard += [event for event in self.events if event.kind == "signal" and id(event) not in known]
+            for event in heard:
+                self.bench.coverage.signals[event.name] += 1
 
     @contextmanager
     def moving(self) -> Iterator[None]:
         """Let what was broken come out as itself, and see that a failure of a phase left the context as it was."""
         number, before, watch = self.run.step_count, self.place, self.bench.watch
+        self._due = None
         try:
-            yield
+            with self.hearing() as heard:
+                yield
         except PhaseError as failure:
             expected = before if self.run.step_count == number else self.past.places[-1]
             if watch.broken is None:
                 if not isinstance(failure.__cause__, self.bench.given.may_raise):
                     raise
+                if any(
+                    event.number == self.run.step_count for event in heard
+                ):  # which the phase that failed came after
+                    expected = self._recorded(self.run.timeline.events_here)
                 self.compare(self.place, expected, f"failing in phase {failure.phase!r}")
         if watch.broken is not None:
             raise watch.broken from None
 
     def note(self) -> None:
-        """Note where the run is after a step."""
-        (record,) = step_records(self.run.timeline, self.run.step_count - 1, self.run.step_count)
-        machine = self.bench.given.machine
-        self.past.places.append(self.place)
+        """Note where the run is after a step, or was, before a signal that waited was taken there."""
+        number, timeline = self.run.step_count, self.run.timeline
+        if self._due is not None and all(event.number != self._due for event in timeline.events):
+            self.breach(f"no signal was taken after step {self._due - 1}, where one could be: its guard must be pure")
+        self._due = None
+        with suppress(GuardError):  # then the signal is refused, and the watch says why
+            self._due = number if any(map(self._can_be_taken, self.run.pending)) else None
+        (record,) = step_records(timeline, number - 1, number)
+        moved = any(event.number == number for event in self.events)
+        self.past.places.append(self._recorded(timeline.events_before(number)) if moved else self.place)
         self.past.outcomes.append(plain(record.o))
-        self.bench.coverage.add(machine, [record])
-        event(str(machine.transitions[record.e]))
+        self.bench.coverage.add(self.bench.given.machine, [record])
+        event(str(self.bench.given.machine.transitions[record.e]))
+
+    def _recorded(self, events: Sequence[Event]) -> Place:
+        """Where the run is by its record, up to these of the events here."""
+        timeline = self.run.timeline
+        context, index = state_at(timeline, self.run.context, self.run.step_count, events)
+        return timeline.program.names[index], self.bench.given.state(context)
 
     # --- comparisons --------------------------------------------------------------------------------------------
 
@@ -222,6 +274,16 @@ class Subject:
         if changed := differences(expected[1], found[1]):
             self.check_outcomes()  # if one of them was changed, that is why
             self.breach(f"{after} changes {', '.join(changed)}")
+
+    def check_pending(self) -> None:
+        """See that no signal waits where it can be taken, or where none will be taken any more."""
+        run = self.run
+        if run.timeline.rewound is not None:  # one whose payload cannot be entered waits there
+            return
+        if idle := [name for name in run.pending if run.status.over or name in run.possible.signals]:
+            self.breach(
+                f"signal {idle[0]!r} waits at {run.phase_name!r}, where it can be taken: its guard must be pure"
+            )
 
     def check_outcomes(self) -> None:
         """See that every outcome is what it was when it was recorded."""

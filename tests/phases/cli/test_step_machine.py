@@ -75,6 +75,16 @@ def test_a_generation_is_recorded(phasewalk: Command, chat_folder: Path) -> None
     assert (answer.code, "run.jsonl exists already" in answer.err) == (2, True)
 
 
+def test_a_fork_of_a_generation_is_recorded_beside_it(phasewalk: Command, chat_folder: Path) -> None:
+    options = ("--model", str(chat_folder), "--engine", "numpy", "--seed", "5", "--max-new-tokens", "4")
+    lines = "next 2\nfork\nforce 9\nrun\ntext\n"
+    live = phasewalk("step", "the quick fox", *options, "--journal", "run.jsonl", stdin=lines)
+    assert (live.code, live.err) == (0, "")
+    assert phasewalk("replay", "run-2.jsonl").code == 0
+    opened = phasewalk("step", "--open", "run-2.jsonl", stdin="run\ntext\n")
+    assert opened.out.splitlines()[-1] == live.out.splitlines()[-1]
+
+
 def test_a_record_without_its_tokenizer_shows_ids_and_says_why(
     phasewalk: Command, chat_folder: Path, tmp_path: Path
 ) -> None:

@@ -350,3 +350,56 @@ def test_a_run_that_waits_for_signals_says_so() -> None:
     assert "stopped: waits at idle for a signal: leave, stay" in told
     assert "error: the run waits at idle for a signal: leave, stay" in told
     assert told[-1].startswith("run 1  done")
+
+
+def test_names_with_spaces_stand_in_quotes() -> None:
+    wait, off = Wait[crossroads.Crossing, None]("wait"), End("off")
+    arrive = crossroads.machine.edit("arrive")
+    spaced = Machine(
+        "spaced", wait, [], [Signal("lights out", to=off), Signal("the 'boss' calls", to=wait), Signal("go", to=wait)],
+        edits=[type(arrive)("more cars")],
+    )  # fmt: skip
+    session = live(spaced, crossroads.new_context)
+    listed = said(session, "run", "signals")
+    for name in ("'lights out'", "\"the 'boss' calls\"", "go", "'more cars'"):
+        assert any(line[10:].startswith(f"{name} ") or line[10:] == name for line in listed), name
+    answer = said(
+        session, "signal go", "signal \"the 'boss' calls\"", "edit 'more cars' {\"cars\": 2}", "signal lights out",
+        "signal 'lights out", "signal 'lights out'",
+    )  # fmt: skip
+    assert [line for line in answer if not line.startswith("run 1")] == [
+        "sent go", "sent the 'boss' calls", "edited more cars: 2",
+        "error: expected signal NAME JSON, but 'out' is no JSON: Expecting value: line 1 column 1 (char 0)",
+        "error: expected signal NAME, or signal NAME JSON if it carries something, not \"'lights out\": its quotes do "
+        "not match",
+        "sent lights out",
+    ]  # fmt: skip
+    assert session.run.status is Status.DONE
+
+
+def test_forks_are_recorded_beside_the_first_run(tmp_path: Path) -> None:
+    session = live(crossroads.machine, crossroads.new_context, tmp_path / "run.jsonl")
+    answer = said(session, "step 3", "fork", 'edit arrive {"cars": 4}', "run", "fork 2", "run", "runs")
+    assert answer[-3] == "  run 1  paused  step 3 of 3"
+    assert "fork of 1 at step 3, recorded in run-2.jsonl" in answer[-2]
+    assert "fork of 2 at step 2, recorded in run-3.jsonl" in answer[-1]
+    forks = {branch.number: branch.run for branch in session.branches}
+    for number in (2, 3):
+        again = Run(crossroads.machine, crossroads.new_context())
+        assert verify(Journal.open(tmp_path / f"run-{number}.jsonl"), again).verified
+        assert again.context == forks[number].context
+    assert forks[2].context != forks[3].context
+    (tmp_path / "run-4.jsonl").write_text("mine")
+    assert "run-4.jsonl exists already" in said(session, "fork")[0]
+    assert len(session.branches) == 3
+    assert (tmp_path / "run-4.jsonl").read_text() == "mine"
+    (tmp_path / "run-4.jsonl").unlink()
+    assert said(session, "fork 99")[0].startswith("error: ")
+    session.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-2.jsonl", "run-3.jsonl", "run.jsonl"]
+
+
+def test_forks_of_a_run_that_is_not_recorded_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said(live(crossroads.machine, crossroads.new_context), "step", "fork", "run")
+    assert not list(tmp_path.iterdir())

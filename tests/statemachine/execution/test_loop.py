@@ -108,7 +108,8 @@ def test_what_is_caught_is_recorded_and_what_is_not_is_raised() -> None:
         if not isinstance(error, KeyError):
             return None
         context.count = 4
-        return program.lead(0, context, "KeyError"), Raised.of("KeyError", error)
+        raised = Raised.of("KeyError", error)
+        return program.step(0, context, raised, "KeyError"), raised
 
     with pytest.raises(ValueError, match="five"):
         drive(Cursor(0), program.rows, context, timeline, heed=lambda: False, tend=lambda now: None, catch=catch)

@@ -2,11 +2,11 @@
 
 import time
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from statemachine import Edit, End, IllegalMove, Machine, Phase, Run, Signal, Status, Transition, guard
+from statemachine import Edit, End, Guard, IllegalMove, Machine, Phase, Run, Signal, Status, Transition, guard
 from statemachine.execution.timeline import MOST_FRAMES, Event, Frame, Timeline
 from statemachine.execution.travel import state_at
 
@@ -86,6 +86,23 @@ def test_going_back_costs_little_at_a_million_steps() -> None:
         print(f"to {number}: {applied[0]} calls of apply, {(time.perf_counter() - began) * 1e3:.2f} ms")
 
 
+def test_what_waits_while_a_run_rests_in_its_past_keeps_no_frame_of_it() -> None:
+    go = Guard[Sum]("go", lambda context: context.count >= 900)
+    waiting = replace(machine, signals=[Signal("halt", to=End("halted"), when=go)])
+    run = Run(waiting, Sum(limit=1000), keep=True)
+    run.until(lambda run: run.step_count == 600)
+    run.timeline.spacing = 100  # so that it is time for one
+    run.signal("halt", wait=True)
+    time.sleep(0.05)  # and that the run looks up
+    run.goto(100)
+    run.goto(600)
+    assert all(frame.fields["count"] == frame.number for frame in run.timeline.frames)
+    assert run.resume() is Status.DONE
+    assert run.step_count == 900
+    run.goto(700)
+    assert run.context.count == 700
+
+
 def test_frames_agree_with_a_fold_from_the_origin() -> None:
     run = Run(machine, Sum(limit=20_000), keep=True)
     run.until(lambda run: run.step_count == 5000)
@@ -109,7 +126,7 @@ def test_frames_thin_out_when_they_are_many() -> None:
     assert len(timeline.frames) <= MOST_FRAMES
     assert timeline.spacing == 2048 * 16
     assert [frame.number for frame in timeline.frames] == sorted(frame.number for frame in timeline.frames)
-    assert timeline.frame_before(2048 * 4000 + 1).number <= 2048 * 4000 + 1
+    assert timeline.frame_before(2048 * 4000 + 1, 0).number <= 2048 * 4000 + 1
     heavy: Timeline[Sum] = Timeline(machine, machine.program(), Frame(0, 0, {}))
     for number in range(1, 10):
         heavy.keep(Frame(number * 2048, 0, {}, 100_000_000))
@@ -119,7 +136,7 @@ def test_frames_thin_out_when_they_are_many() -> None:
 def test_a_cut_that_was_interrupted_is_finished() -> None:
     timeline: Timeline[Sum] = Timeline(machine, machine.program(), Frame(0, 0, {}))
     arc = machine.program().rows[0].arcs[0]
-    timeline.arcs, timeline.outcomes, timeline.elapsed = [arc] * 9, list(range(9)), array("q", range(9))
+    timeline.arcs, timeline.outcomes, timeline.elapsed = [arc] * 9, list(range(9)), list(range(9))
     timeline.events = [Event(2, "signal", "again"), Event(5, "signal", "again")]
     timeline.rewound = 4
     timeline._cutting = 4, 0, [timeline.events[0], Event(4, "edit", "more", 1)]

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from desk import Approval, Text, begun, desk, machine, written
+from hypothesis import settings
 from hypothesis import strategies as st
-from rule_checks import caught, hold, hold_and_see
+from hypothesis.stateful import invariant
+from rule_checks import BRIEF, caught, hold, hold_and_see
 
 from statemachine import Guard, Signal
 from statemachine.testing import machine_rules
@@ -25,6 +27,28 @@ def signals(approve: type[Signal[Text, Any]], when: Guard[Text] | None = None) -
 def test_a_sound_machine_holds_with_anything_of_the_type() -> None:
     rules = machine_rules(machine, TEXTS, edits=DRAFTS)
     hold_and_see(rules, "signals", "edits")
+
+
+def test_signals_are_left_to_wait_and_taken_later() -> None:
+    hurry = Signal("hurry", to="publish", sources=("review",))
+    waited, taken_later = 0, 0
+
+    class Watched(machine_rules(desk(signals=[hurry], edits=[]), TEXTS)):  # type: ignore[misc]  # made just now
+        waiting = 0
+
+        @invariant()
+        def look(self) -> None:
+            nonlocal waited, taken_later
+            waiting = len(self.run.pending)
+            taken_later += waiting < self.waiting and any(event.kind == "signal" for event in self.run.events)
+            waited += waiting > self.waiting
+            self.waiting = waiting
+
+    for _ in range(5):
+        hold(Watched, settings(BRIEF, derandomize=False))
+        if waited and taken_later:
+            return
+    raise AssertionError(f"{waited} waited, and {taken_later} were taken later")
 
 
 def test_strategies_narrow_what_is_sent_and_what_cannot_be_entered_changes_nothing() -> None:
