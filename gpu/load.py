@@ -259,7 +259,7 @@ def _not_worth_it(name: str, model: ModelConfig, folder: Path) -> str | None:
     if weights < _WORTH_A_START:
         return f"it starts later, and {size(weights)} of weights are too few to make up for that"
     from gpu.onnx.cached import cannot_keep  # imports what need not be waited for where it is not taken
-    from gpu.onnx.fused_graph import cannot_fuse
+    from gpu.onnx.fuse import cannot_fuse
 
     return cannot_fuse(model) or cannot_keep(folder, model)
 

@@ -166,7 +166,7 @@ class _Engine:
 
     def __init__(self, world: StandIn, folder: Path) -> None:
         self._world, self.folder = world, folder
-        self.identity, self.graph = read_export(folder)
+        _, self.identity, self.graph = read_export(folder)
         self.limits = profile_limits(self.identity, self.graph)
         self._contexts = 0
         self._names = [tensor.name for tensor in (*self.graph.graph.input, *self.graph.graph.output)]

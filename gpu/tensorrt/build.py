@@ -71,7 +71,7 @@ def build(
     """
     check_absent(target)
     classes = check_devices(devices)
-    exported, graph = read_export(export)
+    _, exported, graph = read_export(export)
     identity = plan_identity(exported, classes)
     _check_room(stored_size(graph), target)
     log = Errors()

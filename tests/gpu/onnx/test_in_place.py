@@ -54,7 +54,7 @@ def test_onnx_runtime_never_says_that_it_copies(checkpoint: Path) -> None:
     assert said(RUN, checkpoint, "none") == ""
     # It would have said so: memory that is not bound is copied.
     model = ModelConfig.from_folder(checkpoint)
-    exported = cached_export(Checkpoint.open(checkpoint, model), model)
+    exported = cached_export(Checkpoint.open(checkpoint, model), model).folder
     assert "copying past_cache to present_cache" in said(COPIES, exported / "model.onnx")
 
 
