@@ -133,12 +133,14 @@ def choose_engine(
     model = ModelConfig.from_folder(folder)
     lacking = {name: _lacking(name, wanted, kinds) for name in _ENGINES}
     passed: dict[str, str] = {}
+    words = [f"the fastest that runs here{asked and f' with {asked}'}"]
     for name, lack in lacking.items():
-        reason = lack or _missing(name) or (None if asked else _not_worth_it(name, model, folder))
+        missing = None if lack else _missing(name)
+        reason = lack or missing or (None if asked else _not_worth_it(name, model, folder))
         if reason is None:
-            because = f"the fastest that runs here{asked and f' with {asked}'}"
-            return EngineChoice(name, "; ".join([because, *(f"not {other}: {why}" for other, why in passed.items())]))
+            return EngineChoice(name, "; ".join(words))
         passed[name] = reason
+        words.append(f"not {name}: {reason if missing is None else missing.partition(': ')[0]}")  # not what to install
     having = [f"{name} has, and cannot run here: {passed[name]}" for name, lack in lacking.items() if lack is None]
     if having:
         raise OptionError(f"no engine that runs here has {asked}: {'; '.join(having)}")
