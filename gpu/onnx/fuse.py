@@ -42,10 +42,7 @@ def fused(exported: ModelProto, model: ModelConfig, identity: Identity) -> Model
     ExportError
         If a node or constant that is left out is not as it was exported.
     """
-    written = model_of(model, identity).graph
-    made = ModelProto()
-    made.CopyFrom(exported)
-    graph = made.graph
+    graph, written = exported.graph, model_of(model, identity).graph
     attention = {f"{_at(layer)}.joined": _attention(written, layer, model) for layer in range(model.layers)}
     nodes = [new for node in graph.node for new in attention.get(node.name, [node])]
     kept = _needed(nodes, [output.name for output in graph.output])
@@ -60,14 +57,13 @@ def fused(exported: ModelProto, model: ModelConfig, identity: Identity) -> Model
         helper.make_tensor_value_info("cosine_table", TensorProto.FLOAT, table),
         helper.make_tensor_value_info("sine_table", TensorProto.FLOAT, table),
     ]
-    for field, parts in (
-        (graph.node, kept),
-        (graph.input, [part for part in inputs if part.name in read]),
-        (graph.initializer, [part for part in (*graph.initializer, _JOINED) if part.name in read]),
-    ):
-        copies = [type(part).FromString(part.SerializeToString()) for part in parts]
-        del field[:]
-        field.extend(copies)
+    made = ModelProto()
+    made.CopyFrom(exported)
+    for field in ("node", "input", "initializer"):
+        made.graph.ClearField(field)
+    made.graph.node.extend(kept)
+    made.graph.input.extend(part for part in inputs if part.name in read)
+    made.graph.initializer.extend(part for part in (*graph.initializer, _JOINED) if part.name in read)
     if all(operators.domain != DOMAIN for operators in made.opset_import):
         made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return made
