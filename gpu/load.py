@@ -1,7 +1,7 @@
 """Chooses an engine for a checkpoint, loads it and checks it."""
 
 import math
-from collections.abc import Callable, Container, Sequence, Set
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,10 @@ _DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda, "ten
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
     "cuda": ("decode", "quantize", "timeout"),
     "onnx": ("export", "quantize"),
-    "tensorrt": ("plan", "dtype", "timeout"),
+    "tensorrt": ("plan", "dtype", "decode", "timeout"),
 }
 _QUANTIZED = {"cuda": ("int8", "fp8"), "onnx": ("int8", "int4")}  # what an engine can quantise weights to
+_DECODES = {"cuda": ("per-op", "persistent"), "tensorrt": ("whole", "fitted")}  # the ways in which an engine decodes
 _WEIGHTS = {
     "cuda": "bfloat16",
     "numpy": "float32",
@@ -124,7 +125,7 @@ def choose_engine(
         If no engine that runs here has what is asked for; the error names those that have, and what each is missing.
     """
     kinds = [kind for kind in ([quantize] if isinstance(quantize, str) else quantize or ()) if kind is not None]
-    wanted = [option for option, value in options.items() if value is not None]
+    wanted = {option: value for option, value in options.items() if value is not None}
     asked = " and ".join(
         [f"the option {option}" for option in wanted] + [f"{printable(kind, 80)} weights" for kind in kinds]
     )
@@ -132,12 +133,14 @@ def choose_engine(
     model = ModelConfig.from_folder(folder)
     lacking = {name: _lacking(name, wanted, kinds) for name in _ENGINES}
     passed: dict[str, str] = {}
+    words = [f"the fastest that runs here{asked and f' with {asked}'}"]
     for name, lack in lacking.items():
-        reason = lack or _missing(name) or (None if asked else _not_worth_it(name, model, folder))
+        missing = None if lack else _missing(name)
+        reason = lack or missing or (None if asked else _not_worth_it(name, model, folder))
         if reason is None:
-            because = f"the fastest that runs here{asked and f' with {asked}'}"
-            return EngineChoice(name, "; ".join([because, *(f"not {other}: {why}" for other, why in passed.items())]))
+            return EngineChoice(name, "; ".join(words))
         passed[name] = reason
+        words.append(f"not {name}: {reason if missing is None else missing.partition(': ')[0]}")  # not what to install
     having = [f"{name} has, and cannot run here: {passed[name]}" for name, lack in lacking.items() if lack is None]
     if having:
         raise OptionError(f"no engine that runs here has {asked}: {'; '.join(having)}")
@@ -186,8 +189,8 @@ def load_engine(
         anything else that takes long, as compiling kernels does.
     **options
         What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; onnx: `export`,
-        `quantize`, see `OnnxEngine`; tensorrt: `plan`, `dtype`, `timeout`, see `TensorRTEngine`); None leaves the
-        choice to it.
+        `quantize`, see `OnnxEngine`; tensorrt: `plan`, `dtype`, `decode`, `timeout`, see `TensorRTEngine`); None leaves
+        the choice to it.
 
     Raises
     ------
@@ -243,9 +246,11 @@ def _missing(name: str) -> str | None:
     return _MISSING[name]() if name in _MISSING else None
 
 
-def _lacking(name: str, options: Sequence[str], kinds: Sequence[str]) -> str | None:
+def _lacking(name: str, options: Mapping[str, Any], kinds: Sequence[str]) -> str | None:
     """Say which of these options and kinds of weights an engine does not have at all, if any."""
     lacking = [f"it has no option {option}" for option in options if option not in _OPTIONS.get(name, ())]
+    if name in _DECODES and options.get("decode", _DECODES[name][0]) not in _DECODES[name]:
+        lacking.append(f"it decodes {' or '.join(_DECODES[name])}")
     if not {*kinds} <= {*_QUANTIZED.get(name, ())}:
         lacking.append(f"its weights are {' or '.join((_WEIGHTS[name], *_QUANTIZED.get(name, ())))}")
     return " and ".join(lacking) or None
@@ -259,7 +264,7 @@ def _not_worth_it(name: str, model: ModelConfig, folder: Path) -> str | None:
     if weights < _WORTH_A_START:
         return f"it starts later, and {size(weights)} of weights are too few to make up for that"
     from gpu.onnx.cached import cannot_keep  # imports what need not be waited for where it is not taken
-    from gpu.onnx.fused_graph import cannot_fuse
+    from gpu.onnx.fuse import cannot_fuse
 
     return cannot_fuse(model) or cannot_keep(folder, model)
 

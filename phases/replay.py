@@ -118,7 +118,8 @@ def load_generator(
 ) -> "Generator":
     """Load the model that a journal names (or that stands elsewhere now), as it was then.
 
-    That is, with the same engine, capacity, rows and threads, and weights quantised in the same way.
+    That is, with the same engine, capacity, rows and threads, weights quantised in the same way, and decoding in the
+    way that was recorded, if one was.
 
     A journal comes from anywhere and can name anything: what it names is loaded if it is a folder here, and never asked
     for at the hub; name it in `model` for that.
@@ -147,6 +148,9 @@ def load_generator(
         options[name] = number
     options["max_batch"] = options["max_batch"] or len(request_of(journal).requests)
     options["quantize"] = quantize_of(journal)
+    options["decode"] = decode = environment.get("decode")
+    if not isinstance(decode, str | None):
+        raise JournalError(f"{journal.path}: {shown(decode)} is no way to decode")
     engine = str(environment.get("engine", "auto"))
     if (refused := refused_engine(engine)) is not None:
         raise JournalError(f"{journal.path} cannot be run again: {shown(refused)}")
@@ -160,5 +164,5 @@ def load_generator(
 def loaded_as(journal: Journal, model: str | None = None) -> str:
     """Equal for journals that `load_generator` loads the same model in the same way for."""
     environment = journal.header.environment
-    names = ("source", "engine", "rows", "capacity", "threads", "quantize", "model")
+    names = ("source", "engine", "rows", "capacity", "threads", "quantize", "decode", "model")
     return repr([model, *(environment.get(name) for name in names)])

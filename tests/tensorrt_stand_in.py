@@ -18,7 +18,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from emulated_device import CAN_EMULATE, EmulatedDevice
 from onnx import GraphProto, ModelProto
 
@@ -34,6 +33,7 @@ CAN_STAND_IN = CAN_EMULATE and missing() is None
 Call = tuple[str, str, tuple[Any, ...]]  # of which object, what, with what
 Limits = tuple[tuple[int, ...], tuple[int, ...]]
 SAID = "a word of TensorRT"
+ROWS, CAPACITY, POSITIONS, LAYERS = 3, 24, 28, 2  # of the engine and the plan that most tests load
 _NOTHING = object()
 _NUMBERS = {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
 _KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "typing.SupportsInt": (int,), "tuple": (tuple,), "list": (list,),
@@ -78,6 +78,11 @@ def _is_a(argument: Any, kind: str) -> bool:
     return name in {of.__name__ for of in type(argument).__mro__} or getattr(argument, "of_class", None) == name
 
 
+def names_of(calls: typing.Iterable[Call]) -> list[str]:
+    """Give what was called, each as `decode.set_input_shape`."""
+    return [f"{of}.{name}" for of, name, _ in calls]
+
+
 class Noted:
     """An object of TensorRT's as a caller sees it: what its class has in the real bindings, and nothing else."""
 
@@ -115,6 +120,8 @@ class Noted:
 
 class StandIn:
     """Makes runtimes, as `tensorrt.Runtime` does, whose work goes into the stream of an emulated device.
+
+    The first context that is made is called prefill, the others are decode, decode 2 and so on.
 
     Attributes
     ----------
@@ -166,7 +173,7 @@ class _Engine:
 
     def __init__(self, world: StandIn, folder: Path) -> None:
         self._world, self.folder = world, folder
-        self.identity, self.graph = read_export(folder)
+        _, self.identity, self.graph = read_export(folder)
         self.limits = profile_limits(self.identity, self.graph)
         self._contexts = 0
         self._names = [tensor.name for tensor in (*self.graph.graph.input, *self.graph.graph.output)]
@@ -174,6 +181,11 @@ class _Engine:
             tensor.name: tensor.type.tensor_type for tensor in (*self.graph.graph.input, *self.graph.graph.output)
         }
         self.num_io_tensors = len(self._names)
+        steps = ModelProto.FromString(self.graph.SerializeToString())
+        world.changes_steps(steps.graph)
+        self.sessions = [
+            open_session(graph.SerializeToString(), data=folder, threads=1) for graph in (self.graph, steps)
+        ]
         self.__dict__ |= world.says
 
     def get_tensor_name(self, index: int) -> str:
@@ -203,8 +215,8 @@ class _Engine:
         return Noted(self._world, "config", "IRuntimeConfig", _Config())
 
     def create_execution_context(self, how: Any) -> Any:
-        name = ("prefill", "decode")[self._contexts]
-        self._contexts += 1
+        number, self._contexts = self._contexts, self._contexts + 1
+        name = ("prefill", "decode")[number] if number < 2 else f"decode {number}"
         return Noted(self._world, name, "IExecutionContext", _Context(self._world, self, name))
 
 
@@ -247,7 +259,7 @@ class _Context:
         self._memory = (0, 0)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
-        self._session = self._opened()
+        self._session = engine.sessions[name != "prefill"]
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self._profile = profile
@@ -300,13 +312,6 @@ class _Context:
     def _bind(self, bind: Any, name: str, shape: tuple[int, ...], address: int) -> None:
         bind(name, "cpu", 0, _NUMBERS[self._engine.get_tensor_dtype(name).name], shape, address)
 
-    def _opened(self) -> onnxruntime.InferenceSession:
-        graph = self._engine.graph
-        if self._name == "decode":
-            graph = type(graph).FromString(graph.SerializeToString())
-            self._world.changes_steps(graph.graph)
-        return open_session(graph.SerializeToString(), data=self._engine.folder, threads=1)
-
 
 def write_stand_in_plan(
     folder: Path, target: Path, *, rows: int, capacity: int, positions: int | None = None, chunk: int = 256,
@@ -340,7 +345,7 @@ class Ada(EmulatedDevice):
 
 def stood_in(
     folder: Path, *, max_batch: int = 8, capacity: int | None = None, self_check: bool = True,
-    device: EmulatedDevice | None = None, **_: Any,
+    device: EmulatedDevice | None = None, decode: str | None = None, **_: Any,
 ) -> Engine:  # fmt: skip
     """Load a checkpoint into the TensorRT engine, with the stand-in."""
     from gpu.tensorrt.engine import TensorRTEngine
@@ -352,7 +357,7 @@ def stood_in(
         plan = write_stand_in_plan(folder, Path(made) / "plan", rows=max_batch, capacity=capacity)
         engine = TensorRTEngine(
             model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity, device=device, plan=plan,
-            runtime=StandIn(device),
+            decode=decode, runtime=StandIn(device),
         )  # fmt: skip
         if self_check:
             check_engine(engine)

@@ -3,6 +3,7 @@
 import queue
 import re
 import threading
+from functools import cache
 from pathlib import Path
 
 from gpu.checkpoint.config import ModelConfig
@@ -20,8 +21,9 @@ def resolve_checkpoint(path_or_hub_id: str | Path) -> Path:
 
     A folder on this disk wins over a hub id of the same name. Of a hub model, config.json is fetched and checked
     first, so that an unsupported model is refused before its weights are fetched. A hub that does not answer soon is
-    taken as absent: what is in the cache is used then. Cache, offline mode, patience and tokens are those of
-    huggingface_hub (`HF_HOME`, `HF_HUB_OFFLINE`, `HF_HUB_ETAG_TIMEOUT`, `HF_TOKEN`).
+    taken as absent: what is in the cache is used then. A process asks once for a model that it has found. Cache,
+    offline mode, patience and tokens are those of huggingface_hub (`HF_HOME`, `HF_HUB_OFFLINE`,
+    `HF_HUB_ETAG_TIMEOUT`, `HF_TOKEN`).
 
     Raises
     ------
@@ -43,6 +45,7 @@ def resolve_checkpoint(path_or_hub_id: str | Path) -> Path:
     return _fetch(name)
 
 
+@cache
 def _fetch(hub_id: str) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import (

@@ -14,7 +14,7 @@ from gpu.checkpoint.index import Checkpoint
 from gpu.errors import ExportError
 from gpu.memory import size
 from gpu.onnx.data import data_size
-from gpu.onnx.export import check_export, export
+from gpu.onnx.export import Export, check_export, export
 from gpu.onnx.identity import FORMAT, Identity
 from gpu.printable import printable
 from gpu.user_cache import user_cache
@@ -23,8 +23,8 @@ from gpu.whole_folder import remove_folder, sweep_parts
 DTYPE = "float32"  # the one that ONNX Runtime computes in on a CPU
 
 
-def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | None = None) -> Path:
-    """Give the folder of the checkpoint's export, which is made first if it is not there, or not whole.
+def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | None = None) -> Export:
+    """Read the checkpoint's export, which is made first if it is not there, or not whole.
 
     It fits any capacity and any number of rows. Of processes that want it at once, one makes it, and the others wait.
 
@@ -38,29 +38,31 @@ def cached_export(checkpoint: Checkpoint, model: ModelConfig, quantize: str | No
     model_print = model_fingerprint(checkpoint.folder)
     folder, wanted = _place(model_print, quantize), Identity(model_print, DTYPE, quantize=quantize)
 
-    def is_whole() -> bool:
+    def kept() -> Export | None:
         if folder.is_dir():
             with suppress(ExportError):
-                return check_export(folder, model, model_print).with_weights("") == wanted
-        return False
+                found = check_export(folder, model, model_print)
+                return found if found.identity.with_weights("") == wanted else None
+        return None
 
-    if is_whole():
-        return folder
+    if (found := kept()) is not None:
+        return found
     try:
         with _alone_at(folder, checkpoint):
-            if not is_whole():
-                if folder.is_dir():
-                    remove_folder(folder)
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                sweep_parts(folder)
-                export(checkpoint, model, folder, dtype=DTYPE, quantize=quantize)
+            if (found := kept()) is not None:
+                return found
+            if folder.is_dir():
+                remove_folder(folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            sweep_parts(folder)
+            export(checkpoint, model, folder, dtype=DTYPE, quantize=quantize)
+            return check_export(folder, model, model_print)
     except OSError as error:
         raise ExportError(
             f"the export of the model cannot be kept in {printable(folder.parent)} "
             f"({printable(error.strerror or error)}): make room there, or set XDG_CACHE_HOME to a folder that can be "
             f"written to"
         ) from None
-    return folder
 
 
 @contextmanager

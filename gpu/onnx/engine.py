@@ -16,8 +16,8 @@ from gpu.memory import check_capacity, check_weights, too_large
 from gpu.onnx.cached import DTYPE, cached_export
 from gpu.onnx.codes import CODES
 from gpu.onnx.data import places
-from gpu.onnx.export import check_export
-from gpu.onnx.fused_graph import cannot_fuse, fused_of
+from gpu.onnx.export import check_export, told
+from gpu.onnx.fuse import cannot_fuse, fused
 from gpu.onnx.graph import cache_names
 from gpu.onnx.identity import FORMAT, Identity
 from gpu.onnx.lora import no_adapter
@@ -31,9 +31,11 @@ _NOT_YET, _IN_TURN = "none yet", "one row after the other"
 
 
 class OnnxEngine(HostEngine):
-    """Runs a model of the Llama family in float32: the layers and weights of what `gpu.onnx.export` makes of it.
+    """Runs a model of the Llama family in float32: the graph that `gpu.onnx.export` made of it.
 
-    With `quantize`, products are of codes of 8 or 4 bits, and activations are rounded to 8 bits where they meet them.
+    The file's graph is read, and what attends in it becomes one operator a layer, see `gpu.onnx.fuse`. Where the
+    operator does not take the model's heads, the graph runs as it is, and rows decode one after the other. With
+    `quantize`, products are of codes of 8 or 4 bits, and activations are rounded to 8 bits where they meet them.
 
     The graph takes the cache and gives it back in the same memory, and is told how many positions each row has: a step
     costs what the rows hold, not what they could hold. Prompts, and a row that decodes alone, go through it on the
@@ -65,8 +67,7 @@ class OnnxEngine(HostEngine):
     ExportError
         If the export cannot be made or kept, is damaged, or is one of another model.
     OptionError
-        If there are no such codes, or the export is made for others, or for another dtype, capacity or number of rows;
-        if the model's heads are of an odd size.
+        If there are no such codes, or the export is made for others, or for another dtype, capacity or number of rows.
     """
 
     name = "onnx"
@@ -84,8 +85,6 @@ class OnnxEngine(HostEngine):
     ) -> None:
         if quantize not in (None, *CODES):
             raise OptionError(f"quantize is {quantize!r}: expected {' or '.join(CODES)}")
-        if reason := cannot_fuse(model):
-            raise OptionError(f"the engine onnx does not take this model: {reason}; the engine numpy does")
         chunk = min(_CHUNK, capacity)
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
@@ -100,35 +99,39 @@ class OnnxEngine(HostEngine):
         weights = sum(sizes.values())
         check_weights(weights)
         check_capacity(rows, capacity, needs, weights=weights)
-        lora_rank = None
         if export is None:
-            folder = cached_export(checkpoint, model, quantize)
+            folder, identity, graph = cached_export(checkpoint, model, quantize)
         else:
-            folder = Path(export)
-            identity = check_export(folder, model, model_fingerprint(checkpoint.folder))
+            folder, identity, graph = check_export(Path(export), model, model_fingerprint(checkpoint.folder))
             _check_fits(identity, rows, capacity, quantize)
-            lora_rank = identity.lora_rank
         try:
             super().__init__(model, rows=rows, capacity=capacity)
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
-        self._threads, self._chunk, self._quantize, self._lora_rank = threads or 1, chunk, quantize, lora_rank
-        self._adapter = {} if lora_rank is None else no_adapter(model)
+        self._threads, self._chunk, self._identity = threads or 1, chunk, identity
         table_is_head = model.tied_embeddings and quantize is None
         unread = 0 if table_is_head else sizes[EMBEDDINGS]  # but for the rows of the tokens
         self._weight_bytes = weights - unread
         checkpoint.announce("starting ONNX Runtime")
-        identity = Identity("", quantize=quantize, lora_rank=lora_rank)
-        graph = fused_of(model, identity).SerializeToString()
-        self._session: Session | None = open_session(graph, data=folder, threads=self._threads)
-        self._batches = _NOT_YET
+        self._unfused = cannot_fuse(model)
+        if self._unfused is None:
+            with told(folder):
+                graph = fused(graph, model, identity)
+        self._inputs = [entry.name for entry in graph.graph.input]
+        self._session: Session | None = open_session(graph.SerializeToString(), data=folder, threads=self._threads)
+        self._batches = _NOT_YET if self._unfused is None else f"{_IN_TURN}: {self._unfused}"
         self._same: set[int] = set()  # so many rows together were seen to have the bits that each has alone
         half = model.head_dim // 2
         cosine, sine = model.rope.table(model.head_dim, capacity)
-        self._cosine, self._sine = cosine[:, :half].copy(), sine[:, half:].copy()  # [capacity, head_dim / 2]
+        self._of_all_rows = {  # inputs that are no row's
+            "cosine_table": cosine[:, :half].copy(), "sine_table": sine[:, half:].copy(),  # [capacity, head_dim / 2]
+            **({} if identity.lora_rank is None else no_adapter(model)),
+        }  # fmt: skip
+        self._positions = np.arange(capacity)  # [capacity]
         self._ids = np.zeros((rows, 1), np.int32)  # [rows, 1], tokens of a step
         self._lengths = np.ones(rows, np.int32)  # [rows], tokens that are fed
-        self._last = np.zeros(rows, np.int32)  # [rows], the position of the last one
+        self._first = np.zeros(rows, np.int64)  # [rows], the position of the first one
+        self._last = np.zeros(rows, np.int32)  # [rows], that of the last one
         self._longest = np.ones(1, np.int32)  # positions of the row that has most of them
         self._together = np.zeros((min(rows, _TOGETHER), model.vocab), np.float32)  # of rows that decode together
         self._bindings: dict[tuple[int, int], Binding] = {}  # of a step, by the first row and how many
@@ -174,14 +177,14 @@ class OnnxEngine(HostEngine):
         return {
             "engine": self.name,
             "dtype": DTYPE,
-            "quantize": self._quantize,
-            **({} if self._quantize is None else {"activations": "int8"}),
-            **({} if self._lora_rank is None else {"lora_rank": self._lora_rank}),
+            "quantize": self._identity.quantize,
+            **({} if self._identity.quantize is None else {"activations": "int8"}),
+            **({} if self._identity.lora_rank is None else {"lora_rank": self._identity.lora_rank}),
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
             "graph": FORMAT,
-            "attention": "fused",
+            "attention": "fused" if self._unfused is None else "as exported",
             "onnxruntime": VERSION,
             "numpy": np.__version__,
             **processor(),
@@ -251,7 +254,8 @@ class OnnxEngine(HostEngine):
         buffers, first, count = self.buffers, rows[0], rows[-1] - rows[0] + 1
         here = slice(first, first + count)
         lengths = self.kv_cache.lengths[here]
-        self._last[here], self._lengths[here], self._longest[0] = lengths, 1, max(lengths) + 1
+        self._first[here] = self._last[here] = lengths
+        self._lengths[here], self._longest[0] = 1, max(lengths) + 1
         self._ids[here] = 0
         self._ids[rows, 0] = buffers.next_token[rows]
         resting = [(row, lengths[row - first]) for row in {*range(first, first + count)}.difference(rows)]
@@ -263,14 +267,16 @@ class OnnxEngine(HostEngine):
 
     def _feed(self, row: int, start: int, ids: npt.NDArray[np.int32]) -> None:
         """Run tokens of a row through the graph, at positions from `start` on; its logits are those of the last one."""
-        end = start + len(ids)
-        self._lengths[row], self._last[row], self._longest[0] = len(ids), end - 1, end
-        if len(ids) == 1:
+        end, is_step = start + len(ids), len(ids) == 1
+        self._lengths[row], self._first[row], self._last[row], self._longest[0] = len(ids), start, end - 1, end
+        binding = self._bound(row, 1) if is_step else self._prompt_bindings[row]
+        if is_step:
             self._ids[row] = ids
-            self._run(self._bound(row, 1))
         else:
-            bind(self._prompt_bindings[row].bind_input, "input_ids", ids[None])
-            self._run(self._prompt_bindings[row])
+            bind(binding.bind_input, "input_ids", ids[None])
+        if self._unfused is not None:  # it tells by their number how many are looked at
+            bind(binding.bind_input, "positions", self._positions[:end])
+        self._run(binding)
 
     def _bound(self, first: int, count: int) -> Binding:
         """Give the binding of neighbours that take a step, which is made once."""
@@ -281,18 +287,17 @@ class OnnxEngine(HostEngine):
     def _new_binding(self, first: int, count: int) -> Binding:
         """Bind all that the graph takes and gives to the memory of neighbours; past and present cache are the same."""
         binding, here = self._opened().io_binding(), slice(first, first + count)
-        bind(binding.bind_input, "input_ids", self._ids[here])
-        bind(binding.bind_input, "input_lengths", self._lengths[here])
-        bind(binding.bind_input, "last_position", self._last[here])
-        bind(binding.bind_input, "longest", self._longest)
-        bind(binding.bind_input, "cosine", self._cosine)
-        bind(binding.bind_input, "sine", self._sine)
-        bind(binding.bind_output, "logits", self.buffers.logits[here] if count == 1 else self._together[:count])
+        taken = {
+            "input_ids": self._ids[here], "input_lengths": self._lengths[here], "write_index": self._first[here],
+            "positions": self._positions, "last_position": self._last[here], "longest": self._longest,
+            **self._of_all_rows,
+        }  # fmt: skip
+        for name in taken.keys() & self._inputs:
+            bind(binding.bind_input, name, taken[name])
         for layer in range(self.model.layers):
             for name, cache in zip(cache_names(layer), self.buffers.kv_cache[layer], strict=True):
                 bind_cache(binding, name, cache[here])
-        for name, matrix in self._adapter.items():
-            bind(binding.bind_input, name, matrix)
+        bind(binding.bind_output, "logits", self.buffers.logits[here] if count == 1 else self._together[:count])
         return binding
 
     def _run(self, binding: Binding) -> None:

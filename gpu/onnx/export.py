@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
@@ -53,7 +54,7 @@ def export(
     max_batch : int, optional
         Rows that will run together, for whoever compiles the graph; its batch is any number.
     quantize : {"int8", "int4"}, optional
-        Matrices of products as codes of so many bits, which ONNX Runtime alone multiplies by.
+        Matrices of products as codes of so many bits, which ONNX Runtime alone multiplies by, in float32.
     lora_rank : int, optional
         The graph takes a LoRA adapter of this rank at most as further inputs, see `gpu.onnx.graph.model_of`; without
         one, zeros of rank 1. It costs a step of 12 layers of 768 about 0.9 ms on one thread of a CPU, adapter or none.
@@ -79,6 +80,8 @@ def export(
         model_fingerprint(checkpoint.folder), dtype, capacity, max_batch, quantize=quantize, lora_rank=lora_rank
     )
     _check_rank(model, identity)
+    if quantize is not None and dtype != "float32":
+        raise ExportError(f"{quantize} weights are multiplied by float32 numbers: leave out {dtype}, or {quantize}")
     if capacity is not None and capacity - spare > model.max_positions:
         raise ExportError(f"a capacity of {capacity} was asked for, the model has {model.max_positions} positions")
     if os.path.lexists(target):
@@ -100,32 +103,48 @@ def export(
     return identity
 
 
-def read_export(folder: Path) -> tuple[Identity, onnx.ModelProto]:
-    """Read an export without its checkpoint: what it says of itself, and its graph, whose data are those beside it.
+class Export(NamedTuple):
+    """An export that was read and found whole."""
+
+    folder: Path
+    identity: Identity  # what it says of itself
+    graph: onnx.ModelProto  # its data are in the folder
+
+
+def read_export(folder: Path) -> Export:
+    """Read an export without its checkpoint.
 
     Raises
     ------
     ExportError
         If it is no export, is one of another version, or its graph or data were changed or cut short.
     """
-    with _told(folder):
+    with told(folder):
         return _read(folder)
 
 
-def check_export(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) -> Identity:
-    """Read what an export says of itself, and see that its graph and its data are those that it must have then.
+def check_export(folder: Path, model: ModelConfig, checkpoint_fingerprint: str) -> Export:
+    """Read an export, and see that it is of this checkpoint, and takes and gives what is bound to it.
 
     Raises
     ------
     ExportError
         If it is no export, is one of another model or version, or its graph or data were changed or cut short.
     """
-    with _told(folder):
-        identity, graph = _read(folder, checkpoint_fingerprint)
-        _check_rank(model, identity)
-        if graph != model_of(model, identity):
+    with told(folder):
+        found = _read(folder, checkpoint_fingerprint)
+        _check_rank(model, found.identity)
+        if _interface(found.graph) != _interface(model_of(model, found.identity)):
             raise ExportError(_CHANGED)
-        return identity
+        return found
+
+
+def _interface(graph: onnx.ModelProto) -> tuple[object, ...]:
+    """Give what is relied on by whoever runs a graph: what goes in and out, which data it reads, and its operators."""
+    stored = [tensor for tensor in graph.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    operators = {(node.domain, node.op_type) for node in graph.graph.node}
+    elsewhere = [*graph.functions, *graph.graph.sparse_initializer]
+    return [*graph.graph.input], [*graph.graph.output], stored, operators, [*graph.opset_import], elsewhere
 
 
 def _check_rank(model: ModelConfig, identity: Identity) -> None:
@@ -138,7 +157,8 @@ def _check_rank(model: ModelConfig, identity: Identity) -> None:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def told(folder: Path) -> Iterator[None]:
+    """Say of every fault of an export which one has it, and what to do."""
     try:
         yield
     except ExportError as error:
@@ -147,7 +167,7 @@ def _told(folder: Path) -> Iterator[None]:
         raise ExportError(f"{printable(folder)} cannot be read: {printable(error.strerror or error)}") from None
 
 
-def _read(folder: Path, checkpoint_fingerprint: str | None = None) -> tuple[Identity, onnx.ModelProto]:
+def _read(folder: Path, checkpoint_fingerprint: str | None = None) -> Export:
     for name in (GRAPH_FILE, DATA_FILE):
         if not (folder / name).is_file():
             raise ExportError(f"it holds no {name}")
@@ -165,7 +185,7 @@ def _read(folder: Path, checkpoint_fingerprint: str | None = None) -> tuple[Iden
         raise ExportError(f"{DATA_FILE} has {length} bytes, expected {expected}")
     if fingerprint([data]) != identity.weights:
         raise ExportError(f"{DATA_FILE} does not hold what was exported: it was changed")
-    return identity, graph
+    return Export(folder, identity, graph)
 
 
 def _read_graph(path: Path) -> onnx.ModelProto:

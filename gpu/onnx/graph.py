@@ -1,4 +1,4 @@
-"""The model as one graph of standard operators: read `Decoder.graph` from top to bottom for the forward pass."""
+"""The model as one graph of standard operators: read `_Decoder.graph` from top to bottom for the forward pass."""
 
 import hashlib
 from collections.abc import Sequence
@@ -39,14 +39,10 @@ def model_of(model: ModelConfig, identity: Identity) -> ModelProto:
     Outputs: `logits` [batch, vocab] float32, and the caches once more as `present.kv_cache.L.keys` and `.values`, which
     may be the same memory: only the positions from write_index on are written.
     """
-    return whole(Decoder(model, identity).graph(), identity)
-
-
-def whole(graph: GraphProto, identity: Identity, *, contributed: bool = False) -> ModelProto:
-    """Say of a graph what operators it is made of, and what it is."""
     operators = [helper.make_opsetid("", OPSET)]
-    if contributed or identity.quantize is not None:
+    if identity.quantize is not None:
         operators.append(helper.make_opsetid(DOMAIN, 1))
+    graph = _Decoder(model, identity).graph()
     made = helper.make_model(graph, opset_imports=operators, ir_version=_IR_VERSION, producer_name="phasewalk")
     helper.set_model_props(made, identity.metadata())
     seal(made)
@@ -79,7 +75,7 @@ def _unseal(model: ModelProto) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-class Decoder:
+class _Decoder:
     """Writes the nodes of a graph, each named as what it gives."""
 
     def __init__(self, model: ModelConfig, identity: Identity) -> None:
@@ -112,7 +108,13 @@ class Decoder:
         return helper.make_graph(
             [*self._nodes.values()],
             "phasewalk",
-            [*self._inputs(), *self._caches(""), *self._adapter()],
+            [
+                helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["batch", "sequence"]),
+                helper.make_tensor_value_info("input_lengths", TensorProto.INT32, ["batch"]),
+                helper.make_tensor_value_info("write_index", TensorProto.INT64, ["batch"]),
+                helper.make_tensor_value_info("positions", TensorProto.INT64, ["attended"]),
+                *self._caches(""), *self._adapter(),
+            ],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.vocab]),
              *self._caches("present.")],
             [*self._constants.values(), *(self._weight(place) for place in self._places)],
@@ -128,12 +130,8 @@ class Decoder:
         length = self._node("Shape", "input_ids", name="sequence_shape", start=1, end=2)
         length = self._node("Squeeze", length, name="sequence")
         offsets = self._node("Range", "first", length, "step", name="offsets")
-        start = self._node("Unsqueeze", self._first_position(), "ones", name="start")
+        start = self._node("Unsqueeze", "write_index", "ones", name="start")
         self._node("Add", start, offsets, name="query_positions")
-
-    def _first_position(self) -> str:
-        """[batch] int64: where the first token stands that is fed."""
-        return "write_index"
 
     def _mask(self) -> None:
         """`mask`, [batch, 1, sequence, attended] bool: a token sees what stands at its position and before it."""
@@ -178,11 +176,6 @@ class Decoder:
 
     def _attention(self, layer: int, normed: str) -> str:
         """Grouped-query attention of the tokens over what the cache holds, theirs included."""
-        at = f"model.layers.{layer}.self_attn.o_proj"
-        return self._linear(self._in_company(self._attend(layer, normed)), at, bias=self._model.output_bias)
-
-    def _attend(self, layer: int, normed: str) -> str:
-        """[batch, sequence, heads * head_dim]: keys and values are written to the cache, and it is looked at."""
         model, at = self._model, f"model.layers.{layer}.self_attn."
         q = self._heads(normed, at + "q", model.heads, norm=model.qk_norm, turn=True)
         k = self._heads(normed, at + "k", model.kv_heads, norm=model.qk_norm, turn=True)
@@ -194,24 +187,22 @@ class Decoder:
         attended = self._node("Attention", q, keys, values, "mask", name=at + "attended")
         tokens = self._node("Transpose", attended, name=at + "tokens", perm=[0, 2, 1, 3])
         self._integers("joined_heads", [0, 0, model.heads * model.head_dim])
-        return self._node("Reshape", tokens, "joined_heads", name=at + "joined")
+        joined = self._node("Reshape", tokens, "joined_heads", name=at + "joined")
+        return self._linear(self._in_company(joined), at + "o_proj", bias=model.output_bias)
 
     def _heads(self, normed: str, at: str, heads: int, *, norm: bool = False, turn: bool = False) -> str:
         """[batch, heads, sequence, head_dim]: one projection, its heads normalised and turned."""
+        projected = self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias, company=False)
         self._integers(f"split_{heads}", [0, 0, heads, self._model.head_dim])
-        split = self._node("Reshape", self._projected(normed, at), f"split_{heads}", name=f"{at}.split")
-        x = self._node("Transpose", split, name=f"{at}.heads", perm=[0, 2, 1, 3])
+        x = self._node("Reshape", projected, f"split_{heads}", name=f"{at}.split")
         if norm:
             x = self._norm(x, f"{at}_norm")
+        x = self._node("Transpose", x, name=f"{at}.heads", perm=[0, 2, 1, 3])
         if not turn:
             return x
         # In float32 whatever the dtype: a rounded cosine would shorten keys and queries.
         turned = self._node("RotaryEmbedding", self._float32(x, f"{at}.wide"), "cosine", "sine", name=f"{at}.turned")
         return self._narrow(turned, f"{at}.rotated")
-
-    def _projected(self, normed: str, at: str) -> str:
-        """[batch, sequence, numbers of all heads]: what attention takes."""
-        return self._linear(normed, f"{at}_proj", bias=self._model.qkv_bias, company=False)
 
     def _seen(self, cache: str) -> str:
         """The positions of the cache that are looked at; what lies behind may hold anything, even NaN."""
@@ -331,14 +322,6 @@ class Decoder:
         """Add a constant; one that several need is there once."""
         constant = numpy_helper.from_array(np.asarray(value), name)
         assert self._constants.setdefault(name, constant) == constant
-
-    def _inputs(self) -> list[ValueInfoProto]:
-        return [
-            helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["batch", "sequence"]),
-            helper.make_tensor_value_info("input_lengths", TensorProto.INT32, ["batch"]),
-            helper.make_tensor_value_info("write_index", TensorProto.INT64, ["batch"]),
-            helper.make_tensor_value_info("positions", TensorProto.INT64, ["attended"]),
-        ]
 
     def _caches(self, prefix: str) -> list[ValueInfoProto]:
         return [

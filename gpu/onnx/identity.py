@@ -7,7 +7,7 @@ from gpu.errors import ExportError
 from gpu.onnx.codes import CODES
 from gpu.printable import printable
 
-FORMAT = 5  # of the graph and its files; another number is another graph
+FORMAT = 6  # of the graph and its files; another number is another graph
 DTYPES = ("float32", "bfloat16", "float16")
 _PREFIX = "phasewalk."
 

@@ -71,7 +71,7 @@ def build(
     """
     check_absent(target)
     classes = check_devices(devices)
-    exported, graph = read_export(export)
+    _, exported, graph = read_export(export)
     identity = plan_identity(exported, classes)
     _check_room(stored_size(graph), target)
     log = Errors()
@@ -100,7 +100,12 @@ def build(
 
 
 def plan_identity(exported: Identity, classes: tuple[str, ...]) -> PlanIdentity:
-    """Give what the plan of an export says of itself; PlanError if the export is not for one capacity and batch."""
+    """Give what the plan of an export says of itself; PlanError if it cannot be one of that export."""
+    if exported.quantize is not None:
+        raise PlanError(
+            f"the export has {exported.quantize} weights, which ONNX Runtime alone multiplies by: export the "
+            f"checkpoint without --quantize"
+        )
     capacity = _fixed("capacity", exported.capacity, _MOST_POSITIONS)
     rank = exported.lora_rank
     return PlanIdentity(

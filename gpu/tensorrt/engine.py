@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from gpu.cuda.arena import Array, Plan, size_of
 from gpu.cuda.cache_numbers import CACHE_NUMBERS
 from gpu.cuda.device import Device, Lines
 from gpu.cuda.device_engine import DeviceEngine
-from gpu.cuda.shape import Shape, drawing_digest
+from gpu.cuda.shape import Shape, bucket, drawing_digest
 from gpu.errors import OptionError, PlanError
 from gpu.memory import check_capacity, check_weights, too_large
 from gpu.onnx.data import places
@@ -30,16 +30,37 @@ from gpu.tensorrt.library import ALIGNMENT, FLAVOUR, VERSION
 from gpu.tensorrt.plan import Here, PlanIdentity, ReadPlan, read_engine, read_identity
 
 DTYPE = "bfloat16"  # of a plan that the engine makes itself, unless it is told another
+WHOLE, FITTED = "whole", "fitted"  # ways to decode
 _COPIERS = 8  # blocks that copy a row of logits
+_FEWEST = 256  # positions that a fitted step looks at
+_NO_ADAPTER = "none"  # the name of what is bound where no adapter is: zeros of rank 1
+
+
+class Step(NamedTuple):
+    """What a graph of a decode step is recorded for."""
+
+    rows: int  # of the engine, the first ones
+    positions: int  # of each that are looked at
+    adapter: str  # whose matrices are bound
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.positions:,}"
 
 
 class TensorRTEngine(DeviceEngine):
     """Runs a model of the Llama family as TensorRT compiled it; see `gpu.engine.Engine` for what the verbs mean.
 
     A prompt goes through the plan's first profile, a row alone and chunk by chunk. A decode step goes through its
-    second one, which always has all rows of the engine and looks at its whole capacity: so nothing of it ever changes,
-    one graph serves all steps, and a row's bits do not depend on who shares its batch. A row that rests puts a token
-    aside, at the last position of the plan, which no token has and nobody looks at.
+    second one, as a graph that is recorded when it is first used. As a rule a step is whole: it has all rows of the
+    engine and looks at the whole capacity. So nothing of it ever changes, one graph serves all steps, and a row's bits
+    do not depend on who shares its batch. With `decode="fitted"` it has as many rows as there are up to the last one
+    that decodes, and looks at as many positions as the longest of these has, both rounded up to a power of two, the
+    positions to 256 at least. That reads less, and a row's bits may depend on the rows that decode with it, and on how
+    long they are. A row that rests puts a token aside, at the last position of the plan, which no token has and nobody
+    looks at.
+
+    Each kind of step has a context of its own, which is bound once: what was recorded from a context must not be
+    launched after the context was told anything else.
 
     What lies behind a row's length is looked at, and counts for nothing as long as it is finite. So it is made zero
     before a row decodes that has been made shorter, or was written to there.
@@ -60,6 +81,8 @@ class TensorRTEngine(DeviceEngine):
         A file that `phasewalk build` made of this checkpoint, instead of the one in the user's cache folder.
     dtype : {"bfloat16", "float16", "float32"}, optional
         Of weights, activations and cache; bfloat16, or the plan's, if not given.
+    decode : {"whole", "fitted"}, optional
+        What a decode step computes: whole if not given.
     timeout : float, optional
         Seconds after which a device that does not answer has failed, see `gpu.cuda.watchdog`.
     device : Device, optional
@@ -74,7 +97,8 @@ class TensorRTEngine(DeviceEngine):
     ExportError
         If the graph that it is made of cannot be made.
     OptionError
-        If there is no such dtype, or the plan is made for another one, or for fewer rows or positions.
+        If there is no such dtype or way to decode, or the plan is made for another dtype, or for fewer rows or
+        positions.
     DeviceError
         If TensorRT refuses to run it.
     """
@@ -91,12 +115,17 @@ class TensorRTEngine(DeviceEngine):
         threads: int | None = None,
         plan: str | Path | None = None,
         dtype: str | None = None,
+        decode: str | None = None,
         timeout: float | None = None,
         device: Device | None = None,
         runtime: Callable[[Any], Any] | None = None,
     ) -> None:
         if dtype not in (None, *DTYPES):
             raise OptionError(f"dtype is {printable(dtype, 40)}: expected {', '.join(DTYPES)}")
+        if decode not in (None, WHOLE, FITTED):
+            raise OptionError(
+                f"the engine tensorrt has no decode {printable(decode, 40)}: expected {WHOLE} or {FITTED}"
+            )
         if plan is None:
             dtype = dtype or DTYPE
             positions = positions_of(capacity)
@@ -109,7 +138,8 @@ class TensorRTEngine(DeviceEngine):
         self._watchdog.path = FLAVOUR
         self._plan: LoadedPlan | None = None
         self._contexts: list[Context] = []
-        self._dtype, self._plan_file = dtype, plan
+        self._dtype, self._plan_file, self._decodes = dtype, plan, decode or WHOLE
+        self._of_steps: dict[Step, Context] = {}
         with self._loading():
             self._bind(checkpoint, runtime)
 
@@ -149,10 +179,9 @@ class TensorRTEngine(DeviceEngine):
         self._written = [0] * rows  # [rows], positions from this one on hold zeros
         self._staging.write(self._arena.lines("positions"), np.arange(positions, dtype=np.int64))
         self._staging.write(self._arena.lines("batch_lengths"), np.ones(rows, np.int32))
-        self._of_prompts = self._bound(loaded, PREFILL, "prompt", 1)
-        self._of_steps = self._bound(loaded, DECODE, "batch", rows)
+        self._of_prompts = self._bound(loaded, PREFILL, "prompt", 1, self.kv_cache.capacity)
         self._stepping(())  # all rows rest
-        self._launch_step()  # what TensorRT does late is done before a graph is recorded
+        self._context_of(self._whole)
         self._watchdog.wait(device.record(), "load")
 
     def _read_plan(self, checkpoint: Checkpoint) -> ReadPlan:
@@ -213,6 +242,7 @@ class TensorRTEngine(DeviceEngine):
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "positions": self._shape.capacity,
+            "decode": self._decodes,
             "threads": 1,
             "tensorrt": f"{FLAVOUR} {VERSION}",
             "plan": self._digest,
@@ -228,6 +258,7 @@ class TensorRTEngine(DeviceEngine):
         return {
             "plan": f"{plan}, {FLAVOUR} {VERSION}",
             "tokens of a row": f"{self.kv_cache.capacity}; {positions}",
+            "decode": f"{self._decodes}; rows x positions: {', '.join(map(str, sorted(self._of_steps)))}",
             **{f"graph {name}": count for name, count in self.graph_counts().items()},
         }
 
@@ -239,18 +270,18 @@ class TensorRTEngine(DeviceEngine):
         if self._plan is not None:
             self._plan.close()
 
-    def _bound(self, plan: LoadedPlan, profile: int, of: str, rows: int) -> Context:
-        """Make a context for so many rows, the first ones, and bind all of it."""
-        arena, model, positions = self._arena, self.model, self._shape.capacity
+    def _bound(self, plan: LoadedPlan, profile: int, of: str, rows: int, positions: int) -> Context:
+        """Make a context for so many rows, the first ones, that looks at so many positions, and bind all of it."""
+        arena, model = self._arena, self.model
         context = plan.context(profile, self._device, arena.at("scratch"))
         self._contexts.append(context)
         context.shape("input_ids", rows, 1)
         context.shape("input_lengths", rows)
         context.shape("write_index", rows)
-        context.shape("positions", self.kv_cache.capacity)
+        context.shape("positions", positions)
         for layer in range(model.layers):
             for name in cache_names(layer):
-                context.shape(name, rows, model.kv_heads, positions, model.head_dim)
+                context.shape(name, rows, model.kv_heads, self._shape.capacity, model.head_dim)
         for name in plan.adapter:
             context.shape(name, *plan.adapter_shape(name))
             context.address(name, arena.at("no_adapter"))
@@ -283,20 +314,50 @@ class TensorRTEngine(DeviceEngine):
     def _decode(self, rows: Sequence[int], positions: Sequence[int]) -> None:
         for row in rows:
             self._clear_behind(row)
-        self._graphs.run(("decode", self._of_steps.changes), self._launch_step)
+        step = self._whole if self._decodes == WHOLE else self._fitted(rows, positions)
+        context = self._context_of(step)
+        self._graphs.run(("decode", step, context.snapshot), lambda: self._launch_step(step, context))
 
-    def _launch_step(self) -> None:
-        """Take a step of all rows: those of `step` get logits, and are counted on."""
-        arena, device, slots = self._arena, self._device, self._shape.slots
-        rows, positions = arena.at("step", 0), arena.at("step", 1)
-        device.launch(
-            "into_batch", (1, 1, 1), 256, self.kv_cache.rows, slots, self._shape.capacity - SPARE, rows, positions,
-            arena.at("drawn"), arena.at("batch_ids"), arena.at("batch_index"),
+    @property
+    def _whole(self) -> Step:
+        """The step that serves any rows of any length."""
+        return Step(self.kv_cache.rows, self.kv_cache.capacity, _NO_ADAPTER)
+
+    def _fitted(self, rows: Sequence[int], positions: Sequence[int]) -> Step:
+        """Give the smallest step that serves these rows, whose tokens come to these positions."""
+        whole = self._whole
+        return Step(
+            min(bucket(max(rows) + 1), whole.rows),
+            min(max(bucket(max(positions) + 1), _FEWEST), whole.positions),
+            whole.adapter,
+        )
+
+    def _context_of(self, step: Step) -> Context:
+        """Give the context of a step, which is made and warmed up when it is first asked for."""
+        if step not in self._of_steps:
+            assert self._plan is not None
+            context = self._bound(self._plan, DECODE, "batch", step.rows, step.positions)
+            # What TensorRT does late is done before a graph is recorded; whatever this writes, the step writes again.
+            self._launch_into_batch(step)
+            context.run()
+            self._of_steps[step] = context
+        return self._of_steps[step]
+
+    def _launch_step(self, step: Step, context: Context) -> None:
+        """Take a step of the first rows: those of `step` on the device get logits, and are counted on."""
+        arena, slots = self._arena, self._shape.slots
+        self._launch_into_batch(step)
+        context.run()
+        self._device.launch(
+            "out_of_batch", (_COPIERS, slots, 1), 256, slots, arena.at("step", 0), arena.at("step", 1),
+            arena.at("batch_logits"), arena.at("logits"), behind=True,
         )  # fmt: skip
-        self._of_steps.run()
-        device.launch(
-            "out_of_batch", (_COPIERS, slots, 1), 256, slots, rows, positions, arena.at("batch_logits"),
-            arena.at("logits"), behind=True,
+
+    def _launch_into_batch(self, step: Step) -> None:
+        arena = self._arena
+        self._device.launch(
+            "into_batch", (1, 1, 1), 256, step.rows, self._shape.slots, self._shape.capacity - SPARE,
+            arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("batch_ids"), arena.at("batch_index"),
         )  # fmt: skip
 
     def _clear_behind(self, row: int) -> None:

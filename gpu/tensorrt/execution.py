@@ -118,20 +118,15 @@ class LoadedPlan:
 
 
 class Context:
-    """One profile of a plan, ready to run: shapes and addresses are set when they change, and at no other time.
-
-    Attributes
-    ----------
-    changes : int
-        How often anything was set. A graph that was recorded before the last time has other shapes or addresses in it.
-    """
+    """One profile of a plan, ready to run: shapes and addresses are set when they change, and at no other time."""
 
     def __init__(self, context: Any, profile: int, device: Device, scratch: tuple[int, int], log: Errors) -> None:
         self._context, self._device, self._log = context, device, log
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._inferred = False
-        self.changes = 0
+        self._snapshot: str | None = None
+        self._fixed = profile, scratch
         self._call("the profile", context.set_optimization_profile_async, profile, device.stream)
         address, size = scratch
         if size:
@@ -143,8 +138,7 @@ class Context:
         if self._shapes.get(name) != lengths:
             self._call(f"{name} of the shape {lengths}", self._context.set_input_shape, name, lengths)
             self._shapes[name] = lengths
-            self._inferred = False
-            self.changes += 1
+            self._inferred, self._snapshot = False, None
 
     def address(self, name: str, address: int) -> None:
         """Set where a tensor lies."""
@@ -152,12 +146,22 @@ class Context:
             self._check_aligned(name, address)
             self._call(f"{name} at that address", self._context.set_tensor_address, name, address)
             self._addresses[name] = address
-            self.changes += 1
+            self._snapshot = None
 
     def cache(self, name: str, address: int) -> None:
         """Set where a cache lies, which is read and written there."""
         self.address(name, address)
         self.address(f"present.{name}", address)
+
+    @property
+    def snapshot(self) -> str:
+        """All that was set: the profile, the scratch memory, every shape and every address, by name.
+
+        A graph has it in it as it was when the graph was recorded.
+        """
+        if self._snapshot is None:
+            self._snapshot = repr((self._fixed, sorted(self._shapes.items()), sorted(self._addresses.items())))
+        return self._snapshot
 
     def ready(self) -> None:
         """See that nothing is missing to run with the shapes that were set.

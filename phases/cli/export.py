@@ -20,6 +20,14 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Codes(StrEnum):
+    """How matrices are quantised, by the names of the command line."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 def export(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder or Hugging Face hub id.")
@@ -32,6 +40,11 @@ def export(
         typer.Option(help="Numbers of weights, activations and cache. ONNX Runtime computes in float32 on a CPU.",
                      rich_help_panel=GRAPH),
     ] = Dtype.FLOAT32,
+    quantize: Annotated[
+        Codes,
+        typer.Option(help="Matrices as they are, or as codes of 8 or 4 bits, which ONNX Runtime alone multiplies by.",
+                     rich_help_panel=GRAPH),
+    ] = Codes.NONE,
     capacity: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens that a row of the cache holds, prompt and output together.",
@@ -58,6 +71,9 @@ def export(
     of each row's last token: input_ids, input_lengths, write_index, positions,
     kv_cache.0.keys, kv_cache.0.values, ... in; logits, present.kv_cache.0.keys,
     present.kv_cache.0.values, ... out.
+
+    With --quantize the graph has an operator of ONNX Runtime's own beside
+    these, for products, and its numbers are float32.
 
     With --lora-rank it also takes an adapter, two matrices for each projection
     of a layer: lora_a.0.q_proj of rank rows, lora_b.0.q_proj of rank columns,
@@ -88,6 +104,7 @@ def export(
             model,
             output,
             dtype=dtype.value,
+            quantize=None if quantize is Codes.NONE else quantize.value,
             capacity=default_capacity(model) if capacity is None else capacity,
             max_batch=max_batch,
             lora_rank=lora_rank,

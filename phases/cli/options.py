@@ -52,7 +52,8 @@ Engine = Annotated[
 Decode = Annotated[
     str | None,
     typer.Option(
-        help="How the engine decodes, if it has several ways: per-op or persistent (cuda).",
+        help="How the engine decodes, if it has several ways: per-op or persistent (cuda); whole, or fitted to the "
+        "rows and lengths at hand (tensorrt).",
         show_default="its choice",
         rich_help_panel=MODEL,
     ),

@@ -43,6 +43,7 @@ def perplexity(
                      show_default="none", rich_help_panel=options.MODEL),
     ] = None,
     export: options.Export = None,
+    plan: options.Plan = None,
     window: Annotated[
         int | None,
         typer.Option(min=2, help="Tokens that the model sees at most, the one to be foretold included.",
@@ -109,7 +110,7 @@ def perplexity(
     measured: dict[str, Perplexity] = {}
     ids: list[Sequence[int]] = []
     kinds = list(dict.fromkeys(quantize or [Quantization.NONE]))
-    engine = options.choose_engine(engine, model, decode=decode, quantize=kinds, export=export)
+    engine = options.choose_engine(engine, model, decode=decode, quantize=kinds, export=export, plan=plan)
     for kind in kinds:
         with loading_bar(model or "the demo model") as progress:
             generator = Generator.from_pretrained(
@@ -121,6 +122,7 @@ def perplexity(
                 decode=decode,
                 quantize=kind.option,
                 export=export,
+                plan=plan,
             )
         with generator:
             environment = generator.engine.environment()

@@ -23,6 +23,7 @@ def profile(
     decode: options.Decode = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
+    plan: options.Plan = None,
     tokens: Annotated[int, typer.Option(min=3, help="Tokens of each generation.")] = 100,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a step, in the tables of a device.")] = 1,
     context: Annotated[int, typer.Option(min=1, help="Tokens that each row holds there.")] = 128,
@@ -61,7 +62,7 @@ def profile(
     from phases.views.profile import profile as measure
 
     options.check_engine(engine)
-    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export)
+    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with (
         loading_bar(model or "the demo model") as progress,
         Generator.from_pretrained(
@@ -72,6 +73,7 @@ def profile(
             decode=decode,
             quantize=quantize.option,
             export=export,
+            plan=plan,
         ) as generator,
     ):
         measured = measure(generator, prompt, tokens=tokens, rows=rows, context=context)

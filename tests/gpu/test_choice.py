@@ -44,12 +44,10 @@ def test_the_fastest_that_runs_is_chosen_and_what_is_faster_is_told(
     only(monkeypatch, "cuda", "onnx")
     assert str(choose_engine(large)) == "engine cuda: the fastest that runs here"
     only(monkeypatch, "onnx")
-    assert choose_engine(large) == EngineChoice(
-        "onnx", "the fastest that runs here; not cuda: cuda is far away: pip install cuda"
-    )
+    assert choose_engine(large) == EngineChoice("onnx", "the fastest that runs here; not cuda: cuda is far away")
     only(monkeypatch)
     assert choose_engine(large).name == "numpy"
-    assert choose_engine(large).why.endswith("; not onnx: onnx is far away: pip install onnx")
+    assert choose_engine(large).why.endswith("; not cuda: cuda is far away; not onnx: onnx is far away")
 
 
 def test_a_small_model_does_not_wait_for_onnx_runtime(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +77,7 @@ def test_what_is_loaded_is_what_is_chosen(large: Path, checkpoint: Path, cache: 
         ({"quantize": [None, "int8", "int4"]}, "onnx", "with int8 weights and int4 weights; not cuda"),
         ({"quantize": [None]}, "cuda", "the fastest that runs here"),
         ({"decode": "per-op", "timeout": 3}, "cuda", "with the option decode and the option timeout"),
+        ({"decode": "fitted"}, "tensorrt", "not cuda: it decodes per-op or persistent; not onnx: it has no option dec"),
         ({"export": "folder"}, "onnx", "with the option export; not cuda: it has no option export"),
         ({"decode": None, "export": None, "quantize": None}, "cuda", "the fastest that runs here"),
     ],
@@ -86,7 +85,7 @@ def test_what_is_loaded_is_what_is_chosen(large: Path, checkpoint: Path, cache: 
 def test_an_engine_has_what_is_asked_for(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, object], name: str, why: str
 ) -> None:
-    only(monkeypatch, "cuda", "onnx")
+    only(monkeypatch, "cuda", "onnx", "tensorrt")
     choice = choose_engine(checkpoint, **asked)  # type: ignore[arg-type]
     assert choice.name == name
     assert why in choice.why
@@ -99,6 +98,9 @@ def test_an_engine_has_what_is_asked_for(
                                "away: pip install cuda; onnx has, and cannot run here: onnx is far away: pip"),
         ({"quantize": "int4"}, "here has int4 weights: onnx has, and cannot run here: onnx is far away: pip"),
         ({"decode": "per-op"}, "here has the option decode: cuda has, and cannot run here: cuda is far away"),
+        ({"decode": "fitted"}, "here has the option decode: tensorrt has, and cannot run here: tensorrt is far away"),
+        ({"decode": "at a run"}, "no engine has the option decode: cuda: it decodes per-op or persistent; onnx: it has "
+                                 "no option decode; numpy: it has no option decode; tensorrt: it decodes whole or fit"),
         ({"quantize": "int3"}, "no engine has int3 weights: cuda: its weights are bfloat16 or int8 or fp8; onnx: its "
                                "weights are float32 or int8 or int4; numpy: its weights are float32"),
         ({"quantize": ["int4", "fp8"]}, "no engine has int4 weights and fp8 weights: cuda"),

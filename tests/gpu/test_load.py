@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,28 @@ def test_a_hub_that_never_answers_is_given_up_soon(tmp_path: Path) -> None:
     assert "'owner/missing'" in error
     assert "cannot be fetched: check the name and the network" in error
     assert seconds < 4
+
+
+def test_the_hub_is_asked_once_for_a_model_that_is_chosen_for_and_loaded(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--cached" / "snapshots" / "0"
+    write_checkpoint(snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0")
+    code = "import gpu; print(gpu.choose_engine('owner/cached').name, gpu.load_engine('owner/cached').model.layers)"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path), "PATH": "",
+            "PYTHONPATH": str(Path.cwd()), "XDG_CACHE_HOME": str(tmp_path),
+        }  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        asked = 0
+        silent.settimeout(0.2)
+        with suppress(TimeoutError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert done.stdout.split()[1] == "2"
+    assert asked == 1
 
 
 def test_a_hub_that_is_not_there_is_given_up_at_once(tmp_path: Path) -> None:

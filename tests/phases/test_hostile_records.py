@@ -112,7 +112,8 @@ def test_a_state_from_outside_is_taken_or_refused(recorded: Path, tmp_path: Path
     ("name", "value"),
     [("source", "someone/model"), ("source", "/nowhere"), ("source", 5), ("source", "\x1b[2J"), ("rows", 10**9),
      ("rows", 0), ("rows", True), ("capacity", -1), ("capacity", "many"), ("threads", 10**6), ("threads", 2.5),
-     ("engine", "abacus\x1b"), ("quantize", "int8"), ("quantize", "\x1b[2J"), ("quantize", 8)],
+     ("engine", "abacus\x1b"), ("quantize", "int8"), ("quantize", "\x1b[2J"), ("quantize", 8),
+     ("decode", "fitted"), ("decode", "\x1b[2J"), ("decode", ["fitted"])],
 )  # fmt: skip
 def test_a_journal_has_no_model_fetched_and_no_giant_loaded(
     recorded: Path, tmp_path: Path, name: str, value: object

@@ -1,5 +1,6 @@
 """The exported file is standard, checked by ONNX itself, of every dtype, and right where prompts are padded."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,14 @@ import onnx
 import onnxruntime
 import pytest
 from checkpoints import FAMILIES, random_tensors, write_checkpoint, write_safetensors
+from onnx.helper import get_attribute_value
 from onnx.reference import ReferenceEvaluator
 
 from gpu import Checkpoint, ExportError, ModelConfig, load_engine, model_fingerprint
 from gpu.onnx.data import item_type
 from gpu.onnx.export import check_export, export
-from gpu.onnx.identity import DTYPES, Identity
+from gpu.onnx.graph import model_of
+from gpu.onnx.identity import DTYPES, FORMAT, Identity
 
 pytestmark = pytest.mark.slow
 
@@ -98,12 +101,27 @@ def test_the_file_is_standard_and_says_what_it_is(tmp_path: Path, dtype: str) ->
     assert metadata.pop("phasewalk.weights")
     assert metadata.pop("phasewalk.graph")
     assert metadata == {
-        "phasewalk.format": "5", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
+        "phasewalk.format": "6", "phasewalk.fingerprint": model_fingerprint(folder), "phasewalk.dtype": dtype,
         "phasewalk.capacity": "48", "phasewalk.max_batch": "4", "phasewalk.quantize": "none",
         "phasewalk.lora_rank": "none",
     }  # fmt: skip
-    found = check_export(target, ModelConfig.from_folder(folder), model_fingerprint(folder))
+    found = check_export(target, ModelConfig.from_folder(folder), model_fingerprint(folder)).identity
     assert (found.dtype, found.capacity, found.max_batch) == (dtype, 48, 4)
+
+
+def test_another_graph_has_another_format(tmp_path: Path) -> None:
+    """An export that was kept is believed by its format: who changes the graph changes `gpu.onnx.identity.FORMAT`."""
+    digest = hashlib.sha256()
+    for family, quantize, lora_rank in (("qwen3", None, None), ("qwen2", "int8", 4), ("llama", "int4", None)):
+        model = ModelConfig.from_folder(write_checkpoint(tmp_path / family, family, attention_bias=None))
+        graph = model_of(model, Identity("", quantize=quantize, lora_rank=lora_rank)).graph
+        for node in graph.node:
+            attributes = sorted((entry.name, get_attribute_value(entry)) for entry in node.attribute)
+            digest.update(repr((node.op_type, [*node.input], [*node.output], attributes)).encode())
+        for tensor in graph.initializer:
+            where = sorted((entry.key, entry.value) for entry in tensor.external_data)
+            digest.update(repr((tensor.name, [*tensor.dims], tensor.data_type, tensor.raw_data, where)).encode())
+    assert (FORMAT, digest.hexdigest()[:16]) == (6, "3580d5ff43bfaaf6")
 
 
 def test_the_data_are_the_tensors_of_the_checkpoint(tmp_path: Path) -> None:

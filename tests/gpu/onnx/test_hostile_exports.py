@@ -83,7 +83,7 @@ def test_one_that_is_whole_runs(checkpoint: Path, copied: Path) -> None:
         (with_metadata("lora_rank", "0"), "metadata makes no sense: lora_rank is 0, expected at least 1"),
         (with_metadata("lora_rank", "any"), "metadata makes no sense"),
         (with_metadata("lora_rank", "9" * 5000), "metadata makes no sense"),
-        (with_metadata("format", "1"), "it has format 1, this version reads and writes 5"),
+        (with_metadata("format", "1"), "it has format 1, this version reads and writes 6"),
         (with_metadata("format", "\x1b[2J"), r"it has format \\x1b\[2J"),
         (with_metadata("fingerprint", "0" * 32), "it is of another model: it names the fingerprint 0{32}"),
         (lambda graph: graph.ClearField("metadata_props"), "its metadata names no format"),

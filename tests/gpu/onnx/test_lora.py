@@ -245,7 +245,7 @@ def test_the_file_is_standard_and_says_what_it_takes(tmp_path: Path, dtype: str)
     caches = {entry.type.tensor_type.elem_type for entry in graph.graph.input if entry.name.startswith("kv_cache")}
     assert caches == {entry.type.tensor_type.elem_type for entry in graph.graph.input if entry.name in expected}
     assert {"phasewalk.lora_rank": "16"}.items() <= {entry.key: entry.value for entry in graph.metadata_props}.items()
-    found = check_export(target, ModelConfig.from_folder(folder), model_fingerprint(folder))
+    found = check_export(target, ModelConfig.from_folder(folder), model_fingerprint(folder)).identity
     assert found.lora_rank == MOST
 
 
@@ -268,8 +268,8 @@ def test_an_export_with_adapters_in_the_place_of_one_that_was_kept_is_made_again
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = write_checkpoint(tmp_path / "checkpoint")
     model = ModelConfig.from_folder(folder)
-    kept = cached_export(Checkpoint.open(folder, model), model)
+    kept = cached_export(Checkpoint.open(folder, model), model).folder
     kept.rename(tmp_path / "aside")
     exported(folder, kept)
-    assert cached_export(Checkpoint.open(folder, model), model) == kept
-    assert check_export(kept, model, model_fingerprint(folder)).lora_rank is None
+    assert cached_export(Checkpoint.open(folder, model), model).folder == kept
+    assert check_export(kept, model, model_fingerprint(folder)).identity.lora_rank is None

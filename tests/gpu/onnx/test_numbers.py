@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 from checkpoints import FAMILIES, write_checkpoint
 
-from gpu import Checkpoint, Engine, ModelConfig, OptionError, choose_engine, load_engine
+from gpu import Checkpoint, Engine, ModelConfig, choose_engine, load_engine
 from gpu.onnx.cached import cached_export
+from gpu.onnx.codes import CODES
 from gpu.onnx.graph import cache_names
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "wide_heads": {"head_dim": 32},
     "odd_sizes": {"head_dim": 24, "vocab_size": 101, "intermediate_size": 37},
     "heads_of_80": {"head_dim": 80},
+    "heads_of_6": {"head_dim": 6},
     "one_layer": {"num_hidden_layers": 1, "rms_norm_eps": 1e-3},
 }
 CASES = [
@@ -82,7 +84,7 @@ def test_logits_and_cache_agree_with_the_reference(tmp_path: Path, family: str, 
 def test_the_engine_computes_what_the_exported_graph_does(tmp_path: Path, family: str, rope: str) -> None:
     folder = write_checkpoint(tmp_path, family, rope_parameters=ROPES[rope])
     model = ModelConfig.from_folder(folder)
-    graph = cached_export(Checkpoint.open(folder, model), model) / "model.onnx"
+    graph = cached_export(Checkpoint.open(folder, model), model).folder / "model.onnx"
     exported = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     prompt = np.random.default_rng(1).integers(0, 97, (1, 40)).astype(np.int32)
     feed = {"input_ids": prompt, "input_lengths": np.full(1, 40, np.int32), "write_index": np.zeros(1, np.int64)}
@@ -127,15 +129,35 @@ def test_stored_dtypes_and_shards_agree(tmp_path: Path, dtype: str, shards: int)
         np.testing.assert_allclose(logits, expected, atol=5e-5)
 
 
-def test_heads_that_the_operator_does_not_take_are_refused_before_anything_is_exported(
+@pytest.mark.parametrize("quantize", [None, *CODES])
+def test_heads_that_the_operator_does_not_take_run_as_they_were_exported(tmp_path: Path, quantize: str | None) -> None:
+    folder = write_checkpoint(tmp_path, "qwen3", head_dim=6)
+    found = []
+    for company in ([0, 1, 2], [1]):
+        with load_engine(folder, "onnx", max_batch=3, capacity=64, quantize=quantize) as engine:  # type: ignore[attr-defined]
+            engine.buffers.kv_cache.fill(np.nan)  # what no token has counts for nothing
+            engine.kv_cache.acquire(3)
+            for row in company:
+                engine.write_prompt(row, range(20 * row + 1))
+            engine.prefill(company)
+            found.append([engine.read_logits(1)])
+            for token in range(5):
+                for row in company:
+                    engine.write_token(row, token + row)
+                engine.decode(company)
+                found[-1].append(engine.read_logits(1))
+            assert engine.environment()["attention"] == "as exported"
+            why = "its heads have 6 numbers, and ONNX Runtime's own attention takes multiples of 8"
+            assert engine.facts() == {"batches": f"one row after the other: {why}"}
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_choice_passes_over_heads_that_the_operator_does_not_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     large = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4}
-    folder = write_checkpoint(tmp_path / "odd", head_dim=6, **large)
-    with pytest.raises(OptionError, match=r"its heads have 6 numbers, .* multiples of 8; the engine numpy does"):
-        load_engine(folder, "onnx")
-    assert not (tmp_path / "cache").exists()
-    choice = choose_engine(folder)
+    choice = choose_engine(write_checkpoint(tmp_path / "odd", head_dim=6, **large))
     assert (choice.name != "onnx", "not onnx: its heads have 6 numbers" in choice.why) == (True, choice.name == "numpy")
-    load_engine(folder, choice.name, max_batch=1, capacity=16).close()
+    assert not (tmp_path / "cache").exists()

@@ -402,6 +402,16 @@ def test_an_export_for_any_size_is_refused(exported: Any, option: str) -> None:
         build(export, export.with_name("model.plan"))
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_an_export_of_codes_is_refused(exported: Any, quantize: str) -> None:
+    from gpu.tensorrt.build import build
+
+    export = exported(quantize=quantize, dtype="float32")
+    with pytest.raises(PlanError, match=f"has {quantize} weights, .*: export the checkpoint without --quantize"):
+        build(export, export.with_name("model.plan"))
+    assert left_beside(export) == []
+
+
 def test_an_export_for_absurdly_many_rows_is_refused(exported: Any) -> None:
     from gpu.tensorrt.build import build
 

@@ -31,7 +31,7 @@ class Parsed:
         self.errors = Errors()
         self.builder = trt.Builder(self.errors)
         self.network = self.builder.create_network(0)
-        identity, graph = read_export(export)
+        _, identity, graph = read_export(export)
         parse(self.network, graph, identity, export, self.errors)
         self.layers = list(layers(self.network))
         self.inputs, self.outputs = inputs(self.network), outputs(self.network)
@@ -114,7 +114,7 @@ def test_attention_may_be_taken_apart_and_the_export_stays_standard(exported: An
     from gpu.onnx.export import read_export
     from gpu.tensorrt.network import as_it_parses
 
-    _, graph = read_export(exported())
+    graph = read_export(exported()).graph
     attributes = [
         {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         for node in as_it_parses(graph).graph.node
@@ -141,7 +141,7 @@ def test_one_profile_is_for_prefill_and_one_for_decode(exported: Any) -> None:
 
     export = exported()
     parsed = Parsed(export)
-    plan = plan_identity(read_export(export)[0], ("sm89",))
+    plan = plan_identity(read_export(export).identity, ("sm89",))
     assert (plan.chunk, plan.max_batch, plan.capacity) == (CAPACITY, ROWS, CAPACITY)
     prefill, decode = profiles(parsed.builder, parsed.network, plan)
 
@@ -167,7 +167,7 @@ def test_both_profiles_take_every_rank_up_to_that_of_the_export(
 
     export = exported(lora_rank=most)
     parsed = Parsed(export)
-    plan = plan_identity(read_export(export)[0], ("sm89",))
+    plan = plan_identity(read_export(export).identity, ("sm89",))
     assert plan.lora_rank == most
     made = [*profiles(parsed.builder, parsed.network, plan)]
     assert len(made) == 2

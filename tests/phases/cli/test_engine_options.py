@@ -70,6 +70,14 @@ def test_what_no_engine_here_has_is_told_with_who_would(phasewalk: Command, chat
             )
 
 
+@pytest.mark.usefixtures("text")
+def test_every_command_takes_a_plan(phasewalk: Command, chat_folder: Path) -> None:
+    for command in commands(chat_folder, "--engine", "numpy", "--plan", "text.txt"):
+        answer = phasewalk(*command, stdin="quit\n")
+        assert (answer.code, answer.out) == (1, "")
+        assert "the engine numpy has no option plan: leave it out, or take the engine tensorrt" in answer.err
+
+
 @without_gpu
 @with_onnx
 def test_a_record_goes_on_with_its_engine_and_says_nothing(phasewalk: Command, chat_folder: Path) -> None:

@@ -30,6 +30,18 @@ def test_it_makes_a_folder_and_says_where(phasewalk: Command, checkpoint: Path, 
         load_engine(checkpoint, "onnx", export="made", capacity=64).close()
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_it_quantises(phasewalk: Command, checkpoint: Path, quantize: str) -> None:
+    answer = phasewalk("export", str(checkpoint), "-o", "made", "--quantize", quantize, "--capacity", "64")
+    assert (answer.code, answer.err) == (0, "")
+    answer = phasewalk("export", str(checkpoint), "-o", "plain", "--quantize", "none")
+    assert (answer.code, answer.err) == (0, "")
+    plain, made = (sum(file.stat().st_size for file in Path(name).iterdir()) for name in ("plain", "made"))
+    assert made != plain
+    with load_engine(checkpoint, "onnx", export="made", capacity=64, quantize=quantize) as engine:  # type: ignore[attr-defined]
+        assert engine.environment()["quantize"] == quantize
+
+
 def test_it_says_which_adapters_the_graph_takes(phasewalk: Command, checkpoint: Path) -> None:
     answer = phasewalk("export", str(checkpoint), "-o", "made", "--lora-rank", "8")
     assert (answer.code, answer.err) == (0, "")
@@ -46,6 +58,12 @@ def test_it_says_which_adapters_the_graph_takes(phasewalk: Command, checkpoint: 
         (["{model}", "-o", "{empty}"], 2, "exists already; choose another name or remove it"),
         (["{model}", "-o", "no/such/place"], 2, "cannot be made: No such file or directory"),
         (["{model}", "-o", "made", "--dtype", "int3"], 2, "'int3' is not one of 'float32', 'bfloat16', 'float16'"),
+        (["{model}", "-o", "made", "--quantize", "fp8"], 2, "'fp8' is not one of 'none', 'int8', 'int4'"),
+        (
+            ["{model}", "-o", "made", "--quantize", "int4", "--dtype", "float16"],
+            1,
+            "int4 weights are multiplied by float32 numbers: leave out float16, or int4",
+        ),
         (["{model}", "-o", "made", "--capacity", "129"], 1, "a capacity of 129 was asked for, the model has 128"),
         (["{model}", "-o", "made", "--capacity", "0"], 2, "greater than or equal to 1"),
         (["{model}", "-o", "made", "--max-batch", "0"], 2, "greater than or equal to 1"),
