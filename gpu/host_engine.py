@@ -79,6 +79,13 @@ class HostEngine(RowKeeper):
         self._check_logits(row, logits)
         self._logits(kept)[row] = logits
 
+    def mask_logits(self, row: int, allowed: npt.NDArray[np.uint32]) -> None:
+        """Set the row's logits to -inf but for the tokens whose bit is set."""
+        self._check_mask(row, allowed)
+        in_order = allowed.astype("<u4", copy=False).view(np.uint8)
+        bits = np.unpackbits(in_order, count=self.model.vocab, bitorder="little")
+        np.copyto(self.buffers.logits[row], -np.inf, where=bits == 0)
+
     def keep_logits(self, row: int) -> None:
         """Put a copy of the row's logits aside."""
         self.write_logits(row, self.buffers.logits[row], kept=True)
