@@ -18,11 +18,13 @@ from gpu import (
 )
 from gpu.checkpoint.files import read_object
 from phases.candidates import Candidate, next_candidates
+from phases.constrain import check_constraints, constrained
 from phases.context import Generation
 from phases.errors import IgnoredSettings, RequestError
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
 from phases.generation_config import not_honoured, params_of
+from phases.logits_phase import adjusters_of
 from phases.printable import one_line
 from phases.request import GenerationRequest, GenerationResult, Params, SamplingParams
 from phases.resources import EngineResources
@@ -265,14 +267,17 @@ class Generator:
     ) -> Run[Generation]:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
+        check_constraints(request, self.tokenizer, self.engine.model.vocab)
+        machine = constrained(self.machine, request)
         context = self._resources.lend(request, capacity)
         try:
+            context.adjusters = adjusters_of(machine)
             if isinstance(journal, str | PathLike):
                 from statemachine import JournalWriter
 
                 journal = JournalWriter(journal)
             return Run(
-                self.machine, context, resources=self._resources, request=request, journal=journal, **options
+                machine, context, resources=self._resources, request=request, journal=journal, **options
             )  # fmt: skip
         except BaseException:  # whoever keeps the error keeps the context: its rows must not wait for that
             self._resources.release(context)
