@@ -1,6 +1,5 @@
 """Constraints as llguidance has them: compiled for one tokenizer, and followed token by token."""
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +23,7 @@ INSTALL = "pip install 'phasewalk[constrain]'"
 _JSON_STYLE: "JsonCompileOptions" = {  # as json.dumps writes it
     "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ",
 }  # fmt: skip
+_NOTHING_FITS = "NoExtensionBias"  # how llguidance calls a text that no token goes on with
 _COMPILED = 64  # grammars that are kept
 _END = "<|the text is whole|>"  # a token that no model has: its bit of a mask is the answer to that question
 
@@ -53,6 +53,7 @@ class Grammars:
             self.tokens = LLTokenizer(fast.to_str(), n_vocab=max(vocab, self.end + 1), eos_token=self.end)
         except ValueError as error:
             raise RequestError(f"no constraint can be kept with this tokenizer: {one_line(error)}") from error
+        self.dropped = self._dropped(tokenizer)
         self._compiled = lru_cache(_COMPILED)(self._compile)
 
     @classmethod
@@ -78,6 +79,18 @@ class Grammars:
                     f"a row with a constraint ends with its whole text, but {stop} of its stop_token_ids is a piece of "
                     f"text ({text!r:.80}): take it out"
                 )
+
+    def _dropped(self, tokenizer: Tokenizer) -> Mask | None:
+        """Bits of the tokens that begin with a space, if the tokenizer drops it where a text begins (sentencepiece)."""
+        decode = self.tokens.decode_bytes
+        spaced = (token for token in range(min(self.vocab, self.end)) if decode([token]).startswith(b" "))
+        first = next(spaced, None)
+        if first is None or tokenizer.decode([first]).startswith(" "):
+            return None
+        mask = np.zeros(-(-self.tokens.vocab_size // 32), np.uint32)
+        for token in (first, *spaced):
+            mask[token // 32] |= _bit(token)
+        return mask
 
     def _compile(self, constraint: Constraint) -> "LLMatcher":
         from llguidance import LLMatcher, LLParserLimits
@@ -105,10 +118,14 @@ def _grammar(constraint: Constraint) -> str:
         case "regex":
             return LLMatcher.grammar_from_regex(constraint.text)
         case "choice":
-            strings = [json.dumps(text, ensure_ascii=False) for text in constraint.choice or ()]
-            return LLMatcher.grammar_from_lark(f"start: {' | '.join(strings)}")
+            return LLMatcher.grammar_from_regex("|".join(map(_literal, constraint.choice or ())))
         case _:
             return grammar_from("grammar", constraint.text)
+
+
+def _literal(text: str) -> str:
+    """The regular expression of one text alone, in characters that mean nothing else anywhere."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 class Follower:
@@ -142,8 +159,13 @@ class Follower:
         """
         vocab, end = self._grammars.vocab, self._grammars.end
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32).copy()
-        if self._matcher.is_error():
-            raise ConstraintError(f"the {self.constraint} cannot be followed: {one_line(self._matcher.get_error())}")
+        failure = self._matcher.get_error().partition("\n")[0] if self._matcher.is_error() else ""
+        if failure == _NOTHING_FITS:
+            mask[:] = 0
+        elif failure:
+            raise ConstraintError(f"the {self.constraint} cannot be followed: {one_line(failure)}")
+        if not self._seen and self._grammars.dropped is not None:
+            mask &= ~self._grammars.dropped
         whole = _has(mask, end)
         mask[end // 32] &= ~_bit(end)
         if whole:
