@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
+from gpu.masking import mask_logits
 from gpu.rows import RowKeeper
 from gpu.sampling import check_sampling, sample
 
@@ -82,9 +83,7 @@ class HostEngine(RowKeeper):
     def mask_logits(self, row: int, allowed: npt.NDArray[np.uint32]) -> None:
         """Set the row's logits to -inf but for the tokens whose bit is set."""
         self._check_mask(row, allowed)
-        in_order = allowed.astype("<u4", copy=False).view(np.uint8)
-        bits = np.unpackbits(in_order, count=self.model.vocab, bitorder="little")
-        np.copyto(self.buffers.logits[row], -np.inf, where=bits == 0)
+        mask_logits(self.buffers.logits[row], allowed)
 
     def keep_logits(self, row: int) -> None:
         """Put a copy of the row's logits aside."""

@@ -214,6 +214,18 @@ class Generator:
 
     # --- the machine itself -------------------------------------------------------------------------------------
 
+    def request(self, x: Any, params: Params = None) -> GenerationRequest:
+        """The request that `start` would make: every parameter is set, and what can be refused at once has been.
+
+        Raises
+        ------
+        RequestError
+            When no request can be made of `x` and `params`, or a constraint cannot be kept.
+        """
+        request = GenerationRequest.of(x, params).resolved(self.defaults)
+        check_constraints(request, self.tokenizer, self.engine.model.vocab)
+        return request
+
     def start(
         self,
         x: Any,
@@ -245,15 +257,14 @@ class Generator:
         Raises
         ------
         RequestError
-            When no request can be made of `x` and `params`.
+            When no request can be made of `x` and `params`, or a constraint cannot be kept.
         NoFreeRows
             When the engine has not as many free rows.
         JournalError
             When the journal exists already or cannot be made.
         """
-        request = GenerationRequest.of(x, params).resolved(self.defaults)
         return self._run(
-            request, journal=journal, digest_every=digest_every, keep=keep, capacity=capacity, interpreter=interpreter,
+            self.request(x, params), journal=journal, digest_every=digest_every, keep=keep, capacity=capacity, interpreter=interpreter,
             log_steps=log_steps,
         )  # fmt: skip
 
@@ -267,7 +278,6 @@ class Generator:
     ) -> Run[Generation]:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
-        check_constraints(request, self.tokenizer, self.engine.model.vocab)
         machine = constrained(self.machine, request)
         context = self._resources.lend(request, capacity)
         try:
@@ -375,6 +385,7 @@ class Generator:
             raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
         if (other := other_weights(journal, mine)) is not None:
             raise refusal(other)
+        check_constraints(request, self.tokenizer, self.engine.model.vocab)
         return request
 
     def environment(self) -> dict[str, Any]:

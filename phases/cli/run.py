@@ -117,8 +117,9 @@ def run(
             quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:
+        request = generator.request(x, params)  # what is refused leaves no journal
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None
-        run = generator.start(x, params, journal=writer, digest_every=digest_every)
+        run = generator.start(request, journal=writer, digest_every=digest_every)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
 
 

@@ -137,6 +137,9 @@ def test_json_is_written_as_json_dumps_does_unless_the_schema_says_otherwise(dem
     assert written(demo, {"json_schema": schema}) == json.dumps(schema["const"])
     tight = schema | {"x-guidance": {"item_separator": ",", "key_separator": ":"}}
     assert written(demo, {"json_schema": json.dumps(tight)}) == '{"a":[1,2],"b":{}}'
+    loose = {"type": "array", "items": {"const": 1}, "maxItems": 3, "x-guidance": {"whitespace_flexible": True}}
+    texts = [written(demo, {"json_schema": loose}, temperature=5.0, top_k=0, seed=seed) for seed in range(9)]
+    assert any(text != json.dumps(json.loads(text)) for text in texts)
 
 
 def test_a_row_without_room_for_the_whole_ends_with_its_beginning(demo: Generator) -> None:
@@ -351,6 +354,7 @@ IMPOSSIBLE: list[tuple[dict, str]] = [
     ({"regex": "(a)\\1"}, "backreferences are not supported"),
     ({"json_schema": {"type": "intger"}}, "the json_schema .* cannot be used: Invalid type: intger"),
     ({"json_schema": {"type": "array", "uniqueItems": True}}, "Unimplemented keys.*uniqueItems"),
+    ({"json_schema": {"not": {"type": "integer"}}}, "Unimplemented keys.*not"),
     ({"json_schema": {"type": "integer", "minimum": 5, "maximum": 3}}, "Unsatisfiable"),
     ({"json_schema": {"$ref": "http://example.com/schema"}}, "does not fetch"),
     ({"grammar": "start: word"}, "unknown name: .word"),
