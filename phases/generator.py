@@ -264,8 +264,8 @@ class Generator:
             When the journal exists already or cannot be made.
         """
         return self._run(
-            self.request(x, params), journal=journal, digest_every=digest_every, keep=keep, capacity=capacity, interpreter=interpreter,
-            log_steps=log_steps,
+            self.request(x, params), journal=journal, digest_every=digest_every, keep=keep, capacity=capacity,
+            interpreter=interpreter, log_steps=log_steps,
         )  # fmt: skip
 
     def _run(
