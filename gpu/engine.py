@@ -129,6 +129,21 @@ class Engine(Protocol):
         """Replace the row's logits, or its kept ones; raises ValueError unless they are [vocab] float32."""
         ...
 
+    def mask_logits(self, row: int, allowed: npt.NDArray[np.uint32]) -> None:
+        """Set the row's logits to -inf but for the tokens whose bit is set, where the logits are.
+
+        Parameters
+        ----------
+        allowed : ndarray, [ceil(vocab / 32)] uint32
+            Token t has bit t % 32 of word t // 32; bits beyond the vocabulary mean nothing.
+
+        Raises
+        ------
+        ValueError
+            Unless the bits are as many and of that type.
+        """
+        ...
+
     def keep_logits(self, row: int) -> None:
         """Put a copy of the row's logits aside, instead of those kept before."""
         ...

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
+from gpu.masking import mask_logits
 from gpu.rows import RowKeeper
 from gpu.sampling import check_sampling, sample
 
@@ -78,6 +79,11 @@ class HostEngine(RowKeeper):
         """Replace the row's logits, or its kept ones."""
         self._check_logits(row, logits)
         self._logits(kept)[row] = logits
+
+    def mask_logits(self, row: int, allowed: npt.NDArray[np.uint32]) -> None:
+        """Set the row's logits to -inf but for the tokens whose bit is set."""
+        self._check_mask(row, allowed)
+        mask_logits(self.buffers.logits[row], allowed)
 
     def keep_logits(self, row: int) -> None:
         """Put a copy of the row's logits aside."""

@@ -90,6 +90,15 @@ class RowKeeper:
                 f"logits are {logits.dtype} {list(logits.shape)}, expected float32 {[self.model.vocab]}, the vocabulary"
             )
 
+    def _check_mask(self, row: int, allowed: npt.NDArray[Any]) -> None:
+        self._check_row(row)
+        words = -(-self.model.vocab // 32)
+        if allowed.shape != (words,) or allowed.dtype != np.uint32:
+            raise ValueError(
+                f"a mask is {allowed.dtype} {list(allowed.shape)}, expected uint32 {[words]}: a bit for each of "
+                f"{self.model.vocab} tokens"
+            )
+
     def _check_positions(self, row: int, first: int, last: int) -> None:
         self._check_row(row)
         if not 0 <= first <= last <= self.kv_cache.capacity:

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from gpu.errors import NoFreeRows as NoFreeRows
     from gpu.errors import SelfCheckError as SelfCheckError
     from phases.candidates import Candidate as Candidate
+    from phases.constraint import Constraint as Constraint
     from phases.context import Generation as Generation
+    from phases.errors import ConstraintError as ConstraintError
     from phases.errors import RequestError as RequestError
     from phases.generation import machine as machine
     from phases.generator import Generator as Generator
+    from phases.logits_phase import LogitsPhase as LogitsPhase
     from phases.request import Content as Content
     from phases.request import FinishReason as FinishReason
     from phases.request import GenerationRequest as GenerationRequest
@@ -33,6 +36,8 @@ _HOMES = {
     "Candidate": "phases.candidates",
     "CapacityError": "gpu.errors",
     "CheckpointError": "gpu.errors",
+    "Constraint": "phases.constraint",
+    "ConstraintError": "phases.errors",
     "Content": "phases.request",
     "FinishReason": "phases.request",
     "Generation": "phases.context",
@@ -42,6 +47,7 @@ _HOMES = {
     "IllegalMove": "statemachine.errors",
     "JournalError": "statemachine.errors",
     "LogitsError": "gpu.errors",
+    "LogitsPhase": "phases.logits_phase",
     "Message": "phases.request",
     "NoFreeRows": "gpu.errors",
     "PhaseError": "statemachine.errors",

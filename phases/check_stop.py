@@ -20,5 +20,5 @@ class CheckStop(Phase[Generation, Tokens]):
         for row, token in zip(context.live, outcome, strict=True):
             context.finish_reasons[row] = context.finish_reason(row, token)
             context.output_ids[row].append(token)
-        context.sampled, context.drawn_by = None, None
+        context.sampled, context.drawn_by, context.adjusted = None, None, ()
         context.live = tuple(row for row in context.live if context.finish_reasons[row] is None)

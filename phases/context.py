@@ -1,7 +1,7 @@
 """The context that the six phases share: host fields, and the engine whose memory was bound once."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +21,7 @@ class Generation:
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "stale",
+        "slots", "engine", "tokenizer", "lease", "filled", "stale", "adjusters",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -35,8 +35,12 @@ class Generation:
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
     stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
 
+    # By the name of each phase that adjusts logits: what it does to a row's.
+    adjusters: Mapping[str, "Callable[[Generation, int], object]"] = field(default_factory=dict, repr=False)
+
     prompt_ids: list[tuple[int, ...]] = field(default_factory=list)  # [rows][tokens], by Tokenize
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
+    adjusted: tuple[str, ...] = ()  # by which of them the next token's logits were, to CheckStop
     sampled: tuple[int, ...] | None = None  # [live rows], from Sample to CheckStop, where the engine knows them at once
     output_ids: list[list[int]] = field(default_factory=list)  # [rows][tokens], by CheckStop
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
@@ -116,9 +120,10 @@ class Generation:
     def fresh_logits(self) -> None:
         """Make the engine's logits those of this place again, after the generation went back in time.
 
-        A phase of yours that edits logits calls this first. It costs one decode step for rows that have an output,
-        whose last token is computed again; nothing for the others, as the engine keeps the logits of prompts. A token
-        that was drawn, but that only an asynchronous engine knew, is drawn again: its position and seed are the same.
+        A phase of yours that reads logits calls this first. It costs one decode step for rows that have an output,
+        whose last token is computed again; nothing for the others, as the engine keeps the logits of prompts. What a
+        `LogitsPhase` had adjusted is adjusted again. A token that was drawn, but that only an asynchronous engine knew,
+        is drawn again: its position and seed are the same.
         """
         if not self.stale:
             return
@@ -135,6 +140,7 @@ class Generation:
                     again.append(slot)
             if again:
                 engine.decode(again)
+            self._adjust_again()
             self._draw_again()
             self.stale = False
         finally:  # also if it was interrupted: what was computed again is what had been there
@@ -158,6 +164,7 @@ class Generation:
                 longer.append(self.slots[row])
         if longer:
             engine.prefill(longer)
+        self._adjust_again()
         self._draw_again()
         self.bind()
         self.filled = list(self.cached)
@@ -176,6 +183,15 @@ class Generation:
     def _known(self, row: int) -> int:
         """How many tokens of a row the cache holds, without one that the host does not know."""
         return min(self.cached[row], len(self.prompt_ids[row]) + len(self.output_ids[row]) + (self.sampled is not None))
+
+    def _adjust_again(self) -> None:
+        """Adjust fresh logits as they were, if they are those of the token that comes next, or has just been drawn."""
+        if not self.adjusted:
+            return
+        for row in self.live:
+            if self._known(row) == len(self.prompt_ids[row]) + len(self.output_ids[row]):
+                for name in self.adjusted:
+                    self.adjusters[name](self, row)
 
     def _draw_again(self) -> None:
         """Over fresh logits, bring back a token that only the engine knew, and the logits of a Decode behind it."""

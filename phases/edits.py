@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from phases.constrain import check_forced, check_stops
 from phases.context import Generation
 from phases.errors import RequestError
 from phases.request import DEFAULTS, RowRequest, SamplingParams
@@ -35,7 +36,11 @@ class SetSampling(Edit[Generation, Sampling]):
         unknown = set(changes) - set(asdict(DEFAULTS))
         if unknown or not changes:
             raise RequestError(f"expected some of {', '.join(asdict(DEFAULTS))}, not {', '.join(unknown) or 'nothing'}")
+        if "constraint" in changes:
+            raise RequestError("a row's constraint is of its whole text, so it stays as it was: start another run")
         params = SamplingParams(**changes).over(context.request.requests[row].params)
+        if params.constraint is not None:
+            check_stops(context, params)
         return Sampling(row, params)
 
     def apply(self, context: Generation, outcome: Sampling) -> None:
@@ -66,6 +71,7 @@ class Force(Forcing):
         vocab = context.bound_engine.model.vocab
         if not ids or max(ids) >= vocab:
             raise RequestError(f"expected token ids from 0 to {vocab - 1}, not {list(ids)}")
+        check_forced(context, row, ids)
         return Forced(row, ids)
 
 
@@ -79,6 +85,7 @@ class Append(Forcing):
         tokens = context.bound_tokenizer.encode_continuation(text)
         if not tokens:
             raise RequestError(f"expected some text, but {text!r} comes to no token")
+        check_forced(context, row, tokens)
         return Forced(row, tokens)
 
 

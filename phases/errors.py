@@ -5,6 +5,10 @@ class RequestError(ValueError):
     """A request that cannot be run as it is; the message says what was expected, what came and what to do."""
 
 
+class ConstraintError(ValueError):
+    """What a row is constrained to be can come of none of the tokens that there are."""
+
+
 class IgnoredSettings(UserWarning):
     """A checkpoint asks for what nobody here heeds."""
 

@@ -18,11 +18,13 @@ from gpu import (
 )
 from gpu.checkpoint.files import read_object
 from phases.candidates import Candidate, next_candidates
+from phases.constrain import check_constraints, constrained
 from phases.context import Generation
 from phases.errors import IgnoredSettings, RequestError
 from phases.generation import check_stop
 from phases.generation import machine as generation_machine
 from phases.generation_config import not_honoured, params_of
+from phases.logits_phase import adjusters_of
 from phases.printable import one_line
 from phases.request import GenerationRequest, GenerationResult, Params, SamplingParams
 from phases.resources import EngineResources
@@ -212,6 +214,18 @@ class Generator:
 
     # --- the machine itself -------------------------------------------------------------------------------------
 
+    def request(self, x: Any, params: Params = None) -> GenerationRequest:
+        """The request that `start` would make: every parameter is set, and what can be refused at once has been.
+
+        Raises
+        ------
+        RequestError
+            When no request can be made of `x` and `params`, or a constraint cannot be kept.
+        """
+        request = GenerationRequest.of(x, params).resolved(self.defaults)
+        check_constraints(request, self.tokenizer, self.engine.model.vocab)
+        return request
+
     def start(
         self,
         x: Any,
@@ -243,16 +257,15 @@ class Generator:
         Raises
         ------
         RequestError
-            When no request can be made of `x` and `params`.
+            When no request can be made of `x` and `params`, or a constraint cannot be kept.
         NoFreeRows
             When the engine has not as many free rows.
         JournalError
             When the journal exists already or cannot be made.
         """
-        request = GenerationRequest.of(x, params).resolved(self.defaults)
         return self._run(
-            request, journal=journal, digest_every=digest_every, keep=keep, capacity=capacity, interpreter=interpreter,
-            log_steps=log_steps,
+            self.request(x, params), journal=journal, digest_every=digest_every, keep=keep, capacity=capacity,
+            interpreter=interpreter, log_steps=log_steps,
         )  # fmt: skip
 
     def _run(
@@ -265,14 +278,16 @@ class Generator:
     ) -> Run[Generation]:
         if self._closed:
             raise RuntimeError("this generator is closed; make another with Generator.from_pretrained")
+        machine = constrained(self.machine, request)
         context = self._resources.lend(request, capacity)
         try:
+            context.adjusters = adjusters_of(machine)
             if isinstance(journal, str | PathLike):
                 from statemachine import JournalWriter
 
                 journal = JournalWriter(journal)
             return Run(
-                self.machine, context, resources=self._resources, request=request, journal=journal, **options
+                machine, context, resources=self._resources, request=request, journal=journal, **options
             )  # fmt: skip
         except BaseException:  # whoever keeps the error keeps the context: its rows must not wait for that
             self._resources.release(context)
@@ -370,6 +385,7 @@ class Generator:
             raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
         if (other := other_weights(journal, mine)) is not None:
             raise refusal(other)
+        check_constraints(request, self.tokenizer, self.engine.model.vocab)
         return request
 
     def environment(self) -> dict[str, Any]:

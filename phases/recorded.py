@@ -4,8 +4,9 @@ from typing import Any
 
 import msgspec
 
+from phases.constrain import constrained
 from phases.request import GenerationRequest
-from statemachine import Journal, JournalError
+from statemachine import Journal, JournalError, Machine
 from statemachine.record.exact import shown
 
 MOST_ROWS, MOST_TOKENS = 4096, 2**31 - 1
@@ -22,6 +23,14 @@ def request_of(journal: Journal) -> GenerationRequest:
     if len(request.requests) > MOST_ROWS:
         raise JournalError(f"{journal.path} records no generation: it has {len(request.requests)} rows")
     return request
+
+
+def machine_of(journal: Journal, machine: Machine[Any]) -> Machine[Any]:
+    """A machine with the phases that the request of a record adds to it by itself, if it is one of a generation."""
+    try:
+        return constrained(machine, request_of(journal))
+    except (JournalError, ValueError):  # of another kind of machine, which has no way into Sample, say
+        return machine
 
 
 def capacity_of(journal: Journal) -> int:

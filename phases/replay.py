@@ -7,6 +7,7 @@ from os.path import expanduser, isdir
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpu import OptionError, refused_engine
+from phases.constrain import constrained
 from phases.context import Generation
 from phases.generation import machine as generation_machine
 from phases.recorded import MOST_ROWS, MOST_TOKENS, capacity_of, other_weights, quantize_of, request_of
@@ -106,7 +107,7 @@ def played_run(journal: Journal, machine: Machine[Generation] = generation_machi
     """A ready run of a recorded generation that has neither engine nor tokenizer: it can only be played."""
     request, capacity = request_of(journal), capacity_of(journal)
     context = Generation(request, tuple(range(len(request.requests))), capacity)
-    return Run(machine, context, run_id=journal.header.run, request=request, keep=True)
+    return Run(constrained(machine, request), context, run_id=journal.header.run, request=request, keep=True)
 
 
 def load_generator(

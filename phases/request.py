@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from phases.constraint import Constraint
 from phases.errors import RequestError
 
 
@@ -92,6 +93,8 @@ class SamplingParams:
         The row ends after so many tokens, or earlier where the capacity ends.
     stop_token_ids
         The row ends after any of these; an empty tuple means none.
+    constraint
+        What the whole output is to be, see `phases.constrain`; also as a mapping, such as `{"regex": "[0-9]+"}`.
 
     Raises
     ------
@@ -106,6 +109,7 @@ class SamplingParams:
     seed: int | None = None
     max_new_tokens: int | None = None
     stop_token_ids: tuple[int, ...] | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         self._check("temperature", lambda t: math.isfinite(t) and t >= 0, "a finite number of at least 0 (0 is greedy)")
@@ -116,6 +120,7 @@ class SamplingParams:
         self._check("max_new_tokens", lambda n: n >= 1, "a whole number of at least 1", whole=True)
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids, "stop_token_ids"))
+        object.__setattr__(self, "constraint", Constraint.of(self.constraint))
 
     def _check(self, name: str, allowed: Any, expected: str, *, whole: bool = False) -> None:
         value = getattr(self, name)

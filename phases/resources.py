@@ -64,6 +64,7 @@ class EngineResources(Resources[Generation]):
         for source, target, filled in zip(context.slots, fork.slots, context.filled, strict=True):
             self._engine.copy_row(source, target, length=filled)
         fork.filled = list(context.filled)
+        fork.adjusters = context.adjusters
         return fork
 
     def save(self, context: Generation, *, kv: str = "copy", **unknown: Any) -> Arrays:

@@ -81,6 +81,10 @@ class Tokenizer:
             templates = templates["default"]
         return ChatTemplate(templates or "")
 
+    def as_json(self) -> str:
+        """The tokenizer as a tokenizer.json describes it; raises CheckpointError where it is none of those."""
+        return self._backend.as_json()
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens and without any clean-up of spaces."""
         return self._backend.decode(ids)

@@ -66,6 +66,10 @@ class Backend(Protocol):
         """The text of one id, a special token's too; raises CheckpointError."""
         ...
 
+    def as_json(self) -> str:
+        """The tokenizer as a tokenizer.json describes it; raises CheckpointError where it is none of those."""
+        ...
+
 
 def load_backend(folder: Path) -> Backend:
     """Load the tokenizer of a checkpoint folder.
@@ -190,6 +194,9 @@ class FastBackend:
         with _foreign("the checkpoint's tokenizer fails"):
             return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
+    def as_json(self) -> str:
+        return str(self.tokenizer.to_str())
+
 
 def _fast_backend(text: str, config: Mapping[str, Any], templates: Templates, *, qwen: bool) -> FastBackend | None:
     """The tokenizer of tokenizer.json, with the tokens that tokenizer_config.json adds as TokenizersBackend does.
@@ -302,6 +309,10 @@ class TransformersBackend:
     def decode_token(self, token: int) -> str:
         with _foreign("the checkpoint's tokenizer fails"):
             return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+    def as_json(self) -> str:
+        with _foreign("the checkpoint's tokenizer is not one of the library tokenizers"):
+            return str(self.tokenizer.backend_tokenizer.to_str())
 
 
 def _transformers_backend(folder: Path, templates: Templates, reason: str) -> TransformersBackend:

@@ -78,6 +78,11 @@ class AsynchronousEngine(RowKeeper):
         copied = logits.copy()
         self._launch([row], lambda: self._device.write_logits(row, copied, kept=kept))
 
+    def mask_logits(self, row: int, allowed: np.ndarray) -> None:
+        self._check_mask(row, allowed)
+        copied = allowed.copy()
+        self._launch([row], lambda: self._device.mask_logits(row, copied))
+
     def keep_logits(self, row: int) -> None:
         self._check_row(row)
         self._launch([row], lambda: self._device.keep_logits(row))

@@ -13,7 +13,7 @@ from gpu.cuda.arena import Arena, Plan
 from gpu.cuda.cache_numbers import CacheNumbers
 from gpu.cuda.device import Device, Event, Lines
 from gpu.cuda.drawing import Drawing, Launches, launches
-from gpu.cuda.forward import draw, step_of
+from gpu.cuda.forward import draw, mask, step_of
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.shape import Shape, bucket
 from gpu.cuda.staging import Staging, Window
@@ -185,6 +185,13 @@ class DeviceEngine(RowKeeper):
         self._check_logits(row, logits)
         with self._launching():
             self._staging.write(self._logits(row, kept), logits)
+
+    def mask_logits(self, row: int, allowed: npt.NDArray[np.uint32]) -> None:
+        """Set the row's logits to -inf but for the tokens whose bit is set; no logit comes to the host."""
+        self._check_mask(row, allowed)
+        with self._launching():
+            self._staging.write(self._arena.lines("allowed"), allowed)
+            mask(self._device, self._shape, self._arena, row)
 
     def keep_logits(self, row: int) -> None:
         """Put a copy of the row's logits aside."""

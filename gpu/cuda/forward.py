@@ -13,7 +13,7 @@ from gpu.cuda.shape import Shape
 
 Int32Array = npt.NDArray[np.int32]
 
-_THREADS = {"embed": 256, "rope": 128, "sample": 1024, "scales": 256, "unpack_codes": 256}
+_THREADS = {"embed": 256, "rope": 128, "sample": 1024, "mask": 256, "scales": 256, "unpack_codes": 256}
 _HEADS_OF_ROPE = 4  # of a block
 _TOKENS_OF_SCALES = 8
 _BLOCKS_OF_CODES = 8  # of a processor
@@ -45,6 +45,12 @@ def draw(launcher: Launcher, shape: Shape, arena: Arena, tokens: int, launches: 
             arena.at("sampling"), arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("of_shares"),
             arena.at("amounts"), arena.at("progress"), arena.at("looked"),
         )  # fmt: skip
+
+
+def mask(launcher: Launcher, shape: Shape, arena: Arena, row: int) -> None:
+    """Launch what leaves a row the logits of the tokens that `allowed` of the arena has bits of."""
+    blocks = -(-shape.model.vocab // _THREADS["mask"])
+    launcher.launch("mask", (blocks, 1, 1), _THREADS["mask"], arena.at("logits", row), arena.at("allowed"))
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ _HEAD_DIMS = range(8, 257, 8)
 def sources(*, wide: bool) -> list[str]:
     """Give the kernels as texts that compile apart, those that take longest first; on request those of wide.cu too."""
     parts = [_part(f"{name}.cu", f"PRODUCTS({name}, {name.upper()})\n") for name in _PRODUCTS]
-    parts += [_joined("sampling.cu", "loading.cu"), _joined("attention_prompt.cu"), _joined("steps.cu")]
+    parts += [_joined("sampling.cu", "masking.cu", "loading.cu"), _joined("attention_prompt.cu"), _joined("steps.cu")]
     if wide:
         parts[:0] = [
             _part(f"{name}_{tokens}x{rows}.cu", f"WIDE({name}, {name.upper()}, {tokens}, {rows})\n")
@@ -240,7 +240,7 @@ class Shape:
 
     def modules_of_rows(self) -> list[Module]:
         """Give the kernels of an engine that has a model computed by others: what draws, and what is around a batch."""
-        return [Module(_joined("common.cu", "sampling.cu", "batch.cu"), self.defines())]
+        return [Module(_joined("common.cu", "sampling.cu", "masking.cu", "batch.cu"), self.defines())]
 
     def state_of_rows(self) -> Plan:
         """Plan what every engine has for its rows but their cache: logits, tokens, and how they are drawn."""
@@ -249,6 +249,7 @@ class Shape:
             "logits": Array((rows, model.vocab), "float32"),
             "kept_logits": Array((rows, model.vocab), "float32"),
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
+            "allowed": Array((_up_div(model.vocab, 32),), "uint32"),  # bits of the tokens that a mask leaves
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
             "of_shares": Array((self.slots, self.shares), "uint64"),  # of the logits: the largest, the sum of weights
             "looked": Array((self.slots,), "int32"),  # how many shares are done
@@ -330,7 +331,7 @@ class Shape:
 
 def drawing_digest() -> str:
     """Tell one version of what draws from another."""
-    return hashlib.sha256(_joined("common.cu", "sampling.cu", "batch.cu").encode()).hexdigest()[:16]
+    return hashlib.sha256(_joined("common.cu", "sampling.cu", "masking.cu", "batch.cu").encode()).hexdigest()[:16]
 
 
 def kernels_digest() -> str:

@@ -71,7 +71,7 @@ def _show(generator: "Generator", run: "Run[Generation]", *, quiet: bool, phases
     if phases:
         from phases.cli.passing import PassingPhases
 
-        on_step = PassingPhases(generator, stderr()).show
+        on_step = PassingPhases(generator, run, stderr()).show
     for piece in generator.pieces(run, on_step=on_step, whole=True):
         if streams:
             sys.stdout.write(shown(piece))

@@ -11,6 +11,7 @@ from phases.cli.files import readable_file
 from phases.cli.screen import tell
 
 if TYPE_CHECKING:
+    from phases.constraint import Constraint
     from phases.request import RowRequest, SamplingParams
 
 SAMPLING, MODEL = "Sampling (what is not given comes from the checkpoint)", "Model"
@@ -147,6 +148,7 @@ def sampling_params(
     min_p: float | None,
     seed: int | None,
     max_new_tokens: int | None,
+    constraint: "Constraint | None" = None,
 ) -> "SamplingParams":
     """Sampling parameters of what was given; what they refuse is a wrong command line."""
     from phases.errors import RequestError
@@ -154,8 +156,9 @@ def sampling_params(
 
     try:
         return SamplingParams(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
-        )
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
+            constraint=constraint,
+        )  # fmt: skip
     except RequestError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from phases.check_stop import CheckStop
+from phases.logits_phase import LogitsPhase
 from phases.printable import one_line
 from phases.tokenize import Tokenize
 from statemachine.definition.variable import in_words
@@ -10,17 +11,18 @@ from statemachine.definition.variable import in_words
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from phases.context import Generation
     from phases.generator import Generator
-    from statemachine import Step
+    from statemachine import Run, Step
 
 
 class PassingPhases:
     """One line a step: number, phase, time, what came of it, and where its guards sent the run."""
 
-    def __init__(self, generator: "Generator", console: "Console") -> None:
+    def __init__(self, generator: "Generator", run: "Run[Generation]", console: "Console") -> None:
         self._generator = generator
         self._console = console
-        self._phases = generator.machine.phases
+        self._phases = run.machine.phases
 
     def show(self, step: "Step") -> None:
         guards = in_words(step.guards)
@@ -39,4 +41,6 @@ class PassingPhases:
             return f"{sum(len(ids) for ids in step.outcome)} prompt tokens"
         if isinstance(phase, CheckStop):
             return " ".join(f"{token} {self._generator.tokenizer.decode([token])!r}" for token in step.outcome)
+        if isinstance(phase, LogitsPhase):
+            return f"of {' '.join(map(str, step.outcome))} tokens"
         return ""

@@ -42,7 +42,9 @@ def model_of(journal: "Journal", model: str | None) -> str | None:
 
 def tell_of_lacking_phases(journal: "Journal", machine: "Machine[Any]") -> None:
     """Warn that a record is of another machine than the one that is to go through it."""
-    its = journal.header.machine
+    from phases.recorded import machine_of
+
+    its, machine = journal.header.machine, machine_of(journal, machine)
     if its.version >= machine.version and (lacking := [name for name in its.phases if name not in machine.phases]):
         warn(
             f"{journal.path} was recorded by a machine with the phase {', '.join(lacking)}, which the one here lacks: "

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phases.cli import options
+from phases.cli import constraining, options
+from phases.cli.constraining import constraint_of
 from phases.cli.driving import drive
 from phases.cli.files import check_new, check_snapshot
 from phases.cli.screen import loading_bar, warn
@@ -38,6 +39,10 @@ def run(
     min_p: options.MinP = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = None,
+    json_schema: constraining.JsonSchema = None,
+    regex: constraining.Regex = None,
+    choice: constraining.Choice = None,
+    grammar: constraining.Grammar = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Also tell speed and share of memory bandwidth.", rich_help_panel=OUTPUT)
     ] = False,
@@ -84,6 +89,8 @@ def run(
     echo "Count from 3 to 9" | phasewalk run --temperature 0
 
     phasewalk run "Hello" --journal hello.jsonl; phasewalk replay hello.jsonl
+
+    phasewalk run "Is a fox an animal?" --choice yes --choice no
     """
     from phases.generator import Generator
 
@@ -98,8 +105,9 @@ def run(
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
-    )
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
+        constraint=constraint_of(json_schema, regex, choice, grammar),
+    )  # fmt: skip
     check_new(journal, "--journal", writable=not journal_optional)
     check_snapshot(snapshot, force=force, journal=journal)
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
@@ -109,8 +117,9 @@ def run(
             quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:
+        request = generator.request(x, params)  # what is refused leaves no journal
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None
-        run = generator.start(x, params, journal=writer, digest_every=digest_every)
+        run = generator.start(request, journal=writer, digest_every=digest_every)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phases.cli import options, picture
+from phases.cli import constraining, options, picture
+from phases.cli.constraining import constraint_of
 from phases.cli.files import check_new, is_journal, readable_file
 from phases.cli.process import FAILED
 from phases.cli.recorded_model import model_of, tell_of_lacking_phases
@@ -71,6 +72,10 @@ def step(
     min_p: options.MinP = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = None,
+    json_schema: constraining.JsonSchema = None,
+    regex: constraining.Regex = None,
+    choice: constraining.Choice = None,
+    grammar: constraining.Grammar = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Commands and answers as lines; also where there is no terminal.",
                            rich_help_panel=SCREEN),
@@ -131,8 +136,9 @@ def step(
     x = _input(prompt, messages, raw=raw)
     check_new(journal, "--journal")
     params = options.sampling_params(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
-    )
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
+        constraint=constraint_of(json_schema, regex, choice, grammar),
+    )  # fmt: skip
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(

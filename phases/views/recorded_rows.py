@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phases import logits_digest
+from phases.constrain import constrained
 from phases.context import Generation
 from phases.recorded import capacity_of, request_of
 from statemachine import Journal, JournalError, Machine
@@ -47,6 +48,7 @@ class RecordedRows:
     def __init__(self, journal: Journal, machine: Machine[Generation]) -> None:
         request, capacity = request_of(journal), capacity_of(journal)
         self._path = journal.path
+        machine = constrained(machine, request)
         self._phases, self._edits = machine.phases, {edit.name: edit for edit in machine.edits}
         self.context = Generation(request, tuple(range(len(request.requests))), capacity)
         self._coming: dict[int, Any] = {}  # by row, the digest of the logits that its next token will be drawn from

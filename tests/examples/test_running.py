@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
 SHOWN = dict(re.findall(r"^```text\n\$ python examples/(\w+)\.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
-NAMES = ["order", "agent", "saga", "elevator", "tcp", "traffic_lights", "embedding"]
+NAMES = ["order", "agent", "saga", "elevator", "tcp", "traffic_lights", "favour", "embedding"]
 
 
 def output(name: str, folder: Path, *arguments: str) -> str:
@@ -51,7 +51,7 @@ def test_its_machine_is_checked_and_drawn_by_the_commands_that_the_page_names(na
     assert "stateDiagram-v2" in phasewalk("diagram", target).out
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "embedding"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("favour", "embedding")])
 def test_it_is_short_and_knows_no_language_model(name: str) -> None:
     text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 135

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 HEAVY = (
     "transformers", "torch", "huggingface_hub", "safetensors", "textual", "rich", "structlog", "asyncio", "graphviz",
     "httpx", "requests", "unittest", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx",
+    "llguidance",
 )  # fmt: skip
 
 RUN = """

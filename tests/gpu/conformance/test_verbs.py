@@ -88,6 +88,41 @@ def test_logits_are_kept_and_restored(engine: Engine) -> None:
     assert np.array_equal(engine.read_logits(1), second)
 
 
+def test_a_mask_leaves_the_logits_of_its_tokens_and_takes_all_others(engine: Engine) -> None:
+    random = np.random.default_rng(7)
+    for number in range(20):
+        logits = {row: noise(VOCAB, seed=4 * number + row) for row in (0, 1, 2)}
+        logits[1][random.integers(0, VOCAB, 3)] = [np.nan, np.inf, -np.inf]
+        for row, values in logits.items():
+            engine.write_logits(row, values)
+            engine.keep_logits(row)
+        tokens = random.choice(VOCAB, int(random.integers(0, VOCAB + 1)), replace=False) if number else [0, 31, 32, 96]
+        allowed = np.zeros(4, np.uint32)
+        for token in tokens:
+            allowed[token // 32] |= np.uint32(1 << int(token) % 32)
+        allowed[3] |= np.uint32(0xFFFFFFFE)  # beyond the vocabulary
+        engine.mask_logits(1, allowed)
+        allowed[:] = 0  # whoever wrote it may use it again
+        expected = np.full(VOCAB, -np.inf, np.float32)
+        expected[tokens] = logits[1][tokens]
+        assert np.array_equal(engine.read_logits(1), expected, equal_nan=True)
+        assert np.array_equal(engine.read_logits(1, kept=True), logits[1], equal_nan=True)
+        assert all(np.array_equal(engine.read_logits(row), logits[row]) for row in (0, 2))
+
+
+def test_a_token_is_drawn_from_what_a_mask_left(engine: Engine) -> None:
+    [row] = engine.kv_cache.acquire(1)
+    prompted(engine, row, [1, 2, 3])
+    allowed = np.array([0, 0, 1 << 5, 0], np.uint32)
+    for parameters in (GREEDY, GREEDY | {"temperature": 2.0}):
+        engine.set_sampling(row, **parameters)
+        engine.mask_logits(row, allowed)
+        engine.sample([row])
+        assert engine.sampled([row]) == (69,)
+        engine.decode([row])
+        assert np.isfinite(engine.read_logits(row)).all()
+
+
 def test_kept_logits_outlive_what_is_computed_after_them(engine: Engine) -> None:
     rows = engine.kv_cache.acquire(2)
     for row in rows:
@@ -227,6 +262,9 @@ def test_refusals_say_what_is_wrong_and_change_nothing(engine: Engine) -> None:
         (r"float64 \[97\], expected float32 \[97\]", lambda: engine.write_logits(0, np.zeros(97))),
         (r"float32 \[96\]", lambda: engine.write_logits(0, np.zeros(96, np.float32))),
         ("no row 4", lambda: engine.read_logits(4)),
+        (r"mask is uint32 \[3\], expected uint32 \[4\]", lambda: engine.mask_logits(0, np.zeros(3, np.uint32))),
+        (r"mask is int64 \[4\]", lambda: engine.mask_logits(0, np.zeros(4, np.int64))),  # type: ignore[arg-type]
+        ("no row 4", lambda: engine.mask_logits(4, np.zeros(4, np.uint32))),
         ("no positions 3 to 49, only 0 to 48", lambda: engine.export_kv(0, 3, 49)),
         ("no positions 3 to 2", lambda: engine.export_kv(0, 3, 2)),
         ("no positions 47 to 49", lambda: engine.import_kv(0, 47, cache[:, :, :, :2])),
