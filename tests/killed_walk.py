@@ -53,7 +53,7 @@ def move(way: str, path: Path) -> None:
 
 
 def killed(way: str, path: Path, *, after: int = 1, lasting: int = 0) -> list[int]:
-    """Kill such a program after so many draws, and so many ns from the second on; gives the time of each draw, in ns."""
+    """Kill such a program after so many draws, and so many ns from the second on; gives each draw's time in ns."""
     command = [sys.executable, "-m", "killed_walk", way, str(path)]
     with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
