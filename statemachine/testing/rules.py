@@ -63,7 +63,8 @@ def machine_rules(
         TestTraffic = machine_rules(traffic, contexts=st.builds(Crossing, cars=st.integers(0, 9))).TestCase
 
     Runs are stepped, driven, paused, signalled, edited, rewound, forked, saved, restored and replayed, and must agree
-    with themselves, with their journals and between both interpreters. `Rules.coverage` holds what was seen.
+    with themselves, with their journals and between both interpreters. Signals are left to wait, too, and must be taken
+    as soon as they can be. `Rules.coverage` holds what was seen.
 
     Parameters
     ----------
