@@ -58,7 +58,8 @@ class Generator:
     defaults
         Sampling parameters for whatever a request leaves unset.
     machine
-        The machine that every run follows: the built-in one, or one made of it with `machine.insert(...)`.
+        The machine that every run follows: the built-in one, or one made of it with `machine.insert(...)`. A run with a
+        constraint has the phase `constrain` besides.
     source
         What the model is called, for records.
     folder

@@ -14,8 +14,9 @@ from phases.cli.screen import loading_bar, warn
 from phases.cli.target import MachineOption, generating_machine
 
 if TYPE_CHECKING:
+    from phases.context import Generation
     from phases.request import RowRequest
-    from statemachine import JournalWriter
+    from statemachine import JournalWriter, Machine
 
 OUTPUT, RECORD = "Output", "Record"
 
@@ -92,22 +93,19 @@ def run(
 
     phasewalk run "Is a fox an animal?" --choice yes --choice no
     """
+    from phases.constrain import constrained
     from phases.generator import Generator
+    from phases.request import GenerationRequest
 
     generating = generating_machine(machine)
-    if nvtx:
-        from phases.nvtx_ranges import with_ranges
-
-        try:
-            generating = with_ranges(generating)
-        except ImportError as error:
-            raise typer.BadParameter(str(error), param_hint="--nvtx") from error
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
         constraint=constraint_of(json_schema, regex, choice, grammar),
     )  # fmt: skip
+    if nvtx:
+        generating = _with_ranges(constrained(generating, GenerationRequest.of(x, params)))
     check_new(journal, "--journal", writable=not journal_optional)
     check_snapshot(snapshot, force=force, journal=journal)
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
@@ -121,6 +119,15 @@ def run(
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None
         run = generator.start(request, journal=writer, digest_every=digest_every)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)
+
+
+def _with_ranges(machine: "Machine[Generation]") -> "Machine[Generation]":
+    from phases.nvtx_ranges import with_ranges
+
+    try:
+        return with_ranges(machine)
+    except ImportError as error:
+        raise typer.BadParameter(str(error), param_hint="--nvtx") from error
 
 
 def _writer(path: Path, *, sync: bool, optional: bool) -> "JournalWriter | None":
