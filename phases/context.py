@@ -40,6 +40,7 @@ class Generation:
     sampled: tuple[int, ...] | None = None  # [live rows], from Sample to CheckStop, where the engine knows them at once
     output_ids: list[list[int]] = field(default_factory=list)  # [rows][tokens], by CheckStop
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
+    kept_text: list[int | None] = field(default_factory=list)  # [rows], characters; None: all of it; by CheckStop
     live: tuple[int, ...] = ()  # rows that are not finished, by CheckStop
     cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
     drawn_by: GenerationRequest | None = None  # from Sample to CheckStop: by whose parameters the token was drawn
@@ -50,7 +51,7 @@ class Generation:
         rows = len(self.request.requests)
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
-        self.finish_reasons = [None] * rows
+        self.finish_reasons, self.kept_text = [None] * rows, [None] * rows
         self.cached, self.filled = [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
 

@@ -27,8 +27,8 @@ from phases.printable import one_line
 from phases.request import GenerationRequest, GenerationResult, Params, SamplingParams
 from phases.resources import EngineResources
 from phases.result import result_of
-from phases.streaming import TextPiece, cancel, fresh_pieces
-from phases.tokenizer import TextStream, Tokenizer
+from phases.streaming import RowText, TextPiece, cancel, fresh_pieces
+from phases.tokenizer import Tokenizer
 from statemachine import Machine, PhaseError, Run, SnapshotError, Step
 from statemachine.definition.machine import Interpreter
 from statemachine.execution.tasks import each_in_thread, in_thread
@@ -191,15 +191,15 @@ class Generator:
 
         Of a run that has text already, only what is new is given, unless `whole` is asked for.
         """
-        streams = [TextStream(self.tokenizer) for _ in run.context.slots]
-        for piece in fresh_pieces(run.context, streams):
+        texts = [RowText(self.tokenizer, row.params) for row in run.context.request.requests]
+        for piece in fresh_pieces(run.context, texts):
             if whole:
                 yield piece
         for step in run if on_step else run.each(check_stop):
             if on_step:
                 on_step(step)
             if step.phase == check_stop.name:
-                yield from fresh_pieces(run.context, streams)
+                yield from fresh_pieces(run.context, texts)
 
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from phases.checks import check_text, is_int, refuse_bytes, stop_strings, token_ids
 from phases.errors import RequestError
 
 
@@ -32,7 +33,7 @@ class Message:
             raise RequestError(f"a message's role is a word such as 'user' or 'system', not {role!r:.200}")
         pieces = (Content("text", contents),) if isinstance(contents, str) else tuple(contents)
         for text in (role, *(piece.content for piece in pieces)):
-            _check_text(text)
+            check_text(text)
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "contents", pieces)
 
@@ -92,6 +93,10 @@ class SamplingParams:
         The row ends after so many tokens, or earlier where the capacity ends.
     stop_token_ids
         The row ends after any of these; an empty tuple means none.
+    stop
+        The row ends as soon as its text holds any of these strings, wherever tokens begin and end in them.
+    keep_stop
+        Let the string that ended the row end its text too, instead of cutting it off.
 
     Raises
     ------
@@ -106,6 +111,8 @@ class SamplingParams:
     seed: int | None = None
     max_new_tokens: int | None = None
     stop_token_ids: tuple[int, ...] | None = None
+    stop: tuple[str, ...] | str | None = None  # a tuple, once it is made
+    keep_stop: bool | None = None
 
     def __post_init__(self) -> None:
         self._check("temperature", lambda t: math.isfinite(t) and t >= 0, "a finite number of at least 0 (0 is greedy)")
@@ -115,7 +122,11 @@ class SamplingParams:
         self._check("seed", lambda s: 0 <= s < 2**64, "a whole number from 0 to 2**64 - 1", whole=True)
         self._check("max_new_tokens", lambda n: n >= 1, "a whole number of at least 1", whole=True)
         if self.stop_token_ids is not None:
-            object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids, "stop_token_ids"))
+            object.__setattr__(self, "stop_token_ids", token_ids(self.stop_token_ids, "stop_token_ids"))
+        if self.stop is not None:
+            object.__setattr__(self, "stop", stop_strings(self.stop))
+        if not isinstance(self.keep_stop, bool | None):
+            raise RequestError(f"keep_stop is True or False, not {self.keep_stop!r:.200}")
 
     def _check(self, name: str, allowed: Any, expected: str, *, whole: bool = False) -> None:
         value = getattr(self, name)
@@ -154,7 +165,9 @@ class SamplingParams:
 
 
 Params = SamplingParams | Mapping[str, Any] | Sequence[SamplingParams | Mapping[str, Any]] | None
-DEFAULTS = SamplingParams(temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128)
+DEFAULTS = SamplingParams(
+    temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128, stop=(), keep_stop=False
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +191,12 @@ class RowRequest:
                 f"a row is messages, a prompt or token_ids, exactly one of them; given: {given or 'none'}"
             )
         if self.prompt is not None:
-            _check_text(self.prompt)
+            check_text(self.prompt)
         if self.messages is not None:
             messages = tuple(m if isinstance(m, Message) else Message.from_json(m) for m in self.messages)
             object.__setattr__(self, "messages", messages)
         if self.token_ids is not None:
-            object.__setattr__(self, "token_ids", _token_ids(self.token_ids, "token_ids"))
+            object.__setattr__(self, "token_ids", token_ids(self.token_ids, "token_ids"))
         object.__setattr__(self, "params", SamplingParams.of(self.params))
 
 
@@ -213,7 +226,7 @@ class GenerationRequest:
             return x
         if isinstance(x, Message | Mapping):
             raise RequestError(f"a chat is a list of messages: put this one message in a list ({x!r:.200})")
-        _refuse_bytes(x)
+        refuse_bytes(x)
         rows = [x] if _is_row(x) else list(x) if isinstance(x, Iterable) else []
         if not rows:
             raise RequestError(
@@ -238,25 +251,12 @@ class GenerationRequest:
         return type(self)(tuple(rows))
 
 
-def _check_text(text: object) -> None:
-    """Refuse what is no text, or text that no encoding can hold: bytes of a command line that are no UTF-8, say."""
-    if not isinstance(text, str):
-        raise RequestError(f"text is expected, not {text!r:.200}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"character {error.start + 1} of a text is {text[error.start]!r}, half a character: was it read from bytes "
-            f"that are not UTF-8? (text: {text[:80]!r})"
-        ) from None
-
-
 def _is_row(x: Any) -> bool:
     """Whether `x` is one row, rather than a batch of rows."""
     if isinstance(x, str | RowRequest):
         return True
     first = next(iter(x), None) if isinstance(x, Sequence) or hasattr(x, "__array__") else None
-    return isinstance(first, Message | Mapping) or _is_int(first)
+    return isinstance(first, Message | Mapping) or is_int(first)
 
 
 def _row(x: Any, params: SamplingParams, *, raw: bool) -> RowRequest:
@@ -266,42 +266,20 @@ def _row(x: Any, params: SamplingParams, *, raw: bool) -> RowRequest:
         return RowRequest(prompt=x, params=params, raw=raw)
     if isinstance(x, Message | Mapping):
         raise RequestError("a batch mixes messages with rows; put the messages of each row in a list of their own")
-    _refuse_bytes(x)
+    refuse_bytes(x)
     items = list(x) if isinstance(x, Iterable) else []
     if items and all(isinstance(item, Message | Mapping) for item in items):
         return RowRequest(messages=tuple(items), params=params)
-    if items and all(_is_int(item) for item in items):
+    if items and all(is_int(item) for item in items):
         return RowRequest(token_ids=tuple(items), params=params)
     raise RequestError(f"a row is a prompt, a list of messages or a list of token ids, not {x!r:.200}")
-
-
-def _refuse_bytes(x: Any) -> None:
-    """Refuse bytes, which look like token ids."""
-    if isinstance(x, bytes | bytearray | memoryview):
-        raise RequestError(
-            f"text or token ids are expected, not bytes ({bytes(x[:40])!r}): decode them, or list the ids"
-        )
-
-
-def _is_int(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
-def _token_ids(values: Iterable[Any], name: str) -> tuple[int, ...]:
-    _refuse_bytes(values)
-    try:
-        ids = tuple(operator.index(value) for value in values)
-    except TypeError:
-        raise RequestError(f"{name} is a list of whole numbers, not {values!r:.200}") from None
-    if any(token < 0 for token in ids):
-        raise RequestError(f"{name} holds {min(ids)}, but token ids start at 0")
-    return ids
 
 
 class FinishReason(StrEnum):
     """Why a row ended."""
 
     STOP = "stop"  # it drew one of its stop tokens
+    STOP_STRING = "stop string"  # its text came to hold one of its stop strings
     LENGTH = "length"  # it reached max_new_tokens, or the capacity
     CANCELLED = "cancelled"
 
@@ -311,7 +289,7 @@ class GenerationResult:
     """What came back, one entry a row in every list."""
 
     output_ids: list[list[int]]  # what was drawn, the stop token included
-    output_texts: list[str]  # without special tokens
+    output_texts: list[str]  # without special tokens, and without the stop string unless it is kept
     finish_reasons: list[FinishReason | None]  # None: the row has not ended yet
     prompt_tokens: list[int]  # counts
     output_tokens: list[int]  # counts

@@ -11,7 +11,9 @@ def result_of(run: Run[Generation], tokenizer: Tokenizer) -> GenerationResult:
     """The result of a run, ended or not."""
     context = run.context
     unended = FinishReason.CANCELLED if run.status is Status.CANCELLED else None
-    texts = context.output_texts or [tokenizer.decode(ids) for ids in context.output_ids]
+    texts = context.output_texts or [
+        tokenizer.decode(ids)[:kept] for ids, kept in zip(context.output_ids, context.kept_text, strict=True)
+    ]
     first, per_token = _timings(run)
     return GenerationResult(
         output_ids=[list(ids) for ids in context.output_ids],

@@ -1,10 +1,8 @@
 """Sample: one token a row is drawn from its logits, in place, where the logits are."""
 
 from phases.context import Generation
-from phases.token_ids import TokenId
+from phases.token_ids import Tokens
 from statemachine import Phase
-
-Tokens = tuple[TokenId, ...]
 
 
 class Sample(Phase[Generation, Tokens]):

@@ -1,11 +1,13 @@
 """Text as it comes: in whole characters, by row; and how a run is cancelled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
 from phases.context import Generation
-from phases.tokenizer import TextStream
+from phases.request import SamplingParams
+from phases.stop_strings import beginning
+from phases.tokenizer import TextStream, Tokenizer
 from statemachine import IllegalMove, Run
 
 
@@ -21,13 +23,30 @@ class TextPiece(str):
         return piece
 
 
-def fresh_pieces(context: Generation, streams: list[TextStream]) -> Iterator[TextPiece]:
+class RowText:
+    """The text of a row as it may be shown: what may be the beginning of a stop string waits until it is none."""
+
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
+        self._stream = TextStream(tokenizer)
+        self._stops = () if params.keep_stop else params.stop or ()
+        self._given = 0  # characters
+        self._waiting = ""
+
+    def fresh(self, ids: Sequence[int], *, ended: bool, kept: int | None) -> str:
+        """What can be shown now that the output is `ids`; in the end all the rest, of which so many characters stay."""
+        text = self._waiting + "".join(self._stream.push(token) for token in ids[self._stream.count :])
+        if ended:
+            text = (text + self._stream.finish())[: None if kept is None else kept - self._given]
+        piece = text[: len(text) - (0 if ended else beginning(text, self._stops))]
+        self._waiting = text[len(piece) :]
+        self._given += len(piece)
+        return piece
+
+
+def fresh_pieces(context: Generation, texts: list[RowText]) -> Iterator[TextPiece]:
     """The text that the tokens of the last CheckStop complete."""
-    for row, stream in enumerate(streams):
-        ids = context.output_ids[row]
-        piece = "".join(stream.push(token) for token in ids[stream.count :])
-        if row not in context.live:
-            piece += stream.finish()
+    for row, text in enumerate(texts):
+        piece = text.fresh(context.output_ids[row], ended=row not in context.live, kept=context.kept_text[row])
         if piece:
             yield TextPiece(piece, row)
 
