@@ -28,6 +28,7 @@ class Buffers:
 
     input_ids: npt.NDArray[np.int32]  # [rows, capacity] int32
     input_lengths: npt.NDArray[np.int32]  # [rows] int32
+    history: npt.NDArray[np.int32]  # [rows, capacity] int32, the tokens that penalties look at
     next_token: npt.NDArray[np.int32]  # [rows] int32
     logits: npt.NDArray[np.float32]  # [rows, vocab] float32
     kept_logits: npt.NDArray[np.float32]  # [rows, vocab] float32
@@ -44,6 +45,7 @@ class Buffers:
         return cls(
             input_ids=np.zeros((rows, capacity), np.int32),
             input_lengths=np.zeros(rows, np.int32),
+            history=np.zeros((rows, capacity), np.int32),
             next_token=np.zeros(rows, np.int32),
             logits=np.zeros((rows, model.vocab), np.float32),
             kept_logits=np.zeros((rows, model.vocab), np.float32),

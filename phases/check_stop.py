@@ -28,8 +28,8 @@ class CheckStop(Phase[Generation, Tokens | Stopped]):
         kept = []
         for row, token in zip(context.live, tokens, strict=True):
             params = context.request.requests[row].params
-            if params.stop:
-                ids = [*context.output_ids[row], token]
+            ids = [*context.output_ids[row], token]
+            if params.stop and len(ids) >= (params.min_new_tokens or 0):
                 length = stopped_at(context.bound_tokenizer, ids, params.stop, keep=bool(params.keep_stop))
                 if length is not None:
                     kept.append((row, length))

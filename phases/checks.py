@@ -50,3 +50,20 @@ def stop_strings(stop: Any) -> tuple[str, ...]:
         if not string:
             raise RequestError("stop holds an empty string, which every text holds: leave it out")
     return strings
+
+
+def logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
+    """Pairs of a token and what is added to its logit, of a mapping or of such pairs."""
+    try:
+        pairs = [(operator.index(token), float(bias)) for token, bias in dict(given).items()]
+    except (TypeError, ValueError):
+        raise RequestError(
+            f"logit_bias is a number for each token id, as in {{17: -5.0}}, not {given!r:.200}"
+        ) from None
+    for token, bias in pairs:
+        if token < 0 or not -1e4 <= bias <= 1e4:
+            raise RequestError(
+                f"logit_bias is a number from -10000 to 10000 for token ids from 0 on, not {bias} for {token}; "
+                f"forbidden_token_ids keeps a token out"
+            )
+    return tuple(pairs)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from phases.penalties import looks_back, penalties_of
 from phases.request import FinishReason, GenerationRequest
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Generation:
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "stale",
+        "slots", "engine", "tokenizer", "lease", "filled", "stale", "told",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -34,6 +35,7 @@ class Generation:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
     stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
+    told: list[int] = field(default_factory=list, repr=False)  # [rows], tokens that the engine has the history of
 
     prompt_ids: list[tuple[int, ...]] = field(default_factory=list)  # [rows][tokens], by Tokenize
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
@@ -52,7 +54,7 @@ class Generation:
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
         self.finish_reasons, self.kept_text = [None] * rows, [None] * rows
-        self.cached, self.filled = [0] * rows, [0] * rows
+        self.cached, self.filled, self.told = [0] * rows, [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
 
     @property
@@ -82,16 +84,19 @@ class Generation:
         """Tell the engine each row's prompt and how it is sampled."""
         for slot, ids in zip(self.slots, prompts, strict=True):
             self.bound_engine.write_prompt(slot, ids)
-        self.bind_sampling(self.request)
+        self.bind_sampling(self.request, prompts)
 
-    def bind_sampling(self, request: GenerationRequest) -> None:
-        """Tell the engine how this request wants each row to be sampled."""
-        for slot, row in zip(self.slots, request.requests, strict=True):
+    def bind_sampling(self, request: GenerationRequest, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Tell the engine how this request wants each row, of these prompts, to be sampled."""
+        engine = self.bound_engine
+        self.told = [0] * len(self.slots)
+        for slot, row, ids in zip(self.slots, request.requests, prompts, strict=True):
             params = row.params
-            self.bound_engine.set_sampling(
+            engine.set_sampling(
                 slot, temperature=params.temperature or 0.0, top_k=params.top_k or 0, top_p=params.top_p or 1.0,
                 min_p=params.min_p or 0.0, seed=params.seed or 0,
             )  # fmt: skip
+            engine.set_penalties(slot, penalties_of(params, prompt=len(ids), vocab=engine.model.vocab))
 
     def bind(self) -> None:
         """Tell the engine what the host fields say: lengths, prompts, sampling, and the tokens just sampled."""
@@ -107,12 +112,24 @@ class Generation:
     def draw(self) -> None:
         """Draw the next token of each live row, or take the one that an edit forces."""
         engine = self.bound_engine
+        self._tell_history()
         engine.sample([self.slots[row] for row in self.live])
         for row in self.live:
             if self.forced[row]:
                 forced = self.forced[row].get(len(self.output_ids[row]))
                 if forced is not None:
                     engine.write_token(self.slots[row], forced)
+
+    def _tell_history(self) -> None:
+        """Tell the engine the tokens that it has not been told of, of each live row whose penalties look at them."""
+        request = self.drawn_by or self.request
+        for row in self.live:
+            if looks_back(request.requests[row].params):
+                prompt, told = self.prompt_ids[row], self.told[row]
+                fresh = self.output_ids[row][max(0, told - len(prompt)) :]
+                tokens = [*prompt[told:], *fresh]
+                self.bound_engine.write_history(self.slots[row], told, tokens)
+                self.told[row] += len(tokens)
 
     def fresh_logits(self) -> None:
         """Make the engine's logits those of this place again, after the generation went back in time.
@@ -182,7 +199,7 @@ class Generation:
         """Over fresh logits, bring back a token that only the engine knew, and the logits of a Decode behind it."""
         if self.drawn_by is None or self.sampled is not None:
             return
-        self.bind_sampling(self.drawn_by)
+        self.bind_sampling(self.drawn_by, self.prompt_ids)
         self.draw()
         if ahead := [self.slots[row] for row in self.live if self.cached[row] > self._known(row)]:
             self.bound_engine.decode(ahead)

@@ -6,6 +6,7 @@ from typing import Any
 
 from phases.context import Generation
 from phases.errors import RequestError
+from phases.penalties import check_tokens
 from phases.request import DEFAULTS, RowRequest, SamplingParams
 from phases.token_ids import Row, TokenId
 from statemachine import Edit
@@ -36,6 +37,7 @@ class SetSampling(Edit[Generation, Sampling]):
         if unknown or not changes:
             raise RequestError(f"expected some of {', '.join(asdict(DEFAULTS))}, not {', '.join(unknown) or 'nothing'}")
         params = SamplingParams(**changes).over(context.request.requests[row].params)
+        check_tokens(params, row=row, vocab=context.bound_engine.model.vocab)
         return Sampling(row, params)
 
     def apply(self, context: Generation, outcome: Sampling) -> None:

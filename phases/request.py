@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from phases.checks import check_text, is_int, refuse_bytes, stop_strings, token_ids
+from phases.checks import check_text, is_int, logit_bias, refuse_bytes, stop_strings, token_ids
 from phases.errors import RequestError
 
 
@@ -97,6 +97,20 @@ class SamplingParams:
         The row ends as soon as its text holds any of these strings, wherever tokens begin and end in them.
     keep_stop
         Let the string that ended the row end its text too, instead of cutting it off.
+    min_new_tokens
+        No stop token is drawn, and no stop string ends the row, before it has so many tokens.
+    repetition_penalty
+        Above 1 makes tokens of the prompt and the output less likely to come again; 1 is off.
+    presence_penalty, frequency_penalty
+        Above 0 make tokens of the output less likely: once, and by how often they are there. 0 is off.
+    no_repeat_ngram_size
+        So many tokens never come twice in the same order, prompt included; 0 is off.
+    logit_bias
+        What is added to the logits of tokens, by their ids.
+    allowed_token_ids
+        Only these can be drawn; an empty tuple means all.
+    forbidden_token_ids
+        These are never drawn.
 
     Raises
     ------
@@ -113,6 +127,14 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] | None = None
     stop: tuple[str, ...] | str | None = None  # a tuple, once it is made
     keep_stop: bool | None = None
+    min_new_tokens: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None  # pairs, once it is made
+    allowed_token_ids: tuple[int, ...] | None = None
+    forbidden_token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check("temperature", lambda t: math.isfinite(t) and t >= 0, "a finite number of at least 0 (0 is greedy)")
@@ -121,8 +143,16 @@ class SamplingParams:
         self._check("min_p", lambda p: 0 <= p <= 1, "a number from 0 (off) to 1")
         self._check("seed", lambda s: 0 <= s < 2**64, "a whole number from 0 to 2**64 - 1", whole=True)
         self._check("max_new_tokens", lambda n: n >= 1, "a whole number of at least 1", whole=True)
-        if self.stop_token_ids is not None:
-            object.__setattr__(self, "stop_token_ids", token_ids(self.stop_token_ids, "stop_token_ids"))
+        self._check("min_new_tokens", lambda n: 0 <= n < 2**31, "a whole number of at least 0", whole=True)
+        self._check("repetition_penalty", lambda p: 1e-4 <= p <= 1e4, "a number from 0.0001 to 10000 (1 is off)")
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._check(name, lambda p: -1e4 <= p <= 1e4, "a number from -10000 to 10000 (0 is off)")
+        self._check("no_repeat_ngram_size", lambda n: 0 <= n < 2**31, "a whole number (0 is off)", whole=True)
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", logit_bias(self.logit_bias))
+        for name in ("stop_token_ids", "allowed_token_ids", "forbidden_token_ids"):
+            if (ids := getattr(self, name)) is not None:
+                object.__setattr__(self, name, token_ids(ids, name))
         if self.stop is not None:
             object.__setattr__(self, "stop", stop_strings(self.stop))
         if not isinstance(self.keep_stop, bool | None):
@@ -166,7 +196,9 @@ class SamplingParams:
 
 Params = SamplingParams | Mapping[str, Any] | Sequence[SamplingParams | Mapping[str, Any]] | None
 DEFAULTS = SamplingParams(
-    temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128, stop=(), keep_stop=False
+    temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128, stop=(), keep_stop=False, min_new_tokens=0,
+    repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0, no_repeat_ngram_size=0, logit_bias=(),
+    allowed_token_ids=(), forbidden_token_ids=(),
 )  # fmt: skip
 
 

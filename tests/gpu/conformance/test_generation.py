@@ -231,11 +231,17 @@ def test_generation_keeps_the_rules(generator: Generator) -> None:
             temperature=st.sampled_from([0.0, 1.3]),
             seed=st.integers(0, 3),
             max_new_tokens=st.integers(1, 6),
+            repetition_penalty=st.sampled_from([1.0, 1.5]),
+            presence_penalty=st.sampled_from([0.0, 0.5]),
+            logit_bias=st.sampled_from([(), ((7, 2.0),)]),
         ),
     )
     row = st.integers(0, 1)
     edits = {
-        "sampling": st.fixed_dictionaries({"row": row, "temperature": st.sampled_from([0.0, 2.0])}),
+        "sampling": st.fixed_dictionaries(
+            {"row": row},
+            optional={"temperature": st.sampled_from([0.0, 2.0]), "repetition_penalty": st.sampled_from([1.0, 2.0])},
+        ).filter(lambda given: len(given) > 1),
         "force": st.fixed_dictionaries({"row": row, "tokens": st.lists(st.integers(0, 200), min_size=1, max_size=3)}),
         "append": st.fixed_dictionaries({"row": row, "text": st.sampled_from(["", "fox", " jumps over"])}),
     }
