@@ -44,7 +44,10 @@ class CheckStop(Phase[Generation, Tokens | Stopped]):
             context.finish_reasons[row] = FinishReason.STOP_STRING if row in kept else reason
             context.output_ids[row].append(token)
             context.kept_text[row] = kept.get(row)
-        context.sampled, context.drawn_by = None, None
+        for row, logprob in zip(context.live, context.sampled_logprobs or (), strict=False):
+            if logprob is not None:
+                context.logprobs[row][len(context.output_ids[row]) - 1] = logprob
+        context.sampled, context.sampled_logprobs, context.drawn_by = None, None, None
         context.live = tuple(row for row in context.live if context.finish_reasons[row] is None)
 
     @staticmethod

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from phases.logprobs import TokenLogprob
 from phases.penalties import looks_back, penalties_of
 from phases.request import FinishReason, GenerationRequest
 
@@ -40,6 +41,7 @@ class Generation:
     prompt_ids: list[tuple[int, ...]] = field(default_factory=list)  # [rows][tokens], by Tokenize
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
     sampled: tuple[int, ...] | None = None  # [live rows], from Sample to CheckStop, where the engine knows them at once
+    sampled_logprobs: tuple[TokenLogprob | None, ...] | None = None  # [live rows], with them, where one asks for it
     output_ids: list[list[int]] = field(default_factory=list)  # [rows][tokens], by CheckStop
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
     kept_text: list[int | None] = field(default_factory=list)  # [rows], characters; None: all of it; by CheckStop
@@ -47,6 +49,10 @@ class Generation:
     cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
     drawn_by: GenerationRequest | None = None  # from Sample to CheckStop: by whose parameters the token was drawn
     forced: list[dict[int, int]] = field(default_factory=list)  # [rows], tokens by their place in the output, by edits
+    logprobs: list[dict[int, TokenLogprob]] = field(
+        default_factory=list
+    )  # [rows], by place in the output, by CheckStop
+    prompt_logprobs: list[tuple[TokenLogprob, ...]] = field(default_factory=list)  # [rows], of all but the first token
     output_texts: list[str] = field(default_factory=list)  # [rows], by Detokenize
 
     def __post_init__(self) -> None:
@@ -56,6 +62,7 @@ class Generation:
         self.finish_reasons, self.kept_text = [None] * rows, [None] * rows
         self.cached, self.filled, self.told = [0] * rows, [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
+        self.logprobs = [{} for _ in range(rows)]
 
     @property
     def bound_engine(self) -> "Engine":

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from phases.checks import check_text, is_int, logit_bias, refuse_bytes, stop_strings, token_ids
 from phases.errors import RequestError
+from phases.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,11 @@ class SamplingParams:
         Only these can be drawn; an empty tuple means all.
     forbidden_token_ids
         These are never drawn.
+    logprobs
+        Tell the log-probability of each token that is drawn, and of so many of the likeliest in its place (0 to 100);
+        None is off. As the model gives them: before penalties, temperature and cuts.
+    prompt_logprobs
+        The same for the prompt, all of its tokens but the first. It is fed token by token for that, and then again.
 
     Raises
     ------
@@ -135,6 +141,8 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None  # pairs, once it is made
     allowed_token_ids: tuple[int, ...] | None = None
     forbidden_token_ids: tuple[int, ...] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         self._check("temperature", lambda t: math.isfinite(t) and t >= 0, "a finite number of at least 0 (0 is greedy)")
@@ -148,6 +156,10 @@ class SamplingParams:
         for name in ("presence_penalty", "frequency_penalty"):
             self._check(name, lambda p: -1e4 <= p <= 1e4, "a number from -10000 to 10000 (0 is off)")
         self._check("no_repeat_ngram_size", lambda n: 0 <= n < 2**31, "a whole number (0 is off)", whole=True)
+        for name in ("logprobs", "prompt_logprobs"):
+            self._check(
+                name, lambda n: 0 <= n <= 100, "a whole number from 0 to 100, or None, which is off", whole=True
+            )
         if self.logit_bias is not None:
             object.__setattr__(self, "logit_bias", logit_bias(self.logit_bias))
         for name in ("stop_token_ids", "allowed_token_ids", "forbidden_token_ids"):
@@ -325,6 +337,8 @@ class GenerationResult:
     finish_reasons: list[FinishReason | None]  # None: the row has not ended yet
     prompt_tokens: list[int]  # counts
     output_tokens: list[int]  # counts
+    logprobs: list[list[TokenLogprob | None] | None]  # of the output, for rows that ask for it
+    prompt_logprobs: list[list[TokenLogprob | None] | None]  # of the prompt; None for its first token
     time_to_first_token: float = field(compare=False)  # seconds of work, all rows together
     time_per_token: float = field(compare=False)  # seconds of work a decode step, after the first token; 0 if none
 

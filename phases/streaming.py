@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Self
 
 from phases.context import Generation
+from phases.logprobs import TokenLogprob
 from phases.request import SamplingParams
 from phases.stop_strings import beginning
 from phases.tokenizer import TextStream, Tokenizer
@@ -12,14 +13,22 @@ from statemachine import IllegalMove, Run
 
 
 class TextPiece(str):
-    """A piece of streamed text, and the row of the request that it belongs to."""
+    """A piece of streamed text, and the row of the request that it belongs to.
 
-    __slots__ = ("row",)
+    Attributes
+    ----------
+    logprobs : tuple of TokenLogprob
+        Of the tokens that came since the last piece of the row, if it asks for them; text of theirs may still be held
+        back. The last piece of such a row may have no text, but those of the tokens that end it.
+    """
+
+    __slots__ = ("logprobs", "row")
     row: int
+    logprobs: tuple[TokenLogprob, ...]
 
-    def __new__(cls, text: str, row: int = 0) -> Self:
+    def __new__(cls, text: str, row: int = 0, logprobs: tuple[TokenLogprob, ...] = ()) -> Self:
         piece = super().__new__(cls, text)
-        piece.row = row
+        piece.row, piece.logprobs = row, logprobs
         return piece
 
 
@@ -31,6 +40,7 @@ class RowText:
         self._stops = () if params.keep_stop else params.stop or ()
         self._given = 0  # characters
         self._waiting = ""
+        self.told = 0  # tokens whose log-probabilities have been given
 
     def fresh(self, ids: Sequence[int], *, ended: bool, kept: int | None) -> str:
         """What can be shown now that the output is `ids`; in the end all the rest, of which so many characters stay."""
@@ -46,9 +56,14 @@ class RowText:
 def fresh_pieces(context: Generation, texts: list[RowText]) -> Iterator[TextPiece]:
     """The text that the tokens of the last CheckStop complete."""
     for row, text in enumerate(texts):
-        piece = text.fresh(context.output_ids[row], ended=row not in context.live, kept=context.kept_text[row])
-        if piece:
-            yield TextPiece(piece, row)
+        ended = row not in context.live
+        piece = text.fresh(context.output_ids[row], ended=ended, kept=context.kept_text[row])
+        scored = text.told < len(context.output_ids[row]) and ended and bool(context.logprobs[row])
+        if piece or scored:
+            places = range(text.told, len(context.output_ids[row]))
+            found = (context.logprobs[row].get(place) for place in places)
+            text.told = len(context.output_ids[row])
+            yield TextPiece(piece, row, tuple(logprob for logprob in found if logprob is not None))
 
 
 def cancel(run: Run[Generation]) -> None:

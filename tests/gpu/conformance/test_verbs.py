@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_penalties import some_penalties
 
 from gpu import CapacityError, Engine, LogitsError, Penalties, penalised, sample
 
@@ -165,26 +166,6 @@ def test_sampling_is_that_of_the_specification(engine: Engine) -> None:
         assert engine.sampled([row]) == (sample(logits, **parameters, position=number % 49),)
 
 
-def some_penalties(random: np.random.Generator) -> Penalties:
-    """Each of them now and then, alone and with others."""
-
-    def ids(most: int) -> tuple[int, ...]:
-        return tuple(random.integers(0, VOCAB, random.integers(1, most)).tolist())
-
-    return Penalties(
-        repetition=float(random.choice([1.0, 1.3, 0.7])),
-        presence=float(random.choice([0.0, 0.9, -0.4])),
-        frequency=float(random.choice([0.0, 0.3, -0.1])),
-        no_repeat_ngram=int(random.choice([0, 0, 1, 2, 3, 60])),
-        bias=tuple((token, float(random.normal() * 5)) for token in ids(9)) if random.random() < 0.5 else (),
-        forbidden=ids(9) if random.random() < 0.5 else (),
-        allowed=ids(200) if random.random() < 0.3 else None,
-        stops=ids(20),
-        min_new_tokens=int(random.choice([0, 3, 90])),
-        output_from=int(random.integers(0, 30)),
-    )  # fmt: skip
-
-
 def test_penalties_are_those_of_the_specification(engine: Engine) -> None:
     random = np.random.default_rng(9)
     rows = engine.kv_cache.acquire(3)
@@ -197,7 +178,7 @@ def test_penalties_are_those_of_the_specification(engine: Engine) -> None:
             logits[random.integers(0, VOCAB, 9)] = -np.inf
             # Few different tokens, so that they come again, told in two parts, and more of them than count.
             history = random.integers(0, 7, 48).astype(np.int32) * 13
-            penalties = Penalties() if number % 4 == row else some_penalties(random)
+            penalties = Penalties() if number % 4 == row else some_penalties(random, VOCAB)
             parameters = GREEDY | {"temperature": float(random.choice([0.0, 1.0])), "seed": number}
             engine.kv_cache.truncate(row, 0)
             engine.kv_cache.commit(row, length)
