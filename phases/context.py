@@ -1,7 +1,7 @@
 """The context that the six phases share: host fields, and the engine whose memory was bound once."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -116,6 +116,20 @@ class Generation:
         for row, token in zip(self.live, self.sampled or (), strict=False):
             engine.write_token(self.slots[row], token)
 
+    def prefill(self, rows: Iterable[int]) -> None:
+        """Feed the prompts of rows, each different one once, and copy what came of it; keep the logits it left."""
+        engine, first, copies = self.bound_engine, dict[tuple[int, ...], int](), []
+        for row in rows:
+            slot = self.slots[row]
+            source = first.setdefault(self.prompt_ids[row], slot)
+            if source != slot:
+                copies.append((source, slot))
+        engine.prefill(list(first.values()))
+        for slot in first.values():
+            engine.keep_logits(slot)
+        for source, slot in copies:
+            engine.copy_row(source, slot)
+
     def draw(self) -> None:
         """Draw the next token of each live row, or take the one that an edit forces."""
         engine = self.bound_engine
@@ -173,11 +187,9 @@ class Generation:
         for row in held:
             engine.kv_cache.truncate(self.slots[row], 0)
             engine.write_prompt(self.slots[row], self.prompt_ids[row])
-        if held:
-            engine.prefill([self.slots[row] for row in held])
+        self.prefill(held)
         longer = []
         for row in held:
-            engine.keep_logits(self.slots[row])
             if rest := self.tokens(row)[len(self.prompt_ids[row]) : self.cached[row]]:
                 engine.write_prompt(self.slots[row], rest)
                 longer.append(self.slots[row])

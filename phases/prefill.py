@@ -23,6 +23,8 @@ class Scored:
 class Prefill(Phase[Generation, Lengths | Scored]):
     """Leaves the logits of each row's last prompt token, and has them kept; its outcome is the cache's lengths.
 
+    Rows of the same prompt share the work: it is computed once, and copied.
+
     Where log-probabilities of a prompt are asked for, it is fed token by token before, so that what follows is to the
     bit what it would be without.
     """
@@ -30,10 +32,8 @@ class Prefill(Phase[Generation, Lengths | Scored]):
     def run(self, context: Generation) -> Lengths | Scored:
         engine = context.bound_engine
         logprobs = self._logprobs(context)
-        engine.prefill(context.slots)
+        context.prefill(range(len(context.slots)))
         context.stale = False
-        for slot in context.slots:
-            engine.keep_logits(slot)
         context.filled = [engine.kv_cache.length(slot) for slot in context.slots]
         return Scored(tuple(context.filled), logprobs) if logprobs else tuple(context.filled)
 

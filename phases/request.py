@@ -117,6 +117,9 @@ class SamplingParams:
         None is off. As the model gives them: before penalties, temperature and cuts.
     prompt_logprobs
         The same for the prompt, all of its tokens but the first. It is fed token by token for that, and then again.
+    n
+        Continue the prompt so many times, each in a row of its own, of seeds that follow one another. The prompt is
+        computed once.
 
     Raises
     ------
@@ -143,6 +146,7 @@ class SamplingParams:
     forbidden_token_ids: tuple[int, ...] | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    n: int | None = None
 
     def __post_init__(self) -> None:
         self._check("temperature", lambda t: math.isfinite(t) and t >= 0, "a finite number of at least 0 (0 is greedy)")
@@ -156,6 +160,7 @@ class SamplingParams:
         for name in ("presence_penalty", "frequency_penalty"):
             self._check(name, lambda p: -1e4 <= p <= 1e4, "a number from -10000 to 10000 (0 is off)")
         self._check("no_repeat_ngram_size", lambda n: 0 <= n < 2**31, "a whole number (0 is off)", whole=True)
+        self._check("n", lambda n: 1 <= n <= 4096, "a whole number from 1 to 4096", whole=True)
         for name in ("logprobs", "prompt_logprobs"):
             self._check(
                 name, lambda n: 0 <= n <= 100, "a whole number from 0 to 100, or None, which is off", whole=True
@@ -210,7 +215,7 @@ Params = SamplingParams | Mapping[str, Any] | Sequence[SamplingParams | Mapping[
 DEFAULTS = SamplingParams(
     temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128, stop=(), keep_stop=False, min_new_tokens=0,
     repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0, no_repeat_ngram_size=0, logit_bias=(),
-    allowed_token_ids=(), forbidden_token_ids=(),
+    allowed_token_ids=(), forbidden_token_ids=(), n=1,
 )  # fmt: skip
 
 
@@ -286,12 +291,18 @@ class GenerationRequest:
         return cls(tuple(_row(row, p, raw=raw) for row, p in zip(rows, many, strict=True)))
 
     def resolved(self, defaults: SamplingParams) -> Self:
-        """This request with every parameter set: what is unset from `defaults`, then DEFAULTS, and a fresh seed."""
+        """This request with every parameter set: what is unset from `defaults`, then DEFAULTS, and a fresh seed.
+
+        A row that is to be continued `n` times has become so many rows, one after the other.
+        """
         rows = []
         for row in self.requests:
             params = row.params.over(defaults).over(DEFAULTS)
             fresh = SamplingParams(seed=secrets.randbits(64), stop_token_ids=())
-            rows.append(replace(row, params=params.over(fresh)))
+            params = params.over(fresh)
+            for number in range(params.n or 1):
+                seed = ((params.seed or 0) + number) % 2**64
+                rows.append(replace(row, params=replace(params, seed=seed, n=1)))
         return type(self)(tuple(rows))
 
 
@@ -330,7 +341,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """What came back, one entry a row in every list."""
+    """What came back, one entry a row in every list; `n` rows one after the other for a prompt continued n times."""
 
     output_ids: list[list[int]]  # what was drawn, the stop token included
     output_texts: list[str]  # without special tokens, and without the stop string unless it is kept
