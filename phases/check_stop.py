@@ -28,8 +28,9 @@ class CheckStop(Phase[Generation, Tokens | Stopped]):
         kept = []
         for row, token in zip(context.live, tokens, strict=True):
             params = context.request.requests[row].params
-            ids = [*context.output_ids[row], token]
-            if params.stop and len(ids) >= (params.min_new_tokens or 0):
+            output = context.output_ids[row]
+            if params.stop and len(output) + 1 >= (params.min_new_tokens or 0):
+                ids = [*output, token]
                 length = stopped_at(context.bound_tokenizer, ids, params.stop, keep=bool(params.keep_stop))
                 if length is not None:
                     kept.append((row, length))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from phases.request import RowRequest
     from statemachine import JournalWriter
 
-OUTPUT, RECORD = "Output", "Record"
+OUTPUT, RECORD = options.OUTPUT, "Record"
 
 
 def run(
@@ -38,6 +38,19 @@ def run(
     min_p: options.MinP = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = None,
+    min_new_tokens: options.MinNewTokens = None,
+    stop: options.Stop = None,
+    keep_stop: options.KeepStop = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
+    logit_bias: options.LogitBias = None,
+    allow: options.Allow = None,
+    forbid: options.Forbid = None,
+    n: options.Samples = None,
+    logprobs: options.Logprobs = None,
+    prompt_logprobs: options.PromptLogprobs = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Also tell speed and share of memory bandwidth.", rich_help_panel=OUTPUT)
     ] = False,
@@ -84,6 +97,8 @@ def run(
     echo "Count from 3 to 9" | phasewalk run --temperature 0
 
     phasewalk run "Hello" --journal hello.jsonl; phasewalk replay hello.jsonl
+
+    phasewalk run "Tell me a story." -n 3 --stop fox --repetition-penalty 1.2 --logprobs 2
     """
     from phases.generator import Generator
 
@@ -98,14 +113,18 @@ def run(
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens
-    )
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens, stop=stop, keep_stop=keep_stop, repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty, frequency_penalty=frequency_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size, logit_bias=logit_bias or (), allowed_token_ids=allow,
+        forbidden_token_ids=forbid, n=n, logprobs=logprobs, prompt_logprobs=prompt_logprobs,
+    )  # fmt: skip
     check_new(journal, "--journal", writable=not journal_optional)
     check_snapshot(snapshot, force=force, journal=journal)
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
-            model, engine, max_batch=1, capacity=capacity, strict=strict, progress=progress, decode=decode,
+            model, engine, max_batch=n or 1, capacity=capacity, strict=strict, progress=progress, decode=decode,
             quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:
