@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import driver
 
-from gpu import Checkpoint, CudaEngine, DeviceError, ModelConfig
+from gpu import Checkpoint, CudaEngine, DeviceError, ModelConfig, Penalties
 from gpu.cuda.driver import CudaDevice
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
