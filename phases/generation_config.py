@@ -38,9 +38,11 @@ def params_of(config: Mapping[str, Any]) -> SamplingParams:
     if stop is not None and not isinstance(stop, int | list):
         raise RequestError(f"eos_token_id is a token id or a list of them, not {stop!r:.200}")
     stops = (stop,) if isinstance(stop, int) else None if stop is None else tuple(stop)
+    words = _biases([[word, 0.0] for word in _list_of(config, "bad_words_ids")]) or ()
+    bad = [token for token, _ in words if token not in (stops or ())]  # a stop token is no bad word, they say
     return SamplingParams(
-        **known, stop_token_ids=stops, stop=config.get("stop_strings"),
-        forbidden_token_ids=config.get("suppress_tokens"),
+        **known, stop_token_ids=stops, stop=config.get("stop_strings"), logit_bias=_biases(config.get("sequence_bias")),
+        forbidden_token_ids=(*_list_of(config, "suppress_tokens"), *bad) or None,
     )  # fmt: skip
 
 
@@ -54,4 +56,22 @@ def not_honoured(config: Mapping[str, Any]) -> list[str]:
         and name not in _CHANGE_NOTHING
         and not name.startswith(_FOR_AN_ASSISTANT)
         and not (name in _OFF and value == _OFF[name])
+        and not (name == "sequence_bias" and _biases(value))
+        and not (name == "bad_words_ids" and isinstance(value, list) and _biases([[word, 0.0] for word in value]))
     ]
+
+
+def _list_of(config: Mapping[str, Any], name: str) -> list[Any]:
+    value = config.get(name)
+    if not isinstance(value, list | None):
+        raise RequestError(f"{name} is a list, not {value!r:.200}")
+    return value or []
+
+
+def _biases(value: Any) -> tuple[tuple[int, float], ...] | None:
+    """Pairs of a token and its bias, if that is what each is for: several tokens in a row are not heeded."""
+    match value:
+        case [*pairs] if all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            if all(isinstance(ids, list) and len(ids) == 1 and isinstance(ids[0], int) for ids, _ in pairs):
+                return tuple((ids[0], bias) for ids, bias in pairs) or None
+    return None

@@ -39,6 +39,10 @@ class Prefill(Phase[Generation, Lengths | Scored]):
 
     def apply(self, context: Generation, outcome: Lengths | Scored) -> None:
         if isinstance(outcome, Scored):
+            if len(outcome.logprobs) != len(context.slots):
+                raise ValueError(
+                    f"{len(outcome.logprobs)} prompts were scored, but there are {len(context.slots)} rows"
+                )
             context.cached, context.prompt_logprobs = list(outcome.lengths), list(outcome.logprobs)
         else:
             context.cached = list(outcome)

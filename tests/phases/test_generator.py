@@ -412,14 +412,22 @@ def test_what_is_unset_comes_from_the_checkpoint_then_from_the_defaults(tmp_path
         assert (params.max_new_tokens, params.stop_token_ids) == (9, (3, 5))
     penalties = {
         "repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "min_new_tokens": 2, "stop_strings": ["x"],
-        "suppress_tokens": [7],
+        "suppress_tokens": [7], "bad_words_ids": [[8], [3]], "sequence_bias": [[[9], 1.5]], "eos_token_id": 3,
     }  # fmt: skip
     (folder / "generation_config.json").write_text(json.dumps(penalties))
     with Generator.from_pretrained(folder, strict=True) as generator:
         params = generator.start("x").context.request.requests[0].params
         assert (params.repetition_penalty, params.no_repeat_ngram_size, params.min_new_tokens) == (1.3, 3, 2)
-        assert (params.stop, params.forbidden_token_ids) == (("x",), (7,))
-    for broken in ('{"temperature": -3}', "[]", "{"):
+        assert (params.stop, params.forbidden_token_ids) == (("x",), (7, 8))
+        assert params.logit_bias == ((9, 1.5),)
+    several = {"sequence_bias": [[[9, 4], 1.5]], "bad_words_ids": [[8], [1, 2]]}
+    (folder / "generation_config.json").write_text(json.dumps(several))
+    with pytest.raises(CheckpointError, match=r"asks for sequence_bias .*, bad_words_ids .* not honoured"):
+        Generator.from_pretrained(folder, strict=True)
+    for broken in (
+        '{"temperature": -3}', "[]", "{", '{"bad_words_ids": 5}', '{"suppress_tokens": "x"}', '{"stop_strings": [""]}',
+        '{"sequence_bias": [[[1], "x"]]}',
+    ):  # fmt: skip
         (folder / "generation_config.json").write_text(broken)
         with pytest.raises(CheckpointError, match=r"generation_config.json (cannot be used|holds a list|is not JSON)"):
             Generator.from_pretrained(folder)
