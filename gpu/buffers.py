@@ -28,7 +28,6 @@ class Buffers:
 
     input_ids: npt.NDArray[np.int32]  # [rows, capacity] int32
     input_lengths: npt.NDArray[np.int32]  # [rows] int32
-    history: npt.NDArray[np.int32]  # [rows, capacity] int32, the tokens that penalties look at
     next_token: npt.NDArray[np.int32]  # [rows] int32
     logits: npt.NDArray[np.float32]  # [rows, vocab] float32
     kept_logits: npt.NDArray[np.float32]  # [rows, vocab] float32
@@ -38,6 +37,7 @@ class Buffers:
     min_p: npt.NDArray[np.float64]  # [rows] float64, 0 = off
     seed: npt.NDArray[np.uint64]  # [rows] uint64
     kv_cache: npt.NDArray[np.float32]  # [layers, 2 (keys, values), rows, kv_heads, capacity, head_dim] float32
+    history: npt.NDArray[np.int32]  # [rows, capacity] int32, the tokens that penalties look at
 
     @classmethod
     def allocate(cls, model: ModelConfig, *, rows: int, capacity: int) -> "Buffers":
@@ -45,7 +45,6 @@ class Buffers:
         return cls(
             input_ids=np.zeros((rows, capacity), np.int32),
             input_lengths=np.zeros(rows, np.int32),
-            history=np.zeros((rows, capacity), np.int32),
             next_token=np.zeros(rows, np.int32),
             logits=np.zeros((rows, model.vocab), np.float32),
             kept_logits=np.zeros((rows, model.vocab), np.float32),
@@ -55,6 +54,7 @@ class Buffers:
             min_p=np.zeros(rows, np.float64),
             seed=np.zeros(rows, np.uint64),
             kv_cache=np.zeros((model.layers, 2, rows, model.kv_heads, capacity, model.head_dim), np.float32),
+            history=np.zeros((rows, capacity), np.int32),
         )
 
     def values(self, row: int) -> dict[str, int | float]:
