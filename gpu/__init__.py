@@ -33,6 +33,7 @@ from gpu.load import (
     unavailable_engines,
 )
 from gpu.numpy.engine import NumpyEngine
+from gpu.penalties import Penalties, penalised
 from gpu.profile import DeviceProfile, KeyNumber, Pass, StepPart, Work
 from gpu.rope import RopeConfig
 from gpu.rows import RowKeeper
@@ -68,6 +69,7 @@ __all__ = [
     "OnnxEngine",
     "OptionError",
     "Pass",
+    "Penalties",
     "PlanError",
     "Progress",
     "RopeConfig",
@@ -85,6 +87,7 @@ __all__ = [
     "load_engine",
     "measure_read_bandwidth",
     "model_fingerprint",
+    "penalised",
     "refused_engine",
     "resolve_checkpoint",
     "sample",

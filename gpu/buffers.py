@@ -37,6 +37,7 @@ class Buffers:
     min_p: npt.NDArray[np.float64]  # [rows] float64, 0 = off
     seed: npt.NDArray[np.uint64]  # [rows] uint64
     kv_cache: npt.NDArray[np.float32]  # [layers, 2 (keys, values), rows, kv_heads, capacity, head_dim] float32
+    history: npt.NDArray[np.int32]  # [rows, capacity] int32, the tokens that penalties look at
 
     @classmethod
     def allocate(cls, model: ModelConfig, *, rows: int, capacity: int) -> "Buffers":
@@ -53,6 +54,7 @@ class Buffers:
             min_p=np.zeros(rows, np.float64),
             seed=np.zeros(rows, np.uint64),
             kv_cache=np.zeros((model.layers, 2, rows, model.kv_heads, capacity, model.head_dim), np.float32),
+            history=np.zeros((rows, capacity), np.int32),
         )
 
     def values(self, row: int) -> dict[str, int | float]:

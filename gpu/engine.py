@@ -13,15 +13,17 @@ import numpy.typing as npt
 from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
+from gpu.penalties import Penalties
 from gpu.profile import DeviceProfile
 
 
 class Engine(Protocol):
     """Runs one model on rows of memory that was bound once, and that nobody but the engine indexes.
 
-    A row is one sequence's place: a prompt, how it is sampled, a next token, logits, *kept* logits (those that
-    `keep_logits` put aside) and a stretch of the KV cache. All methods may be called from several threads; calls on
-    different rows do not disturb one another, and a row's tokens do not depend on who shares its batch.
+    A row is one sequence's place: a prompt, how it is sampled, a history for penalties, a next token, logits, *kept*
+    logits (those that `keep_logits` put aside) and a stretch of the KV cache. All methods may be called from several
+    threads; calls on different rows do not disturb one another, and a row's tokens do not depend on who shares its
+    batch.
 
     Work and values take effect in the order of the calls. An asynchronous engine may return from any of them before
     the work is done, and raise what went wrong with it from a later call that waits. These wait: `sampled`,
@@ -67,6 +69,28 @@ class Engine(Protocol):
         """
         ...
 
+    def set_penalties(self, row: int, penalties: Penalties) -> None:
+        """Say what changes this row's logits before a token is drawn from now on; see `gpu.penalties`.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range.
+        """
+        ...
+
+    def write_history(self, row: int, first: int, tokens: Sequence[int]) -> None:
+        """Say which tokens stand in the row from position `first` on: those that penalties look at.
+
+        Neither `prefill` nor `decode` does that. `sample` looks at those before position `kv_cache.length(row)`.
+
+        Raises
+        ------
+        ValueError
+            If a token is out of range, or the positions lie outside the row.
+        """
+        ...
+
     def write_token(self, row: int, token: int) -> None:
         """Set the row's next token: what `decode` feeds and `sampled` gives.
 
@@ -107,6 +131,8 @@ class Engine(Protocol):
 
     def sample(self, rows: Sequence[int]) -> None:
         """Draw each row's next token from its logits; its absolute position is `kv_cache.length(row)`.
+
+        Penalties change what it is drawn from, but not the logits that are there.
 
         Raises
         ------
@@ -175,7 +201,7 @@ class Engine(Protocol):
         ...
 
     def copy_row(self, source: int, target: int, *, length: int | None = None) -> None:
-        """Make `target` hold what `source` holds: cache, logits, kept logits and next token.
+        """Make `target` hold what `source` holds: cache, history, logits, kept logits and next token.
 
         Copies the used positions of the cache, or the first `length` ones, and makes that the target's length.
         """

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
 from gpu.masking import mask_logits
+from gpu.penalties import NONE, Penalties, penalised
 from gpu.rows import RowKeeper
 from gpu.sampling import check_sampling, sample
 
@@ -25,6 +26,7 @@ class HostEngine(RowKeeper):
         self.buffers = Buffers.allocate(model, rows=rows, capacity=capacity)
         super().__init__(model, rows=rows, capacity=capacity)
         self._lock = threading.Lock()  # one call at a time computes
+        self._penalties: list[tuple[Penalties, Float32Array | None]] = [(NONE, None)] * rows  # each with its biases
 
     def write_prompt(self, row: int, ids: Sequence[int]) -> None:
         """Set the tokens that the next prefill feeds."""
@@ -43,6 +45,16 @@ class HostEngine(RowKeeper):
         buffers.min_p[row] = min_p
         buffers.seed[row] = seed
 
+    def set_penalties(self, row: int, penalties: Penalties) -> None:
+        """Say what changes this row's logits before a token is drawn from now on."""
+        self._check_penalties(row, penalties)
+        self._penalties[row] = penalties, penalties.biases(self.model.vocab)
+
+    def write_history(self, row: int, first: int, tokens: Sequence[int]) -> None:
+        """Say which tokens stand in the row from position `first` on."""
+        written = self._checked_history(row, first, tokens)
+        self.buffers.history[row, first : first + len(written)] = written
+
     def write_token(self, row: int, token: int) -> None:
         """Set the row's next token."""
         self._check_token(row, token)
@@ -56,7 +68,7 @@ class HostEngine(RowKeeper):
             buffers = self.buffers
             for row in rows:
                 buffers.next_token[row] = sample(
-                    buffers.logits[row],
+                    self._drawn_from(row),
                     temperature=float(buffers.temperature[row]),
                     top_k=int(buffers.top_k[row]),
                     top_p=float(buffers.top_p[row]),
@@ -107,7 +119,7 @@ class HostEngine(RowKeeper):
         """Make `target` hold what `source` holds."""
         length, buffers = self._copied_length(source, target, length), self.buffers
         buffers.kv_cache[:, :, target, :, :length] = buffers.kv_cache[:, :, source, :, :length]
-        for array in (buffers.logits, buffers.kept_logits, buffers.next_token):
+        for array in (buffers.history, buffers.logits, buffers.kept_logits, buffers.next_token):
             array[target] = array[source]
         self._set_length(target, length)
 
@@ -131,6 +143,14 @@ class HostEngine(RowKeeper):
             self.kv_cache.check_room(row, count)
             prompts.append(self.buffers.input_ids[row, :count])
         return prompts
+
+    def _drawn_from(self, row: int) -> Float32Array:
+        """Give the logits of a row as its penalties leave them."""
+        penalties, biases = self._penalties[row]
+        logits: Float32Array = self.buffers.logits[row]
+        if penalties == NONE:
+            return logits
+        return penalised(logits, self.buffers.history[row, : self.kv_cache.length(row)], penalties, biases=biases)
 
     def _logits(self, kept: bool) -> Float32Array:
         return self.buffers.kept_logits if kept else self.buffers.logits

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
+from gpu.penalties import Penalties
 from gpu.process import Home
 from gpu.profile import DeviceProfile
 
@@ -82,6 +83,17 @@ class RowKeeper:
         self._check_row(row)
         if not 0 <= token < self.model.vocab:
             raise ValueError(f"row {row} is to hold token {token}, the model knows tokens 0 to {self.model.vocab - 1}")
+
+    def _checked_history(self, row: int, first: int, tokens: Sequence[int]) -> npt.NDArray[np.int32]:
+        """Give tokens of a row's history as an array, if they are tokens and have a place there."""
+        self._check_positions(row, first, first + len(tokens))
+        for token in (min(tokens), max(tokens)) if tokens else ():
+            self._check_token(row, token)
+        return np.asarray(tokens, np.int32)
+
+    def _check_penalties(self, row: int, penalties: Penalties) -> None:
+        self._check_row(row)
+        penalties.check(self.model.vocab)
 
     def _check_logits(self, row: int, logits: npt.NDArray[Any]) -> None:
         self._check_row(row)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from phases.generation import machine as machine
     from phases.generator import Generator as Generator
     from phases.logits_phase import LogitsPhase as LogitsPhase
+    from phases.logprobs import Score as Score
+    from phases.logprobs import TokenLogprob as TokenLogprob
     from phases.request import Content as Content
     from phases.request import FinishReason as FinishReason
     from phases.request import GenerationRequest as GenerationRequest
@@ -54,9 +56,11 @@ _HOMES = {
     "RequestError": "phases.errors",
     "RowRequest": "phases.request",
     "SamplingParams": "phases.request",
+    "Score": "phases.logprobs",
     "SelfCheckError": "gpu.errors",
     "SnapshotError": "statemachine.errors",
     "TextPiece": "phases.streaming",
+    "TokenLogprob": "phases.logprobs",
     "machine": "phases.generation",
 }
 __all__ = list(_HOMES)

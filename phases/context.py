@@ -1,10 +1,12 @@
 """The context that the six phases share: host fields, and the engine whose memory was bound once."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from phases.logprobs import TokenLogprob
+from phases.penalties import looks_back, penalties_of
 from phases.request import FinishReason, GenerationRequest
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ class Generation:
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "stale", "adjusters",
+        "slots", "engine", "tokenizer", "lease", "filled", "stale", "told", "adjusters",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -34,6 +36,7 @@ class Generation:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
     stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
+    told: list[int] = field(default_factory=list, repr=False)  # [rows], tokens that the engine has the history of
 
     # By the name of each phase that adjusts logits: what it does to a row's.
     adjusters: Mapping[str, "Callable[[Generation, int], object]"] = field(default_factory=dict, repr=False)
@@ -42,21 +45,28 @@ class Generation:
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
     adjusted: tuple[str, ...] = ()  # by which of them the next token's logits were, to CheckStop
     sampled: tuple[int, ...] | None = None  # [live rows], from Sample to CheckStop, where the engine knows them at once
+    sampled_logprobs: tuple[TokenLogprob | None, ...] | None = None  # [live rows], with them, where one asks for it
     output_ids: list[list[int]] = field(default_factory=list)  # [rows][tokens], by CheckStop
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
+    kept_text: list[int | None] = field(default_factory=list)  # [rows], characters; None: all of it; by CheckStop
     live: tuple[int, ...] = ()  # rows that are not finished, by CheckStop
     cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
     drawn_by: GenerationRequest | None = None  # from Sample to CheckStop: by whose parameters the token was drawn
     forced: list[dict[int, int]] = field(default_factory=list)  # [rows], tokens by their place in the output, by edits
+    logprobs: list[dict[int, TokenLogprob]] = field(
+        default_factory=list
+    )  # [rows], by place in the output, by CheckStop
+    prompt_logprobs: list[tuple[TokenLogprob, ...]] = field(default_factory=list)  # [rows], of all but the first token
     output_texts: list[str] = field(default_factory=list)  # [rows], by Detokenize
 
     def __post_init__(self) -> None:
         rows = len(self.request.requests)
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
-        self.finish_reasons = [None] * rows
-        self.cached, self.filled = [0] * rows, [0] * rows
+        self.finish_reasons, self.kept_text = [None] * rows, [None] * rows
+        self.cached, self.filled, self.told = [0] * rows, [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
+        self.logprobs = [{} for _ in range(rows)]
 
     @property
     def bound_engine(self) -> "Engine":
@@ -85,16 +95,19 @@ class Generation:
         """Tell the engine each row's prompt and how it is sampled."""
         for slot, ids in zip(self.slots, prompts, strict=True):
             self.bound_engine.write_prompt(slot, ids)
-        self.bind_sampling(self.request)
+        self.bind_sampling(self.request, prompts)
 
-    def bind_sampling(self, request: GenerationRequest) -> None:
-        """Tell the engine how this request wants each row to be sampled."""
-        for slot, row in zip(self.slots, request.requests, strict=True):
+    def bind_sampling(self, request: GenerationRequest, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Tell the engine how this request wants each row, of these prompts, to be sampled."""
+        engine = self.bound_engine
+        self.told = [0] * len(self.slots)
+        for slot, row, ids in zip(self.slots, request.requests, prompts, strict=True):
             params = row.params
-            self.bound_engine.set_sampling(
+            engine.set_sampling(
                 slot, temperature=params.temperature or 0.0, top_k=params.top_k or 0, top_p=params.top_p or 1.0,
                 min_p=params.min_p or 0.0, seed=params.seed or 0,
             )  # fmt: skip
+            engine.set_penalties(slot, penalties_of(params, prompt=len(ids), vocab=engine.model.vocab))
 
     def bind(self) -> None:
         """Tell the engine what the host fields say: lengths, prompts, sampling, and the tokens just sampled."""
@@ -107,15 +120,41 @@ class Generation:
         for row, token in zip(self.live, self.sampled or (), strict=False):
             engine.write_token(self.slots[row], token)
 
+    def prefill(self, rows: Iterable[int]) -> None:
+        """Feed the prompts of rows, each different one once, and copy what came of it; keep the logits it left."""
+        engine, first, copies = self.bound_engine, dict[tuple[int, ...], int](), []
+        for row in rows:
+            slot = self.slots[row]
+            source = first.setdefault(self.prompt_ids[row], slot)
+            if source != slot:
+                copies.append((source, slot))
+        engine.prefill(list(first.values()))
+        for slot in first.values():
+            engine.keep_logits(slot)
+        for source, slot in copies:
+            engine.copy_row(source, slot)
+
     def draw(self) -> None:
         """Draw the next token of each live row, or take the one that an edit forces."""
         engine = self.bound_engine
+        self._tell_history()
         engine.sample([self.slots[row] for row in self.live])
         for row in self.live:
             if self.forced[row]:
                 forced = self.forced[row].get(len(self.output_ids[row]))
                 if forced is not None:
                     engine.write_token(self.slots[row], forced)
+
+    def _tell_history(self) -> None:
+        """Tell the engine the tokens that it has not been told of, of each live row whose penalties look at them."""
+        request = self.drawn_by or self.request
+        for row in self.live:
+            if looks_back(request.requests[row].params):
+                prompt, told = self.prompt_ids[row], self.told[row]
+                fresh = self.output_ids[row][max(0, told - len(prompt)) :]
+                tokens = [*prompt[told:], *fresh]
+                self.bound_engine.write_history(self.slots[row], told, tokens)
+                self.told[row] += len(tokens)
 
     def fresh_logits(self) -> None:
         """Make the engine's logits those of this place again, after the generation went back in time.
@@ -154,11 +193,9 @@ class Generation:
         for row in held:
             engine.kv_cache.truncate(self.slots[row], 0)
             engine.write_prompt(self.slots[row], self.prompt_ids[row])
-        if held:
-            engine.prefill([self.slots[row] for row in held])
+        self.prefill(held)
         longer = []
         for row in held:
-            engine.keep_logits(self.slots[row])
             if rest := self.tokens(row)[len(self.prompt_ids[row]) : self.cached[row]]:
                 engine.write_prompt(self.slots[row], rest)
                 longer.append(self.slots[row])
@@ -197,7 +234,7 @@ class Generation:
         """Over fresh logits, bring back a token that only the engine knew, and the logits of a Decode behind it."""
         if self.drawn_by is None or self.sampled is not None:
             return
-        self.bind_sampling(self.drawn_by)
+        self.bind_sampling(self.drawn_by, self.prompt_ids)
         self.draw()
         if ahead := [self.slots[row] for row in self.live if self.cached[row] > self._known(row)]:
             self.bound_engine.decode(ahead)

@@ -7,10 +7,11 @@ Texts = tuple[str, ...]
 
 
 class Detokenize(Phase[Generation, Texts]):
-    """Exact: the text of all ids together, without special tokens."""
+    """Exact: the text of all ids together, without special tokens, as far as no stop string cuts it off."""
 
     def run(self, context: Generation) -> Texts:
-        return tuple(context.bound_tokenizer.decode(ids) for ids in context.output_ids)
+        decode = context.bound_tokenizer.decode
+        return tuple(decode(ids)[:kept] for ids, kept in zip(context.output_ids, context.kept_text, strict=True))
 
     def apply(self, context: Generation, outcome: Texts) -> None:
         context.output_texts = list(outcome)

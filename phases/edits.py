@@ -1,15 +1,19 @@
 """What somebody may change in a resting generation: how a row is sampled, its next token, the text it goes on with."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from phases.constrain import check_forced, check_stops
 from phases.context import Generation
 from phases.errors import RequestError
-from phases.request import DEFAULTS, RowRequest, SamplingParams
+from phases.penalties import check_tokens
+from phases.request import RowRequest, SamplingParams
 from phases.token_ids import Row, TokenId
 from statemachine import Edit
+
+_AT_THE_START = ("n", "prompt_logprobs", "constraint")  # what has been done by the time that something can be edited
+_CHANGEABLE = [field.name for field in fields(SamplingParams) if field.name not in _AT_THE_START]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +33,17 @@ class Forced:
 
 
 class SetSampling(Edit[Generation, Sampling]):
-    """`run.edit("sampling", row=0, temperature=0.2)`: any fields of SamplingParams."""
+    """`run.edit("sampling", row=0, temperature=0.2)`: any fields of SamplingParams but n and prompt_logprobs."""
 
     def run(self, context: Generation, *, row: int = 0, **changes: Any) -> Sampling:
         _check_row(context, row)
-        unknown = set(changes) - set(asdict(DEFAULTS))
-        if unknown or not changes:
-            raise RequestError(f"expected some of {', '.join(asdict(DEFAULTS))}, not {', '.join(unknown) or 'nothing'}")
         if "constraint" in changes:
             raise RequestError("a row's constraint is of its whole text, so it stays as it was: start another run")
+        unknown = set(changes) - set(_CHANGEABLE)
+        if unknown or not changes:
+            raise RequestError(f"expected some of {', '.join(_CHANGEABLE)}, not {', '.join(unknown) or 'nothing'}")
         params = SamplingParams(**changes).over(context.request.requests[row].params)
+        check_tokens(params, row=row, vocab=context.bound_engine.model.vocab)
         if params.constraint is not None:
             check_stops(context, params)
         return Sampling(row, params)

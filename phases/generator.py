@@ -1,7 +1,7 @@
 """The door for applications: a model that generates text, whole, as a stream or step by step."""
 
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -25,12 +25,13 @@ from phases.generation import check_stop
 from phases.generation import machine as generation_machine
 from phases.generation_config import not_honoured, params_of
 from phases.logits_phase import adjusters_of
+from phases.logprobs import Asked, Score, score_tokens
 from phases.printable import one_line
-from phases.request import GenerationRequest, GenerationResult, Params, SamplingParams
+from phases.request import GenerationRequest, GenerationResult, Params, RowRequest, SamplingParams
 from phases.resources import EngineResources
 from phases.result import result_of
-from phases.streaming import TextPiece, cancel, fresh_pieces
-from phases.tokenizer import TextStream, Tokenizer
+from phases.streaming import RowText, TextPiece, cancel, fresh_pieces
+from phases.tokenizer import Tokenizer
 from statemachine import Machine, PhaseError, Run, SnapshotError, Step
 from statemachine.definition.machine import Interpreter
 from statemachine.execution.tasks import each_in_thread, in_thread
@@ -174,6 +175,45 @@ class Generator:
             await in_thread(run.start, stop=lambda: cancel(run))
         return self.result(run)
 
+    def score(self, prompt: Any, continuation: "str | Sequence[int]", *, top: int = 0) -> Score:
+        """Tell how likely the model holds a continuation of a prompt, with no penalties and no temperature.
+
+        Parameters
+        ----------
+        prompt
+            One row, as any method takes it.
+        continuation
+            The text that follows, which becomes tokens of its own, without special ones, or token ids.
+        top
+            Tell so many of the likeliest tokens in each place, too, 0 to 100.
+
+        Raises
+        ------
+        RequestError
+            When the prompt or the continuation is empty, holds unknown tokens, or both do not fit into a row.
+        NoFreeRows
+            When no row is free.
+        """
+        asked = GenerationRequest.of(prompt, SamplingParams(prompt_logprobs=top))
+        if len(asked.requests) != 1:
+            raise RequestError(f"one prompt is scored at a time, but {len(asked.requests)} came")
+        known = self.tokenizer.encode(asked.requests[0])
+        if isinstance(continuation, str):
+            following = self.tokenizer.encode_continuation(continuation)
+        else:
+            following = RowRequest(token_ids=continuation).token_ids or ()  # type: ignore[arg-type]  # made a tuple
+        ids, vocab, cache = (*known, *following), self.engine.model.vocab, self.engine.kv_cache
+        if not known or not following or max(ids) >= vocab or len(ids) > cache.capacity:
+            raise RequestError(
+                f"a prompt of {len(known)} tokens with a continuation of {len(following)} cannot be scored: expected "
+                f"at least 1 of each and at most {cache.capacity} together, all of ids below {vocab}"
+            )
+        rows = cache.acquire(1)
+        try:
+            return Score(score_tokens(self.engine, {rows[0]: Asked(ids, len(known), top)})[rows[0]])
+        finally:
+            cache.release(rows)
+
     # --- as it comes --------------------------------------------------------------------------------------------
 
     def stream(self, x: Any, params: Params = None) -> Iterator[TextPiece]:
@@ -194,15 +234,15 @@ class Generator:
 
         Of a run that has text already, only what is new is given, unless `whole` is asked for.
         """
-        streams = [TextStream(self.tokenizer) for _ in run.context.slots]
-        for piece in fresh_pieces(run.context, streams):
+        texts = [RowText(self.tokenizer, row.params) for row in run.context.request.requests]
+        for piece in fresh_pieces(run.context, texts):
             if whole:
                 yield piece
         for step in run if on_step else run.each(check_stop):
             if on_step:
                 on_step(step)
             if step.phase == check_stop.name:
-                yield from fresh_pieces(run.context, streams)
+                yield from fresh_pieces(run.context, texts)
 
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""

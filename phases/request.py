@@ -9,8 +9,10 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from phases.checks import check_text, is_int, logit_bias, refuse_bytes, stop_strings, token_ids
 from phases.constraint import Constraint
 from phases.errors import RequestError
+from phases.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Message:
             raise RequestError(f"a message's role is a word such as 'user' or 'system', not {role!r:.200}")
         pieces = (Content("text", contents),) if isinstance(contents, str) else tuple(contents)
         for text in (role, *(piece.content for piece in pieces)):
-            _check_text(text)
+            check_text(text)
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "contents", pieces)
 
@@ -93,6 +95,32 @@ class SamplingParams:
         The row ends after so many tokens, or earlier where the capacity ends.
     stop_token_ids
         The row ends after any of these; an empty tuple means none.
+    stop
+        The row ends as soon as its text holds any of these strings, wherever tokens begin and end in them.
+    keep_stop
+        Let the string that ended the row end its text too, instead of cutting it off.
+    min_new_tokens
+        No stop token is drawn, and no stop string ends the row, before it has so many tokens.
+    repetition_penalty
+        Above 1 makes tokens of the prompt and the output less likely to come again; 1 is off.
+    presence_penalty, frequency_penalty
+        Above 0 make tokens of the output less likely: once, and by how often they are there. 0 is off.
+    no_repeat_ngram_size
+        So many tokens never come twice in the same order, prompt included; 0 is off.
+    logit_bias
+        What is added to the logits of tokens, by their ids.
+    allowed_token_ids
+        Only these can be drawn; an empty tuple means all.
+    forbidden_token_ids
+        These are never drawn.
+    logprobs
+        Tell the log-probability of each token that is drawn, and of so many of the likeliest in its place (0 to 100);
+        None is off. As the model gives them: before penalties, temperature and cuts.
+    prompt_logprobs
+        The same for the prompt, all of its tokens but the first. It is fed token by token for that, and then again.
+    n
+        Continue the prompt so many times, each in a row of its own, of seeds that follow one another. The prompt is
+        computed once.
     constraint
         What the whole output is to be, see `phases.constrain`; also as a mapping, such as `{"regex": "[0-9]+"}`.
 
@@ -109,6 +137,19 @@ class SamplingParams:
     seed: int | None = None
     max_new_tokens: int | None = None
     stop_token_ids: tuple[int, ...] | None = None
+    stop: tuple[str, ...] | str | None = None  # a tuple, once it is made
+    keep_stop: bool | None = None
+    min_new_tokens: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None  # pairs, once it is made
+    allowed_token_ids: tuple[int, ...] | None = None
+    forbidden_token_ids: tuple[int, ...] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    n: int | None = None
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
@@ -118,8 +159,25 @@ class SamplingParams:
         self._check("min_p", lambda p: 0 <= p <= 1, "a number from 0 (off) to 1")
         self._check("seed", lambda s: 0 <= s < 2**64, "a whole number from 0 to 2**64 - 1", whole=True)
         self._check("max_new_tokens", lambda n: n >= 1, "a whole number of at least 1", whole=True)
-        if self.stop_token_ids is not None:
-            object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids, "stop_token_ids"))
+        self._check("min_new_tokens", lambda n: 0 <= n < 2**31, "a whole number of at least 0", whole=True)
+        self._check("repetition_penalty", lambda p: 1e-4 <= p <= 1e4, "a number from 0.0001 to 10000 (1 is off)")
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._check(name, lambda p: -1e4 <= p <= 1e4, "a number from -10000 to 10000 (0 is off)")
+        self._check("no_repeat_ngram_size", lambda n: 0 <= n < 2**31, "a whole number (0 is off)", whole=True)
+        self._check("n", lambda n: 1 <= n <= 4096, "a whole number from 1 to 4096", whole=True)
+        for name in ("logprobs", "prompt_logprobs"):
+            self._check(
+                name, lambda n: 0 <= n <= 100, "a whole number from 0 to 100, or None, which is off", whole=True
+            )
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", logit_bias(self.logit_bias))
+        for name in ("stop_token_ids", "allowed_token_ids", "forbidden_token_ids"):
+            if (ids := getattr(self, name)) is not None:
+                object.__setattr__(self, name, token_ids(ids, name))
+        if self.stop is not None:
+            object.__setattr__(self, "stop", stop_strings(self.stop))
+        if not isinstance(self.keep_stop, bool | None):
+            raise RequestError(f"keep_stop is True or False, not {self.keep_stop!r:.200}")
         object.__setattr__(self, "constraint", Constraint.of(self.constraint))
 
     def _check(self, name: str, allowed: Any, expected: str, *, whole: bool = False) -> None:
@@ -159,7 +217,11 @@ class SamplingParams:
 
 
 Params = SamplingParams | Mapping[str, Any] | Sequence[SamplingParams | Mapping[str, Any]] | None
-DEFAULTS = SamplingParams(temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128)
+DEFAULTS = SamplingParams(
+    temperature=1.0, top_k=50, top_p=1.0, min_p=0.0, max_new_tokens=128, stop=(), keep_stop=False, min_new_tokens=0,
+    repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0, no_repeat_ngram_size=0, logit_bias=(),
+    allowed_token_ids=(), forbidden_token_ids=(), n=1,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,12 +245,12 @@ class RowRequest:
                 f"a row is messages, a prompt or token_ids, exactly one of them; given: {given or 'none'}"
             )
         if self.prompt is not None:
-            _check_text(self.prompt)
+            check_text(self.prompt)
         if self.messages is not None:
             messages = tuple(m if isinstance(m, Message) else Message.from_json(m) for m in self.messages)
             object.__setattr__(self, "messages", messages)
         if self.token_ids is not None:
-            object.__setattr__(self, "token_ids", _token_ids(self.token_ids, "token_ids"))
+            object.__setattr__(self, "token_ids", token_ids(self.token_ids, "token_ids"))
         object.__setattr__(self, "params", SamplingParams.of(self.params))
 
 
@@ -218,7 +280,7 @@ class GenerationRequest:
             return x
         if isinstance(x, Message | Mapping):
             raise RequestError(f"a chat is a list of messages: put this one message in a list ({x!r:.200})")
-        _refuse_bytes(x)
+        refuse_bytes(x)
         rows = [x] if _is_row(x) else list(x) if isinstance(x, Iterable) else []
         if not rows:
             raise RequestError(
@@ -234,26 +296,19 @@ class GenerationRequest:
         return cls(tuple(_row(row, p, raw=raw) for row, p in zip(rows, many, strict=True)))
 
     def resolved(self, defaults: SamplingParams) -> Self:
-        """This request with every parameter set: what is unset from `defaults`, then DEFAULTS, and a fresh seed."""
+        """This request with every parameter set: what is unset from `defaults`, then DEFAULTS, and a fresh seed.
+
+        A row that is to be continued `n` times has become so many rows, one after the other.
+        """
         rows = []
         for row in self.requests:
             params = row.params.over(defaults).over(DEFAULTS)
             fresh = SamplingParams(seed=secrets.randbits(64), stop_token_ids=())
-            rows.append(replace(row, params=params.over(fresh)))
+            params = params.over(fresh)
+            for number in range(params.n or 1):
+                seed = ((params.seed or 0) + number) % 2**64
+                rows.append(replace(row, params=replace(params, seed=seed, n=1)))
         return type(self)(tuple(rows))
-
-
-def _check_text(text: object) -> None:
-    """Refuse what is no text, or text that no encoding can hold: bytes of a command line that are no UTF-8, say."""
-    if not isinstance(text, str):
-        raise RequestError(f"text is expected, not {text!r:.200}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"character {error.start + 1} of a text is {text[error.start]!r}, half a character: was it read from bytes "
-            f"that are not UTF-8? (text: {text[:80]!r})"
-        ) from None
 
 
 def _is_row(x: Any) -> bool:
@@ -261,7 +316,7 @@ def _is_row(x: Any) -> bool:
     if isinstance(x, str | RowRequest):
         return True
     first = next(iter(x), None) if isinstance(x, Sequence) or hasattr(x, "__array__") else None
-    return isinstance(first, Message | Mapping) or _is_int(first)
+    return isinstance(first, Message | Mapping) or is_int(first)
 
 
 def _row(x: Any, params: SamplingParams, *, raw: bool) -> RowRequest:
@@ -271,55 +326,35 @@ def _row(x: Any, params: SamplingParams, *, raw: bool) -> RowRequest:
         return RowRequest(prompt=x, params=params, raw=raw)
     if isinstance(x, Message | Mapping):
         raise RequestError("a batch mixes messages with rows; put the messages of each row in a list of their own")
-    _refuse_bytes(x)
+    refuse_bytes(x)
     items = list(x) if isinstance(x, Iterable) else []
     if items and all(isinstance(item, Message | Mapping) for item in items):
         return RowRequest(messages=tuple(items), params=params)
-    if items and all(_is_int(item) for item in items):
+    if items and all(is_int(item) for item in items):
         return RowRequest(token_ids=tuple(items), params=params)
     raise RequestError(f"a row is a prompt, a list of messages or a list of token ids, not {x!r:.200}")
-
-
-def _refuse_bytes(x: Any) -> None:
-    """Refuse bytes, which look like token ids."""
-    if isinstance(x, bytes | bytearray | memoryview):
-        raise RequestError(
-            f"text or token ids are expected, not bytes ({bytes(x[:40])!r}): decode them, or list the ids"
-        )
-
-
-def _is_int(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
-def _token_ids(values: Iterable[Any], name: str) -> tuple[int, ...]:
-    _refuse_bytes(values)
-    try:
-        ids = tuple(operator.index(value) for value in values)
-    except TypeError:
-        raise RequestError(f"{name} is a list of whole numbers, not {values!r:.200}") from None
-    if any(token < 0 for token in ids):
-        raise RequestError(f"{name} holds {min(ids)}, but token ids start at 0")
-    return ids
 
 
 class FinishReason(StrEnum):
     """Why a row ended."""
 
     STOP = "stop"  # it drew one of its stop tokens
+    STOP_STRING = "stop string"  # its text came to hold one of its stop strings
     LENGTH = "length"  # it reached max_new_tokens, or the capacity
     CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """What came back, one entry a row in every list."""
+    """What came back, one entry a row in every list; `n` rows one after the other for a prompt continued n times."""
 
     output_ids: list[list[int]]  # what was drawn, the stop token included
-    output_texts: list[str]  # without special tokens
+    output_texts: list[str]  # without special tokens, and without the stop string unless it is kept
     finish_reasons: list[FinishReason | None]  # None: the row has not ended yet
     prompt_tokens: list[int]  # counts
     output_tokens: list[int]  # counts
+    logprobs: list[list[TokenLogprob | None] | None]  # of the output, for rows that ask for it
+    prompt_logprobs: list[list[TokenLogprob | None] | None]  # of the prompt; None for its first token
     time_to_first_token: float = field(compare=False)  # seconds of work, all rows together
     time_per_token: float = field(compare=False)  # seconds of work a decode step, after the first token; 0 if none
 

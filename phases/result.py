@@ -10,8 +10,11 @@ from statemachine import Run, Status
 def result_of(run: Run[Generation], tokenizer: Tokenizer) -> GenerationResult:
     """The result of a run, ended or not."""
     context = run.context
+    rows = context.request.requests
     unended = FinishReason.CANCELLED if run.status is Status.CANCELLED else None
-    texts = context.output_texts or [tokenizer.decode(ids) for ids in context.output_ids]
+    texts = context.output_texts or [
+        tokenizer.decode(ids)[:kept] for ids, kept in zip(context.output_ids, context.kept_text, strict=True)
+    ]
     first, per_token = _timings(run)
     return GenerationResult(
         output_ids=[list(ids) for ids in context.output_ids],
@@ -19,6 +22,14 @@ def result_of(run: Run[Generation], tokenizer: Tokenizer) -> GenerationResult:
         finish_reasons=[reason or unended for reason in context.finish_reasons],
         prompt_tokens=[len(ids) for ids in context.prompt_ids] or [0] * len(context.slots),
         output_tokens=[len(ids) for ids in context.output_ids],
+        logprobs=[
+            [found.get(place) for place in range(len(ids))] if found or row.params.logprobs is not None else None
+            for row, ids, found in zip(rows, context.output_ids, context.logprobs, strict=True)
+        ],
+        prompt_logprobs=[
+            [None, *found] if row.params.prompt_logprobs is not None and context.prompt_logprobs else None
+            for row, found in zip(rows, context.prompt_logprobs or [()] * len(rows), strict=True)
+        ],
         time_to_first_token=first,
         time_per_token=per_token,
     )

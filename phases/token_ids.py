@@ -1,6 +1,6 @@
 """Token ids, lengths and counts as outcomes declare them, so that no record can say what no model could."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -10,3 +10,10 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 Length = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 Row = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+Tokens = tuple[TokenId, ...]
+
+
+def tokens_of(outcome: Any) -> Tokens:
+    """The tokens of an outcome of Sample or CheckStop, which says more than that where somebody asked for more."""
+    return outcome if isinstance(outcome, tuple) else outcome.tokens

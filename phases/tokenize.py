@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from phases.context import Generation
 from phases.errors import PromptTooLong, RequestError
+from phases.penalties import check_tokens
 from phases.token_ids import TokenId
 from statemachine import Phase
 
@@ -21,6 +22,7 @@ class Tokenize(Phase[Generation, Prompts]):
         prompts = tuple(context.bound_tokenizer.encode(row) for row in context.request.requests)
         for row, ids in enumerate(prompts):
             self._check(row, ids, context.capacity, engine.model)
+            check_tokens(context.request.requests[row].params, row=row, vocab=engine.model.vocab)
         context.bind_prompts(prompts)
         return prompts
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu import BufferInfo, HostEngine, RowKeeper, check_sampling
+from gpu import BufferInfo, HostEngine, Penalties, RowKeeper, check_sampling
 
 
 class AsynchronousEngine(RowKeeper):
@@ -46,6 +46,14 @@ class AsynchronousEngine(RowKeeper):
         self._check_row(row)
         check_sampling(**parameters)
         self._launch([row], lambda: self._device.set_sampling(row, **parameters))
+
+    def set_penalties(self, row: int, penalties: Penalties) -> None:
+        self._check_penalties(row, penalties)
+        self._launch([row], lambda: self._device.set_penalties(row, penalties))
+
+    def write_history(self, row: int, first: int, tokens: Sequence[int]) -> None:
+        written = self._checked_history(row, first, tokens).tolist()
+        self._launch([row], lambda: self._device.write_history(row, first, written))
 
     def write_token(self, row: int, token: int) -> None:
         self._check_token(row, token)

@@ -12,18 +12,20 @@ from gpu.buffers import BufferInfo
 from gpu.cuda.arena import Arena, Plan
 from gpu.cuda.cache_numbers import CacheNumbers
 from gpu.cuda.device import Device, Event, Lines
-from gpu.cuda.drawing import Drawing, Launches, launches
-from gpu.cuda.forward import draw, mask, step_of
+from gpu.cuda.drawing import Drawing, Launches, launches, words_of
+from gpu.cuda.forward import draw, mask, penalise, step_of
 from gpu.cuda.graphs import GraphCache
 from gpu.cuda.shape import Shape, bucket
 from gpu.cuda.staging import Staging, Window
 from gpu.cuda.watchdog import Watchdog
 from gpu.errors import DeviceError, LogitsError
+from gpu.penalties import MOST_STOPS, Penalties
 from gpu.rows import RowKeeper
 from gpu.sampling import check_sampling, no_distribution
 
 Float32Array = npt.NDArray[np.float32]
 
+_OF_ROW = ("drawn", "history")  # what a row's copy has too, besides its logits and cache
 _FAULTS = {1: "NaN", 2: "+inf", 3: "nothing but -inf"}
 
 
@@ -87,6 +89,7 @@ class DeviceEngine(RowKeeper):
         self._drawing = [
             Drawing.of(self.model.vocab, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0) for _ in range(rows)
         ]
+        self._penalised = [False] * rows
         self._drawn_address, drawn = device.pinned(rows * 8)
         self._drawn = drawn.view(np.int32).reshape(rows, 2)  # as it was when a row's event had come
         self._arrived: list[Event | None] = [None] * rows  # None: the device's token is not on its way to the host
@@ -109,6 +112,28 @@ class DeviceEngine(RowKeeper):
         with self._launching():
             self._staging.write(self._arena.lines("sampling", row), drawing.words)
             self._drawing[row] = drawing
+
+    def set_penalties(self, row: int, penalties: Penalties) -> None:
+        """Say what changes this row's logits before a token is drawn from now on."""
+        self._check_penalties(row, penalties)
+        biases, words = penalties.biases(self.model.vocab), words_of(penalties)
+        with self._launching():
+            if biases is not None:
+                self._staging.write(self._arena.lines("biases", row), biases)
+            if penalties.min_length:
+                stops = np.zeros(MOST_STOPS, np.int32)
+                stops[: len(penalties.stops)] = penalties.stops
+                self._staging.write(self._arena.lines("stops", row), stops)
+            self._staging.write(self._arena.lines("penalties", row), words)
+            self._penalised[row] = bool(words.any())
+
+    def write_history(self, row: int, first: int, tokens: Sequence[int]) -> None:
+        """Say which tokens stand in the row from position `first` on."""
+        written = self._checked_history(row, first, tokens)
+        if len(written):
+            with self._launching():
+                address = self._arena.at("history", row) + first * written.itemsize
+                self._staging.write(Lines(address, written.nbytes), written)
 
     def write_token(self, row: int, token: int) -> None:
         """Set the row's next token."""
@@ -144,10 +169,14 @@ class DeviceEngine(RowKeeper):
             tokens = bucket(len(rows))
             for row in rows:
                 self._arrived[row] = None
-            stages = self._launches(rows)
-            self._graphs.run(
-                ("sample", tokens, stages), lambda: draw(self._device, self._shape, self._arena, tokens, stages)
-            )
+            stages, penalised = self._launches(rows), any(self._penalised[row] for row in rows)
+
+            def work() -> None:
+                if penalised:
+                    penalise(self._device, self._shape, self._arena, tokens)
+                draw(self._device, self._shape, self._arena, tokens, stages)
+
+            self._graphs.run(("sample", tokens, stages, penalised), work)
             self._fetch(rows)
 
     def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
@@ -232,7 +261,7 @@ class DeviceEngine(RowKeeper):
         with self._launching():
             if source != target:
                 copies = [(self._logits(source, kept), self._logits(target, kept)) for kept in (False, True)]
-                copies.append((self._arena.lines("drawn", source), self._arena.lines("drawn", target)))
+                copies += ((self._arena.lines(name, source), self._arena.lines(name, target)) for name in _OF_ROW)
                 if length:
                     copies += zip(self._stretch(source, 0, length), self._stretch(target, 0, length), strict=True)
                 self._arrived[target] = None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gpu.penalties import Penalties
 from gpu.sampling import thresholds
 
 BINS = 2048  # numbers that a threshold's bits are looked for among
@@ -15,6 +16,8 @@ _LARGEST: _Stages = (0,)
 _TOP_K: _Stages = (1, 2, 3)
 _TOP_P: _Stages = (4, 5, 6)
 _DRAW: _Stages = (7,)
+
+_PENALISED, _BIASED = 1, 2  # as in penalties.cu
 
 Launches = tuple[tuple[int, int], ...]  # the first and the last stage of each
 
@@ -42,6 +45,19 @@ class Drawing(NamedTuple):
         if temperature:
             stages += (_TOP_K if limited else ()) + (_TOP_P if nucleus else ()) + _DRAW
         return cls(parameters, np.frombuffer(words, np.uint8), frozenset(stages))
+
+
+def words_of(penalties: Penalties) -> npt.NDArray[np.uint8]:
+    """Give penalties as `struct Penalties` of penalties.cu; of a row that has none, all is zero."""
+    biased = bool(penalties.bias or penalties.forbidden or penalties.allowed is not None)
+    flags = _PENALISED + _BIASED * biased
+    if not (penalties.counts or penalties.min_length or biased):
+        return np.zeros(32, np.uint8)
+    words = struct.pack(
+        "=fffiiiiI", penalties.repetition, penalties.presence, penalties.frequency, penalties.no_repeat_ngram,
+        penalties.min_length, len(penalties.stops) if penalties.min_length else 0, penalties.output_from, flags,
+    )  # fmt: skip
+    return np.frombuffer(words, np.uint8)
 
 
 def launches(rows: Iterable[Drawing], shares: int) -> Launches:

@@ -13,7 +13,9 @@ from gpu.cuda.shape import Shape
 
 Int32Array = npt.NDArray[np.int32]
 
-_THREADS = {"embed": 256, "rope": 128, "sample": 1024, "mask": 256, "scales": 256, "unpack_codes": 256}
+_THREADS = {
+    "embed": 256, "mask": 256, "penalise": 512, "rope": 128, "sample": 1024, "scales": 256, "unpack_codes": 256,
+}  # fmt: skip
 _HEADS_OF_ROPE = 4  # of a block
 _TOKENS_OF_SCALES = 8
 _BLOCKS_OF_CODES = 8  # of a processor
@@ -37,12 +39,26 @@ def chunk_of(shape: Shape, ids: Int32Array, rows: Int32Array, positions: Int32Ar
     return chunk
 
 
+def penalise(launcher: Launcher, shape: Shape, arena: Arena, tokens: int) -> None:
+    """Launch what leaves the logits that each row of the step with penalties is drawn from."""
+    rows, positions = arena.at("step", 0), arena.at("step", 1)
+    penalties, history, penalised = arena.at("penalties"), arena.at("history"), arena.at("penalised")
+    threads, grid = _THREADS["penalise"], (shape.shares, tokens, 1)
+    counts, logits = arena.at("counts"), arena.at("logits")
+    launcher.launch("count_seen", grid, threads, tokens, penalties, rows, positions, history, counts)
+    launcher.launch("penalise", grid, threads, tokens, penalties, rows, logits, arena.at("biases"), counts, penalised)
+    launcher.launch(
+        "mask_tokens", grid, threads, tokens, penalties, rows, positions, history, arena.at("stops"), penalised
+    )  # fmt: skip
+
+
 def draw(launcher: Launcher, shape: Shape, arena: Arena, tokens: int, launches: Launches) -> None:
     """Launch what draws the next token of each row of the step."""
     for first, last in launches:
         launcher.launch(
             "sample", (shape.shares, tokens, 1), _THREADS["sample"], tokens, first, last, arena.at("logits"),
-            arena.at("sampling"), arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("of_shares"),
+            arena.at("penalised"), arena.at("penalties"), arena.at("sampling"),
+            arena.at("step", 0), arena.at("step", 1), arena.at("drawn"), arena.at("of_shares"),
             arena.at("amounts"), arena.at("progress"), arena.at("looked"),
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from gpu.cuda.device import Module
 from gpu.cuda.drawing import BINS
 from gpu.cuda.tiles import COLUMNS, ROWS, tiled_shape, up
 from gpu.errors import CheckpointError, OptionError
+from gpu.penalties import MOST_STOPS
 
 _SHARED = (
     "common.cu",
@@ -20,6 +21,7 @@ _SHARED = (
     "attention_step.cu",
     "products.cu",
 )  # no kernels, but what makes them
+_DRAWING = ("penalties.cu", "sampling.cu", "masking.cu")
 _PRODUCTS = ("qkv", "output", "gate_up", "down", "head")
 CHUNK = 2048  # tokens of prompts that go through the layers together
 SPLIT = 512  # positions; this and what follows: see attention.cu
@@ -39,7 +41,7 @@ _HEAD_DIMS = range(8, 257, 8)
 def sources(*, wide: bool) -> list[str]:
     """Give the kernels as texts that compile apart, those that take longest first; on request those of wide.cu too."""
     parts = [_part(f"{name}.cu", f"PRODUCTS({name}, {name.upper()})\n") for name in _PRODUCTS]
-    parts += [_joined("sampling.cu", "masking.cu", "loading.cu"), _joined("attention_prompt.cu"), _joined("steps.cu")]
+    parts += [_joined(*_DRAWING, "loading.cu"), _joined("attention_prompt.cu"), _joined("steps.cu")]
     if wide:
         parts[:0] = [
             _part(f"{name}_{tokens}x{rows}.cu", f"WIDE({name}, {name.upper()}, {tokens}, {rows})\n")
@@ -240,7 +242,7 @@ class Shape:
 
     def modules_of_rows(self) -> list[Module]:
         """Give the kernels of an engine that has a model computed by others: what draws, and what is around a batch."""
-        return [Module(_joined("common.cu", "sampling.cu", "masking.cu", "batch.cu"), self.defines())]
+        return [Module(_joined("common.cu", *_DRAWING, "batch.cu"), self.defines())]
 
     def state_of_rows(self) -> Plan:
         """Plan what every engine has for its rows but their cache: logits, tokens, and how they are drawn."""
@@ -251,6 +253,12 @@ class Shape:
             "drawn": Array((rows, 2), "int32"),  # the next token, and what is wrong with the logits it was drawn from
             "allowed": Array((_up_div(model.vocab, 32),), "uint32"),  # bits of the tokens that a mask leaves
             "sampling": Array((rows, 8), "uint32"),  # `struct Sampling` of sampling.cu
+            "penalties": Array((rows, 8), "uint32"),  # `struct Penalties` of penalties.cu
+            "history": Array((rows, self.capacity), "int32"),  # the tokens that penalties look at
+            "counts": Array((rows, model.vocab), "uint32"),  # of each token there; zero but while a token is drawn
+            "biases": Array((rows, model.vocab), "float32"),
+            "stops": Array((rows, MOST_STOPS), "int32"),
+            "penalised": Array((rows, model.vocab), "float32"),  # the logits that a row with penalties is drawn from
             "of_shares": Array((self.slots, self.shares), "uint64"),  # of the logits: the largest, the sum of weights
             "looked": Array((self.slots,), "int32"),  # how many shares are done
             "amounts": Array((self.slots if self.shares > 1 else 0, BINS), "uint64"),
@@ -331,7 +339,7 @@ class Shape:
 
 def drawing_digest() -> str:
     """Tell one version of what draws from another."""
-    return hashlib.sha256(_joined("common.cu", "sampling.cu", "masking.cu", "batch.cu").encode()).hexdigest()[:16]
+    return hashlib.sha256(_joined("common.cu", *_DRAWING, "batch.cu").encode()).hexdigest()[:16]
 
 
 def kernels_digest() -> str:

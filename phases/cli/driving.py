@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from phases.cli import logprobs
 from phases.cli.process import INTERRUPTED
 from phases.cli.screen import print_json, stderr
 from phases.printable import printable
@@ -35,8 +36,11 @@ def drive(
     result = generator.result(run)
     if as_json:
         print_json(_as_json(generator, run, result, stats=stats))
-    elif stats:
-        _print_stats(_stats(generator, result))
+    else:
+        for line in logprobs.lines(generator.tokenizer, result):
+            stderr().print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        if stats:
+            _print_stats(_stats(generator, result))
     if run.status == "paused" and snapshot is not None:
         run.snapshot(snapshot)
         command = f"phasewalk resume {shlex.quote(str(snapshot))}"
@@ -133,6 +137,7 @@ def _as_json(
             "finish_reason": result.finish_reasons[row],
             "prompt_tokens": result.prompt_tokens[row],
             "output_tokens": result.output_tokens[row],
+            **logprobs.as_json(generator.tokenizer, result, row),
             "seed": run.context.request.requests[row].params.seed,
         }
         for row, text in enumerate(result.output_texts)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,10 +11,9 @@ from phases.cli.files import readable_file
 from phases.cli.screen import tell
 
 if TYPE_CHECKING:
-    from phases.constraint import Constraint
     from phases.request import RowRequest, SamplingParams
 
-SAMPLING, MODEL = "Sampling (what is not given comes from the checkpoint)", "Model"
+SAMPLING, MODEL, OUTPUT = "Sampling (what is not given comes from the checkpoint)", "Model", "Output"
 
 
 class Quantization(StrEnum):
@@ -108,6 +107,68 @@ MinP = Annotated[
 ]  # fmt: skip
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text.", rich_help_panel=SAMPLING)]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="End after so many tokens.", rich_help_panel=SAMPLING)]
+MinNewTokens = Annotated[
+    int | None, typer.Option(min=0, help="Do not stop before so many tokens.", rich_help_panel=SAMPLING)
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="End where the output comes to hold this; several times for several.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+KeepStop = Annotated[
+    bool | None, typer.Option("--keep-stop", help="Leave what --stop found in the text.", rich_help_panel=SAMPLING)
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(help="Above 1: less of what prompt and output hold; 1 is off.", rich_help_panel=SAMPLING),
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Above 0: less of what the output holds; 0 is off.", rich_help_panel=SAMPLING)
+]
+FrequencyPenalty = Annotated[
+    float | None,
+    typer.Option(help="Above 0: the less of it the oftener the output holds it; 0 is off.", rich_help_panel=SAMPLING),
+]
+NoRepeatNgramSize = Annotated[
+    int | None,
+    typer.Option(min=0, help="Never so many tokens twice in the same order; 0 is off.", rich_help_panel=SAMPLING),
+]
+LogitBias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID=BIAS",
+        help="Make a token likelier or less likely; several times for several.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Allow = Annotated[
+    list[int] | None,
+    typer.Option(metavar="ID", help="Draw only this token, and others so named.", rich_help_panel=SAMPLING),
+]
+Forbid = Annotated[
+    list[int] | None,
+    typer.Option(metavar="ID", help="Never draw this token; several times for several.", rich_help_panel=SAMPLING),
+]
+Samples = Annotated[
+    int | None, typer.Option("-n", min=1, help="Continue the prompt so many times.", rich_help_panel=SAMPLING)
+]
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=100,
+        metavar="N",
+        help="Also tell each token's log-probability, and the N likeliest.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+PromptLogprobs = Annotated[
+    int | None,
+    typer.Option(min=0, max=100, metavar="N", help="The same for the prompt.", rich_help_panel=OUTPUT),
+]
 
 
 def check_engine(engine: str) -> None:
@@ -140,27 +201,26 @@ def choose_engine(
     return chosen.name
 
 
-def sampling_params(
-    *,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    seed: int | None,
-    max_new_tokens: int | None,
-    constraint: "Constraint | None" = None,
-) -> "SamplingParams":
+def sampling_params(*, logit_bias: Sequence[str] = (), **given: Any) -> "SamplingParams":
     """Sampling parameters of what was given; what they refuse is a wrong command line."""
     from phases.errors import RequestError
     from phases.request import SamplingParams
 
+    values: dict[str, Any] = {
+        name: tuple(value) or None if isinstance(value, list) else value for name, value in given.items()
+    }
     try:
-        return SamplingParams(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
-            constraint=constraint,
-        )  # fmt: skip
+        return SamplingParams(logit_bias=dict(map(_bias, logit_bias)) or None, **values)
     except RequestError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _bias(words: str) -> tuple[int, float]:
+    token, _, bias = words.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise typer.BadParameter(f"{words!r} is no ID=BIAS, as in 17=-5", param_hint="--logit-bias") from None
 
 
 def chat_of(messages: Path) -> "RowRequest":

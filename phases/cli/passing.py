@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from phases.check_stop import CheckStop
 from phases.logits_phase import LogitsPhase
 from phases.printable import one_line
+from phases.token_ids import tokens_of
 from phases.tokenize import Tokenize
 from statemachine.definition.variable import in_words
 
@@ -40,7 +41,9 @@ class PassingPhases:
         if isinstance(phase, Tokenize):
             return f"{sum(len(ids) for ids in step.outcome)} prompt tokens"
         if isinstance(phase, CheckStop):
-            return " ".join(f"{token} {self._generator.tokenizer.decode([token])!r}" for token in step.outcome)
+            return " ".join(
+                f"{token} {self._generator.tokenizer.decode([token])!r}" for token in tokens_of(step.outcome)
+            )
         if isinstance(phase, LogitsPhase):
             return f"of {' '.join(map(str, step.outcome))} tokens"
         return ""

@@ -188,7 +188,8 @@ def _texts(done: "Replay") -> list[str]:
     text = TokenText.of(done.journal)
     if text.note:
         warn(text.note)
-    return [text.of_ids(ids) for ids in context.output_ids]
+    kept = context.kept_text if text.tokenizer else [None] * len(context.output_ids)
+    return [text.of_ids(ids)[:length] for ids, length in zip(context.output_ids, kept, strict=True)]
 
 
 def _words(generator: "Generator | None", phase: str, outcome: Any) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from phases.request import RowRequest
     from statemachine import JournalWriter, Machine
 
-OUTPUT, RECORD = "Output", "Record"
+OUTPUT, RECORD = options.OUTPUT, "Record"
 
 
 def run(
@@ -40,6 +40,19 @@ def run(
     min_p: options.MinP = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = None,
+    min_new_tokens: options.MinNewTokens = None,
+    stop: options.Stop = None,
+    keep_stop: options.KeepStop = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
+    logit_bias: options.LogitBias = None,
+    allow: options.Allow = None,
+    forbid: options.Forbid = None,
+    n: options.Samples = None,
+    logprobs: options.Logprobs = None,
+    prompt_logprobs: options.PromptLogprobs = None,
     json_schema: constraining.JsonSchema = None,
     regex: constraining.Regex = None,
     choice: constraining.Choice = None,
@@ -91,6 +104,8 @@ def run(
 
     phasewalk run "Hello" --journal hello.jsonl; phasewalk replay hello.jsonl
 
+    phasewalk run "Tell me a story." -n 3 --stop fox --repetition-penalty 1.2 --logprobs 2
+
     phasewalk run "Is a fox an animal?" --choice yes --choice no
     """
     from phases.constrain import constrained
@@ -102,6 +117,10 @@ def run(
     x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens, stop=stop, keep_stop=keep_stop, repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty, frequency_penalty=frequency_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size, logit_bias=logit_bias or (), allowed_token_ids=allow,
+        forbidden_token_ids=forbid, n=n, logprobs=logprobs, prompt_logprobs=prompt_logprobs,
         constraint=constraint_of(json_schema, regex, choice, grammar),
     )  # fmt: skip
     if nvtx:
@@ -111,7 +130,7 @@ def run(
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
-            model, engine, max_batch=1, capacity=capacity, strict=strict, progress=progress, decode=decode,
+            model, engine, max_batch=n or 1, capacity=capacity, strict=strict, progress=progress, decode=decode,
             quantize=quantize.option, export=export, plan=plan, machine=generating,
         )  # fmt: skip
     with generator:

@@ -45,7 +45,8 @@ class BuffersPanel(Panel[GenerationView]):
         shown = sorted(used, key=lambda row: not row.shown)[
             : room if room >= len(used) + bool(free) else max(1, room - 1)
         ]
-        made += [self._row(row, width) for row in shown]
+        cache = [self._row(row, width) for row in shown]
+        made = made[: max(1, height - len(cache))] + cache  # how full it is goes before where the last buffers lie
         rest = f"{len(used) - len(shown)} more in use, " if len(shown) < len(used) else ""
         if view.buffers and len(made) < height:
             made.append([(f"{rest}{free} rows free", DIM)])

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from phases.context import Generation
+from phases.token_ids import tokens_of
 from phases.views.token_text import UNKNOWN
 from statemachine import Step
 
@@ -69,8 +70,9 @@ def words_of(context: Generation, row: int, step: Step) -> str:
     outcome = step.outcome
     if step.phase == "tokenize" and isinstance(outcome, Sequence):
         return f"{sum(len(ids) for ids in outcome)} prompt tokens"
-    if step.phase in ("sample", "check_stop") and isinstance(outcome, Sequence) and outcome:
-        return " ".join(f"token {token} {label(context, row, token)}".removesuffix(f" <{token}>") for token in outcome)
+    if step.phase in ("sample", "check_stop") and outcome:
+        tokens = tokens_of(outcome)
+        return " ".join(f"token {token} {label(context, row, token)}".removesuffix(f" <{token}>") for token in tokens)
     if step.phase in ("prefill", "decode") and isinstance(outcome, Sequence):
         return f"{' '.join(map(str, outcome))} cached" if outcome else ""
     return ""

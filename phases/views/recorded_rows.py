@@ -9,6 +9,7 @@ from phases import logits_digest
 from phases.constrain import constrained
 from phases.context import Generation
 from phases.recorded import capacity_of, request_of
+from phases.token_ids import tokens_of
 from statemachine import Journal, JournalError, Machine
 from statemachine.record.exact import shown, typed
 from statemachine.record.records import EditRecord, StepRecord
@@ -67,7 +68,8 @@ class RecordedRows:
         if record.p == "sample":
             self._drawn_from, self._coming = self._coming, {}
         outcome = typed(record.o, phase)
-        tokens = self._tokens(record, rows, outcome) if record.p == "check_stop" and outcome is not None else ()
+        is_token = record.p == "check_stop" and outcome is not None
+        tokens = self._tokens(record, rows, tokens_of(outcome)) if is_token else ()
         if outcome is not None:
             phase.apply(context, outcome)
         if record.d is not None:

@@ -1,7 +1,7 @@
 """Token ids of a record as text, as far as the tokenizer of the recorded model is at hand."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +17,8 @@ TOKEN_PHASES = ("sample", "check_stop")  # whose outcomes are a token for each r
 
 def outcome_words(tokenizer: "Tokenizer | None", phase: str, outcome: Any) -> str:
     """What tokens say, where an outcome is tokens; "" where it is not, and for ids that no tokenizer knows."""
+    if isinstance(outcome, Mapping):
+        outcome = outcome.get("tokens")
     if tokenizer is None or phase not in TOKEN_PHASES or not isinstance(outcome, list | tuple):
         return ""
     try:

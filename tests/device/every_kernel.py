@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import driver
 
-from gpu import Checkpoint, CudaEngine, DeviceError, ModelConfig
+from gpu import Checkpoint, CudaEngine, DeviceError, ModelConfig, Penalties
 from gpu.cuda.driver import CudaDevice
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -77,6 +77,9 @@ def run(engine: CudaEngine, longest: int) -> None:
             row, temperature=float(row % 3) / 2, top_k=(0, 5)[row % 2], top_p=(1.0, 0.9)[row // 2 % 2],
             min_p=(0.0, 0.01)[row // 4 % 2], seed=row,
         )  # fmt: skip
+        if row % 3 == 0:
+            engine.set_penalties(row, Penalties(repetition=1.2, no_repeat_ngram=2, forbidden=(1,)))
+            engine.write_history(row, 0, [row % 7] * length)
     engine.prefill(rows[:1])
     engine.prefill(rows[1:2])
     engine.prefill(rows[2:4])

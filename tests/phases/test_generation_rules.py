@@ -40,6 +40,10 @@ def params() -> st.SearchStrategy[SamplingParams]:
         top_p=st.sampled_from([1.0, 0.9]),
         seed=st.integers(0, 3),
         max_new_tokens=st.integers(1, 10),
+        repetition_penalty=st.sampled_from([1.0, 1.5]),
+        no_repeat_ngram_size=st.sampled_from([0, 2]),
+        min_new_tokens=st.sampled_from([0, 3]),
+        stop=st.sampled_from([(), ("e",)]),
     )
 
 
@@ -53,7 +57,12 @@ def requests() -> st.SearchStrategy[tuple[list[str], list[SamplingParams]]]:
 ROW = st.integers(0, 1)
 EDITS = {
     "sampling": st.fixed_dictionaries(
-        {"row": ROW}, optional={"temperature": st.sampled_from([0.0, 2.0]), "max_new_tokens": st.integers(1, 12)}
+        {"row": ROW},
+        optional={
+            "temperature": st.sampled_from([0.0, 2.0]),
+            "max_new_tokens": st.integers(1, 12),
+            "frequency_penalty": st.sampled_from([0.0, 1.0]),
+        },
     ),
     "force": st.fixed_dictionaries({"row": ROW, "tokens": st.lists(st.integers(0, 400), min_size=1, max_size=3)}),
     "append": st.fixed_dictionaries({"row": ROW, "text": st.sampled_from(["", "fox", " jumps over"])}),

@@ -332,7 +332,7 @@ def test_params_may_be_a_mapping_and_an_unknown_field_is_named(generator: Genera
     assert generator.generate(row) == plain
     for wrong, message in (
         ({"temprature": 0}, "no field 'temprature', did you mean temperature"),
-        ({"repetition_penalty": 1.2}, "no field 'repetition_penalty': expected temperature, top_k"),
+        ({"beams": 4}, "no field 'beams': expected temperature, top_k"),
         ([{"top_q": 1}], "no field 'top_q'"), ({1: 2}, "no field 1"), ("hot", "params are SamplingParams or a mapping"),
         ([3], "params are SamplingParams or a mapping"), ({"top_p": 7}, "top_p is a number above 0"),
     ):  # fmt: skip
@@ -375,19 +375,17 @@ def test_what_a_checkpoint_asks_for_and_nobody_heeds_is_told_once_a_load(tmp_pat
     with warnings.catch_warnings(), Generator.from_pretrained(folder, strict=True):
         warnings.simplefilter("error")
         Generator.from_pretrained(folder).close()
-    asked = {**NEUTRAL, "repetition_penalty": 1.3, "stop_strings": ["\n"], "num_beams": 4, "made_up": {"a": 1}}
+    asked = {**NEUTRAL, "typical_p": 0.9, "begin_suppress_tokens": [7], "num_beams": 4, "made_up": {"a": 1}}
     (folder / "generation_config.json").write_text(json.dumps(asked))
     with pytest.warns(IgnoredSettings) as told:
         generator = Generator.from_pretrained(folder)
     [message] = [str(warning.message) for warning in told]
-    assert (
-        "asks for repetition_penalty 1.3, num_beams 4, stop_strings ['\\n'], made_up {'a': 1}, which is not" in message
-    )
+    assert "asks for num_beams 4, typical_p 0.9, begin_suppress_tokens [7], made_up {'a': 1}, which is not" in message
     assert told[0].filename == __file__
     with warnings.catch_warnings(), generator:
         warnings.simplefilter("error")
         generator.generate("the fox", {"max_new_tokens": 2})
-    with pytest.raises(CheckpointError, match=r"repetition_penalty 1\.3.* not honoured: take it out"):
+    with pytest.raises(CheckpointError, match=r"typical_p 0\.9.* not honoured: take it out"):
         Generator.from_pretrained(folder, strict=True)
 
 
@@ -412,7 +410,24 @@ def test_what_is_unset_comes_from_the_checkpoint_then_from_the_defaults(tmp_path
         params = generator.start("x", SamplingParams(top_k=2)).context.request.requests[0].params
         assert (params.temperature, params.top_k, params.top_p) == (0.3, 2, 0.9)
         assert (params.max_new_tokens, params.stop_token_ids) == (9, (3, 5))
-    for broken in ('{"temperature": -3}', "[]", "{"):
+    penalties = {
+        "repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "min_new_tokens": 2, "stop_strings": ["x"],
+        "suppress_tokens": [7], "bad_words_ids": [[8], [3]], "sequence_bias": [[[9], 1.5]], "eos_token_id": 3,
+    }  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(penalties))
+    with Generator.from_pretrained(folder, strict=True) as generator:
+        params = generator.start("x").context.request.requests[0].params
+        assert (params.repetition_penalty, params.no_repeat_ngram_size, params.min_new_tokens) == (1.3, 3, 2)
+        assert (params.stop, params.forbidden_token_ids) == (("x",), (7, 8))
+        assert params.logit_bias == ((9, 1.5),)
+    several = {"sequence_bias": [[[9, 4], 1.5]], "bad_words_ids": [[8], [1, 2]]}
+    (folder / "generation_config.json").write_text(json.dumps(several))
+    with pytest.raises(CheckpointError, match=r"asks for sequence_bias .*, bad_words_ids .* not honoured"):
+        Generator.from_pretrained(folder, strict=True)
+    for broken in (
+        '{"temperature": -3}', "[]", "{", '{"bad_words_ids": 5}', '{"suppress_tokens": "x"}', '{"stop_strings": [""]}',
+        '{"sequence_bias": [[[1], "x"]]}',
+    ):  # fmt: skip
         (folder / "generation_config.json").write_text(broken)
         with pytest.raises(CheckpointError, match=r"generation_config.json (cannot be used|holds a list|is not JSON)"):
             Generator.from_pretrained(folder)

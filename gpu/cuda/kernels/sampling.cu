@@ -288,15 +288,15 @@ __device__ __forceinline__ void draw(Drawing& block, const Row& row) {
 // Stages `first` to `last` of each row, of which a row leaves out what it does not ask for; more than one only where a
 // block has a whole row. `drawn` is [rows, 2]: the token, and what is wrong with the logits (0 if nothing).
 extern "C" __global__ void __launch_bounds__(DRAWERS, 1) sample(
-    i64 tokens, i64 first, i64 last, const float* logits, const Sampling* sampling, const int* rows, const int* positions,
-    int* drawn, u64* of_shares, u64* amounts, Progress* progress, int* arrivals) {
+    i64 tokens, i64 first, i64 last, const float* logits, const float* penalised, const Penalties* penalties,
+    const Sampling* sampling, const int* rows, const int* positions, int* drawn, u64* of_shares, u64* amounts, Progress* progress, int* arrivals) {
     __shared__ Drawing block;
     let_next_start();
     wait_for_previous();
     const int token = blockIdx.y, of = rows[token];
     if (of < 0) return;
     const Row row = {
-        logits + (i64)of * VOCAB, sampling[of], of_shares + token * LOGIT_SHARES, amounts + (i64)token * BINS,
+        (penalties[of].flags & PENALISED ? penalised : logits) + (i64)of * VOCAB, sampling[of], of_shares + token * LOGIT_SHARES, amounts + (i64)token * BINS,
         progress + token, arrivals + token, drawn + 2 * of, (u32)positions[token]};
     for (int stage = (int)first; stage <= (int)last; ++stage) {
         if (stage > LARGEST && (row.sampling.scale == 0 || fault_of(__ldcg(&row.progress->best)))) return;

@@ -62,6 +62,48 @@ def test_tokens_are_those_of_the_reference(generator: Generator, reference: Gene
     assert generator.generate(PROMPTS, DRAWN).output_ids == reference.generate(PROMPTS, DRAWN).output_ids
 
 
+ALL_THAT_CAN_BE_ASKED = [
+    SamplingParams(
+        temperature=1.0, seed=7, max_new_tokens=9, stop_token_ids=(), repetition_penalty=1.4, presence_penalty=0.4,
+        frequency_penalty=0.3, no_repeat_ngram_size=2, logit_bias={9: 2.0}, forbidden_token_ids=(11, 12), logprobs=2,
+        prompt_logprobs=1, n=2,
+    ),
+    SamplingParams(
+        temperature=0.8, seed=3, max_new_tokens=9, stop_token_ids=(40, 41), min_new_tokens=3, stop="e",
+        allowed_token_ids=range(20, 120),  # type: ignore[arg-type]
+    ),
+]  # fmt: skip
+
+
+def test_all_that_can_be_asked_for_is_as_on_the_reference(generator: Generator, reference: Generator) -> None:
+    here, there = (one.generate(PROMPTS[:2], ALL_THAT_CAN_BE_ASKED) for one in (generator, reference))
+    assert here.output_ids == there.output_ids
+    assert (here.output_texts, here.finish_reasons) == (there.output_texts, there.finish_reasons)
+    for mine, its in ((here.logprobs, there.logprobs), (here.prompt_logprobs, there.prompt_logprobs)):
+        assert [row is None for row in mine] == [row is None for row in its] == [False, False, True]
+        for row, expected in zip(mine[:2], its[:2], strict=True):
+            found, wanted = (np.array([one.logprob for one in of or () if one]) for of in (row, expected))
+            assert np.allclose(found, wanted, atol=0.02)  # an engine may round weights
+
+
+def test_a_run_that_asks_for_all_goes_back_forks_and_is_verified(generator: Generator, tmp_path: Path) -> None:
+    whole = generator.generate(PROMPTS[:2], ALL_THAT_CAN_BE_ASKED)
+    for place in range(3, 24, 4):
+        path = tmp_path / f"{place}.jsonl"
+        run = generator.start(PROMPTS[:2], ALL_THAT_CAN_BE_ASKED, journal=path, keep=True)
+        run.start()
+        run.goto(min(place, run.step_count))
+        with run.fork() as fork:
+            rest(fork)
+            assert generator.result(fork) == whole, place
+        rest(run)
+        assert generator.result(run) == whole, place
+        run.close()
+        verified = replay(path, generator=generator)
+        verified.run.close()
+        assert verified.divergence is None, verified.divergence.report()
+
+
 def test_a_run_goes_on_from_every_place_where_it_rests(generator: Generator) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
     for place in places(generator):
@@ -231,11 +273,17 @@ def test_generation_keeps_the_rules(generator: Generator, stands_in: bool) -> No
             temperature=st.sampled_from([0.0, 1.3]),
             seed=st.integers(0, 3),
             max_new_tokens=st.integers(1, 6),
+            repetition_penalty=st.sampled_from([1.0, 1.5]),
+            presence_penalty=st.sampled_from([0.0, 0.5]),
+            logit_bias=st.sampled_from([(), ((7, 2.0),)]),
         ),
     )
     row = st.integers(0, 1)
     edits = {
-        "sampling": st.fixed_dictionaries({"row": row, "temperature": st.sampled_from([0.0, 2.0])}),
+        "sampling": st.fixed_dictionaries(
+            {"row": row},
+            optional={"temperature": st.sampled_from([0.0, 2.0]), "repetition_penalty": st.sampled_from([1.0, 2.0])},
+        ).filter(lambda given: len(given) > 1),
         "force": st.fixed_dictionaries({"row": row, "tokens": st.lists(st.integers(0, 200), min_size=1, max_size=3)}),
         "append": st.fixed_dictionaries({"row": row, "text": st.sampled_from(["", "fox", " jumps over"])}),
     }

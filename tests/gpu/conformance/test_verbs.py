@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_penalties import some_penalties
 
-from gpu import CapacityError, Engine, LogitsError, sample
+from gpu import CapacityError, Engine, LogitsError, Penalties, penalised, sample
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 VOCAB = 97
@@ -200,6 +201,65 @@ def test_sampling_is_that_of_the_specification(engine: Engine) -> None:
         assert engine.sampled([row]) == (sample(logits, **parameters, position=number % 49),)
 
 
+def test_penalties_are_those_of_the_specification(engine: Engine) -> None:
+    random = np.random.default_rng(9)
+    rows = engine.kv_cache.acquire(3)
+    drawn = 0
+    for number in range(40):
+        expected = []
+        for row in rows:
+            length = int(random.integers(0, 49))
+            logits = random.standard_normal(VOCAB).astype(np.float32) * 3
+            logits[random.integers(0, VOCAB, 9)] = -np.inf
+            # Few different tokens, so that they come again, told in two parts, and more of them than count.
+            history = random.integers(0, 7, 48).astype(np.int32) * 13
+            penalties = Penalties() if number % 4 == row else some_penalties(random, VOCAB)
+            parameters = GREEDY | {"temperature": float(random.choice([0.0, 1.0])), "seed": number}
+            engine.kv_cache.truncate(row, 0)
+            engine.kv_cache.commit(row, length)
+            engine.write_logits(row, logits)
+            engine.set_sampling(row, **parameters)
+            engine.set_penalties(row, penalties)
+            engine.write_history(row, 0, history[:20].tolist())
+            engine.write_history(row, 20, history[20:].tolist())
+            changed = penalised(logits, history[:length], penalties)
+            if not np.isfinite(changed).any():  # all is masked
+                engine.set_penalties(row, Penalties())
+                changed = logits
+            expected.append(sample(changed, **parameters, position=length))
+            drawn += not np.array_equal(changed, logits)
+        for _ in range(2):  # drawing again gives the same, as the logits stay as they are
+            engine.sample(rows)
+            assert list(engine.sampled(rows)) == expected
+    assert drawn > 60
+
+
+def test_a_copied_row_has_the_history_too(engine: Engine) -> None:
+    source, target = engine.kv_cache.acquire(2)
+    prompted(engine, source, [1, 2, 3])
+    engine.write_history(source, 0, [1, 2, 3])
+    engine.copy_row(source, target)
+    engine.set_penalties(target, Penalties(repetition=50.0, bias=((2, 30.0), (9, 20.0))))
+    engine.sample([target])
+    assert engine.sampled([target]) == (9,)  # had it not been there, it would be 2
+
+
+def test_a_mask_that_leaves_no_token_is_refused(engine: Engine) -> None:
+    [row] = engine.kv_cache.acquire(1)
+    prompted(engine, row, [1, 2, 3])
+    engine.set_penalties(row, Penalties(allowed=(4,), forbidden=(4,)))
+
+    def draw() -> None:
+        engine.sample([row])
+        engine.sampled([row])
+
+    with pytest.raises(LogitsError, match="nothing but -inf"):
+        draw()
+    engine.set_penalties(row, Penalties(allowed=(4,)))
+    engine.sample([row])
+    assert engine.sampled([row]) == (4,)
+
+
 def test_draws_are_keyed_by_position_not_by_row(engine: Engine) -> None:
     rows = engine.kv_cache.acquire(3)
     for row in rows:
@@ -255,6 +315,17 @@ def test_refusals_say_what_is_wrong_and_change_nothing(engine: Engine) -> None:
         ("^top_p is 1.1", lambda: engine.set_sampling(0, **GREEDY | {"top_p": 1.1})),
         ("^min_p is 2.0", lambda: engine.set_sampling(0, **GREEDY | {"min_p": 2.0})),
         ("^seed is -1", lambda: engine.set_sampling(0, **GREEDY | {"seed": -1})),
+        ("no row 4", lambda: engine.set_penalties(4, Penalties())),
+        ("^repetition is 0, expected 0.0001", lambda: engine.set_penalties(0, Penalties(repetition=0))),
+        ("^frequency is nan", lambda: engine.set_penalties(0, Penalties(frequency=float("nan")))),
+        ("^presence is 20000", lambda: engine.set_penalties(0, Penalties(presence=20000))),
+        ("^no_repeat_ngram is -1", lambda: engine.set_penalties(0, Penalties(no_repeat_ngram=-1))),
+        ("bias of token 3 is inf", lambda: engine.set_penalties(0, Penalties(bias=((3, float("inf")),)))),
+        ("token 97 is named", lambda: engine.set_penalties(0, Penalties(forbidden=(97,)))),
+        ("token -1 is named", lambda: engine.set_penalties(0, Penalties(bias=((-1, 1.0),)))),
+        ("65 stops", lambda: engine.set_penalties(0, Penalties(stops=tuple(range(65)), min_new_tokens=1))),
+        ("token 97", lambda: engine.write_history(0, 0, [1, 97])),
+        ("no positions 47 to 49", lambda: engine.write_history(0, 47, [1, 2])),
         ("no prompt", lambda: engine.prefill([second])),
         (r"rows are \[0, 0\]", lambda: engine.decode([first, first])),
         (r"rows are \[0, 0\]", lambda: engine.prefill([first, first])),

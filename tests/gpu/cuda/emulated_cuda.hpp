@@ -230,6 +230,11 @@ template <class T> T atomicAdd(T* at, T value) {
     *at += value;
     return before;
 }
+template <class T> T atomicOr(T* at, T value) {
+    T before = *at;
+    *at |= value;
+    return before;
+}
 inline uint32_t add_acquire_release(uint32_t* at, uint32_t count) { return atomicAdd(at, count); }
 template <class T> T __ldcg(const T* at) { return *at; }
 template <class T> void __stcg(T* at, T value) { *at = value; }
@@ -238,6 +243,7 @@ inline uint32_t __float_as_uint(float v) { return (uint32_t)emulation::bits(v); 
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
 inline float __expf(float v) { return std::exp(v); }
 inline float rsqrtf(float v) { return 1 / std::sqrt(v); }

@@ -9,6 +9,7 @@ import pytest
 from checkpoints import tiny_config, write_checkpoint
 from codes import KINDS
 from emulated_device import CAN_EMULATE, EmulatedDevice
+from random_penalties import some_penalties
 
 from gpu import (
     CapacityError,
@@ -16,8 +17,10 @@ from gpu import (
     CheckpointError,
     Engine,
     ModelConfig,
+    Penalties,
     engines,
     load_engine,
+    penalised,
     sample,
     self_check,
 )
@@ -267,6 +270,39 @@ def test_drawn_tokens_are_those_of_the_specification(
             for row, values, options in zip(chosen, logits, given, strict=True)
         )
         assert engine.sampled(chosen) == expected, number
+
+
+@pytest.mark.parametrize(("vocab", "rounds"), [(1031, 3), (20_011, 1)])
+def test_penalties_are_those_of_the_specification_however_wide_the_rows(
+    load: Load, device: str, tmp_path: Path, vocab: int, rounds: int
+) -> None:
+    rows, capacity = 16, 1500  # more positions than a block has threads
+    engine = load(
+        write_checkpoint(tmp_path, vocab_size=vocab, num_hidden_layers=1, max_position_embeddings=capacity),
+        max_batch=rows, capacity=capacity,
+    )  # fmt: skip
+    engine.kv_cache.acquire(rows)
+    random = np.random.default_rng(vocab)
+    for number in range(rounds * (20 if device == "device" else 1)):
+        chosen = random.permutation(rows)[: rows if number % 4 else 5].tolist()
+        expected = []
+        for row in chosen:
+            length, history = int(random.integers(0, capacity)), random.integers(0, vocab, capacity).astype(np.int32)
+            history[random.random(capacity) < 0.5] %= 30  # some come often
+            logits, options = random.standard_normal(vocab).astype(np.float32), parameters(random, vocab)
+            penalties = some_penalties(random, vocab)
+            changed = penalised(logits, history[:length], penalties)
+            if not np.isfinite(changed).any():
+                penalties, changed = Penalties(), logits
+            engine.kv_cache.truncate(row, 0)
+            engine.kv_cache.commit(row, length)
+            engine.write_logits(row, logits)
+            engine.set_sampling(row, **options)
+            engine.set_penalties(row, penalties)
+            engine.write_history(row, 0, history.tolist())
+            expected.append(sample(changed, **options, position=length))
+        engine.sample(chosen)
+        assert engine.sampled(chosen) == tuple(expected), number
 
 
 def test_a_step_that_was_recorded_once_is_launched_as_one(load: Load, tmp_path: Path) -> None:

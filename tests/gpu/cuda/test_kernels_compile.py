@@ -73,7 +73,17 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str, quanti
     assert all(code.startswith(b"\x7fELF") for code, _ in made)
     words = "".join(of_module for _, of_module in made)
     kernels = re.findall(r"Compiling entry function '(\w+)'", words)
-    expected = {"embed", "qkv_8", "qkv_64", "attention_step", "attention_prompt", "down_32", "head_8", "sample"}
+    expected = {
+        "embed",
+        "qkv_8",
+        "qkv_64",
+        "attention_step",
+        "attention_prompt",
+        "down_32",
+        "head_8",
+        "sample",
+        "penalise",
+    }
     assert {*expected, *(("load_codes", "unpack_codes") if quantize else ("load_matrix",))} <= set(kernels)
     assert ("gate_up_64x64" in kernels) == (architecture == "sm_90a")
     assert ("rope" in kernels) == (family == "qwen3")
@@ -95,7 +105,9 @@ def test_what_a_device_is_measured_with_compiles(architecture: str) -> None:
 def test_what_is_around_a_model_that_others_compute_compiles_without_spills(architecture: str) -> None:
     [module] = shape("Llama-3.2-1B").modules_of_rows()
     _, words = compiler.compile_module(module, architecture, "--ptxas-options=-v")
-    assert set(re.findall(r"Compiling entry function '(\w+)'", words)) == {"sample", "into_batch", "out_of_batch"}
+    assert set(re.findall(r"Compiling entry function '(\w+)'", words)) == {
+        "count_seen", "penalise", "mask_tokens", "sample", "into_batch", "out_of_batch",
+    }  # fmt: skip
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
     assert "warning" not in words
 

@@ -39,14 +39,14 @@ def test_what_a_checkpoint_asks_for_and_nobody_heeds_is_told_in_a_line(
     phasewalk: Command, chat_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(chat_folder, tmp_path / "model")
-    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.3}')
+    (folder / "generation_config.json").write_text('{"typical_p": 0.9}')
     options = ("run", "the fox", "--model", str(folder), *NUMPY, *SHORT)
     answer = phasewalk(*options)
     [line] = answer.err.splitlines()
-    assert (answer.code, "asks for repetition_penalty 1.3, which is not honoured" in line) == (0, True)
+    assert (answer.code, "asks for typical_p 0.9, which is not honoured" in line) == (0, True)
     refused = phasewalk(*options, "--strict")
     assert (refused.code, refused.out) == (1, "")
-    assert "repetition_penalty 1.3, which is not honoured: take it out" in refused.err
+    assert "typical_p 0.9, which is not honoured: take it out" in refused.err
 
 
 def test_a_seed_repeats_the_text(phasewalk: Command, chat_folder: Path) -> None:
