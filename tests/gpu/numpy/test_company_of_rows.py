@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,15 @@ def test_an_engine_of_few_rows_has_no_choice(tmp_path: Path) -> None:
     assert (facts, way) == ({"batches": "one row after the other: 4 and more would go together"}, "row by row")
     with load_engine(tmp_path, "numpy", max_batch=9, capacity=8) as engine:
         assert (engine.facts(), engine.environment()["batches"]) == ({}, "row by row")
+
+
+@pytest.mark.skipif(BLAS.threads == 1, reason="needs a BLAS with several threads")
+def test_a_closed_engine_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    folder = write_checkpoint(tmp_path, hidden_size=64, vocab_size=20_000)
+    with load_engine(folder, "numpy", threads=2, max_batch=4, capacity=8) as engine:
+        rows = engine.kv_cache.acquire(4)
+        engine.decode(rows)
+        helped = threading.active_count() > before
+        assert helped == (engine.environment()["batches"] == "together")
+    assert threading.active_count() == before
