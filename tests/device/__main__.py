@@ -70,7 +70,7 @@ def checks(parts: Sequence[str], *, quick: bool) -> list[Job]:
 
 
 def bench(*, quick: bool) -> Job:
-    short, long = ["--shapes", "1B", "--parts", "decode", "machine"], [*SHAPES, "--peer-seconds", "20"]
+    short, long = ["--shapes", "1B", "--parts", "decode", "machine"], [*SHAPES, "--peer-seconds", "15"]
     return Job("bench", [sys.executable, "benchmarks/gpu_decode.py", *(short if quick else long)], 240)
 
 

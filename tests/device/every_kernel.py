@@ -91,6 +91,8 @@ def run(engine: CudaEngine, longest: int) -> None:
             engine.sampled(rows[:batch])
     for row in rows:
         assert np.isfinite(engine.read_logits(row)).all()
+    engine.mask_logits(rows[0], np.full(-(-engine.model.vocab // 32), 0x5555_5555, np.uint32))
+    assert np.isneginf(engine.read_logits(rows[0])[1::2]).all()
     engine.copy_row(rows[0], rows[1])
     engine.import_kv(rows[2], 0, engine.export_kv(rows[1], 0, 9))
 

@@ -18,6 +18,7 @@ import numpy as np
 from gpu import CudaEngine, DeviceError, ModelConfig
 
 BATCHES = (1, 4, 8, 32)
+WHOLE_STEPS = (1, 4, 8)  # the batches that one kernel takes a step of
 WALK = 250
 PROMPT = 30  # tokens of the shortest prompt; each row's is longer than the one before, past a split of the attention
 FIXED = {"architectures": ["LlamaForCausalLM"], "rope_theta": 5e5, "max_position_embeddings": 4096}
@@ -45,7 +46,7 @@ def main() -> None:
             model = ModelConfig.from_json(config)
             capacity = PROMPT + 9 * max(BATCHES) + WALK + 1
             with CudaEngine(model, None, rows=max(BATCHES), capacity=capacity, **chosen) as engine:
-                for batch in BATCHES:
+                for batch in WHOLE_STEPS if chosen["decode"] == "persistent" else BATCHES:
                     begin = time.perf_counter()
                     found = soak(engine, batch, steps, every_row=every_row)
                     different += len(found)

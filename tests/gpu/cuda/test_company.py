@@ -192,15 +192,21 @@ def test_memory_that_the_real_device_refuses_is_told_and_given_back(
 ) -> None:
     from gpu.cuda.driver import CudaDevice
 
-    model = ModelConfig.from_folder(chat)
+    model, device = ModelConfig.from_folder(chat), CudaDevice()
     with CudaEngine(model, None, rows=1, capacity=64) as engine:
-        free = engine._device.memory_free()
         per_row = engine.kv_cache.bytes_per_position * 128
-        monkeypatch.setattr(CudaDevice, "memory_free", lambda self: 1 << 50)
-        with pytest.raises(CapacityError, match=r"take .*of it for the KV cache"):
-            CudaEngine(model, None, rows=2 * free // per_row, capacity=128)
-        monkeypatch.undo()
-        assert engine._device.memory_free() > free - (64 << 20)
+        rows = 2 * device.memory_free() // per_row
+    reserved = []
+    allocate = CudaDevice.allocate
+    monkeypatch.setattr(CudaDevice, "memory_free", lambda self: 1 << 50)
+    monkeypatch.setattr(
+        CudaDevice, "allocate", lambda self, size: reserved.append(allocate(self, size)) or reserved[-1]
+    )
+    with pytest.raises(CapacityError, match=r"take .*of it for the KV cache"):
+        CudaEngine(model, None, rows=rows, capacity=128, device=device)
+    assert reserved  # the weights were there before the rest was refused
+    assert not device._allocated  # what is free on the device says nothing: others use it, too
+    assert not device._pinned
 
 
 # --- other processes ----------------------------------------------------------------------------------------------
