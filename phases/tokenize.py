@@ -20,7 +20,7 @@ class Tokenize(Phase[Generation, Prompts]):
         engine = context.bound_engine
         prompts = tuple(context.bound_tokenizer.encode(row) for row in context.request.requests)
         for row, ids in enumerate(prompts):
-            self._check(row, ids, context.capacity, engine.model)
+            check_prompt(row, ids, context.capacity, engine.model)
         context.bind_prompts(prompts)
         return prompts
 
@@ -28,13 +28,12 @@ class Tokenize(Phase[Generation, Prompts]):
         context.prompt_ids = list(outcome)
         context.budgets = [context.budget(row) for row in range(len(outcome))]
 
-    @staticmethod
-    def _check(row: int, ids: tuple[int, ...], capacity: int, model: "ModelConfig") -> None:
-        if not ids:
-            raise RequestError(f"row {row} is empty: a prompt has at least 1 token; give it some text")
-        if len(ids) >= capacity:
-            raise PromptTooLong(row, tokens=len(ids), capacity=capacity, positions=model.max_positions)
-        if max(ids) >= model.vocab:
-            raise RequestError(
-                f"row {row} holds token id {max(ids)}, but the model's vocabulary ends at {model.vocab - 1}"
-            )
+
+def check_prompt(row: int, ids: tuple[int, ...], capacity: int, model: "ModelConfig") -> None:
+    """Raise RequestError for token ids that are no prompt for this model, or too long; `row` is for the message."""
+    if not ids:
+        raise RequestError(f"row {row} is empty: a prompt has at least 1 token; give it some text")
+    if len(ids) >= capacity:
+        raise PromptTooLong(row, tokens=len(ids), capacity=capacity, positions=model.max_positions)
+    if max(ids) >= model.vocab:
+        raise RequestError(f"row {row} holds token id {max(ids)}, but the model's vocabulary ends at {model.vocab - 1}")
