@@ -21,7 +21,7 @@ class Generation:
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "stale",
+        "slots", "engine", "tokenizer", "lease", "filled", "stale", "filled_in",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -34,7 +34,10 @@ class Generation:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
     stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
+    filled_in: int = field(default=0, repr=False)  # the turn in which the slots were written
 
+    turn: int = 0  # of a chat, by Tokenize: each may write over what the one before it left in the cache
+    reused: list[int] = field(default_factory=list)  # [rows], tokens of the prompt that the cache held, by Tokenize
     prompt_ids: list[tuple[int, ...]] = field(default_factory=list)  # [rows][tokens], by Tokenize
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
     sampled: tuple[int, ...] | None = None  # [live rows], from Sample to CheckStop, where the engine knows them at once
@@ -51,7 +54,7 @@ class Generation:
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
         self.finish_reasons = [None] * rows
-        self.cached, self.filled = [0] * rows, [0] * rows
+        self.cached, self.filled, self.reused = [0] * rows, [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
 
     @property
@@ -161,6 +164,7 @@ class Generation:
         self._draw_again()
         self.bind()
         self.filled = list(self.cached)
+        self.filled_in = self.turn
         self.stale = False
 
     @property

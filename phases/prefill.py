@@ -1,4 +1,4 @@
-"""Prefill: all prompt tokens of every row go through the model at once and fill its KV cache."""
+"""Prefill: all prompt tokens of every row, but those that its KV cache holds, go through the model at once."""
 
 from typing import Any
 
@@ -15,7 +15,12 @@ class Prefill(Phase[Generation, Lengths]):
 
     def run(self, context: Generation) -> Lengths:
         engine = context.bound_engine
+        for slot, ids, cached in zip(context.slots, context.prompt_ids, context.cached, strict=True):
+            if cached:
+                engine.kv_cache.truncate(slot, cached)
+                engine.write_prompt(slot, ids[cached:])
         engine.prefill(context.slots)
+        context.filled_in = context.turn
         context.stale = False
         for slot in context.slots:
             engine.keep_logits(slot)

@@ -17,12 +17,15 @@ class Tokenize(Phase[Generation, Prompts]):
     """Tells the engine each row's ids, and how it is sampled."""
 
     def run(self, context: Generation) -> Prompts:
-        engine = context.bound_engine
         prompts = tuple(context.bound_tokenizer.encode(row) for row in context.request.requests)
-        for row, ids in enumerate(prompts):
-            check_prompt(row, ids, context.capacity, engine.model)
-        context.bind_prompts(prompts)
+        self._bind(context, prompts)
         return prompts
+
+    @staticmethod
+    def _bind(context: Generation, prompts: Prompts) -> None:
+        for row, ids in enumerate(prompts):
+            check_prompt(row, ids, context.capacity, context.bound_engine.model)
+        context.bind_prompts(prompts)
 
     def apply(self, context: Generation, outcome: Prompts) -> None:
         context.prompt_ids = list(outcome)
