@@ -10,7 +10,7 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-PROMPT, MORE = "> ", ". "
+PROMPT, MORE = "you> ", "...  "
 
 
 def typed_lines(commands: Sequence[str]) -> Iterator[str]:

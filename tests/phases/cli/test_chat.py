@@ -202,6 +202,13 @@ class Terminal:
                 pytest.fail(f"it ended: {self.shown}")
         return after + self.shown[after:].index(words) + len(words)
 
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
     def end(self) -> int:
         while True:
             assert select.select([self._ours], [], [], 60)[0], self.shown
@@ -214,45 +221,43 @@ class Terminal:
 
 
 def test_at_a_terminal_lines_are_edited_and_remembered(tmp_path: Path) -> None:
-    terminal = Terminal("chat", *NUMPY, folder=tmp_path)
-    place = terminal.until("> ", after=terminal.until("Ctrl-D ends the chat"))
-    terminal.type("What is 7 plus 6\x7f5?\r")  # a key for taking back
-    place = terminal.until("7 + 5 = 12.", after=place)
-    place = terminal.until("> ", after=place)
-    terminal.type("forget this\x03")
-    place = terminal.until("> ", after=terminal.until("forget this", after=place))
-    terminal.type("\x1b[A\r")  # Up
-    place = terminal.until("7 + 5 = 12.", after=place)
-    place = terminal.until("> ", after=place)
-    terminal.type("one\x1b\rtwo\r/history\r")  # Alt-Enter
-    place = terminal.until("user: one", after=place)
-    place = terminal.until("two", after=place)
-    terminal.until("> ", after=place)
-    terminal.type("\x04")
-    assert terminal.end() == 0
-    assert "Traceback" not in terminal.shown
-    kept = (tmp_path / "phasewalk" / "chat_history").read_text()
-    assert "+What is 7 plus 5?" in kept
+    with Terminal("chat", *NUMPY, folder=tmp_path) as terminal:
+        place = terminal.until("you>", after=terminal.until("Ctrl-D ends the chat"))
+        terminal.type("What is 7 plus 6\x7f5?\r")  # a key for taking back
+        place = terminal.until("7 + 5 = 12.", after=place)
+        place = terminal.until("you>", after=place)
+        terminal.type("forget this\x03")
+        time.sleep(0.5)
+        terminal.type("\x1b[A\r")  # Up
+        place = terminal.until("7 + 5 = 12.", after=place)
+        place = terminal.until("you>", after=place)
+        terminal.type("one\x1b\rtwo\r/history\r")  # Alt-Enter
+        place = terminal.until("user: one", after=place)
+        terminal.until("you>", after=terminal.until("two", after=place))
+        terminal.type("\x04")
+        assert terminal.end() == 0
+        assert "Traceback" not in terminal.shown
+        kept = (tmp_path / "phasewalk" / "chat_history").read_text()
+        assert "+What is 7 plus 5?" in kept
 
 
 def test_ctrl_c_at_a_terminal_stops_an_answer(tmp_path: Path) -> None:
-    terminal = Terminal("chat", *NUMPY, *endless(tmp_path / "model"), folder=tmp_path)
-    place = terminal.until("> ", after=terminal.until("Ctrl-D ends the chat"))
-    terminal.type("fox\r")
-    place = terminal.until("fox", after=place)
-    time.sleep(1.5)
-    terminal.process.send_signal(signal.SIGINT)
-    place = terminal.until("(stopped)", after=place)
-    terminal.until("> ", after=place)
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    with Terminal("chat", *NUMPY, *endless(tmp_path / "model"), folder=tmp_path) as terminal:
+        place = terminal.until("you>", after=terminal.until("Ctrl-D ends the chat"))
+        terminal.type("fox\r")
+        time.sleep(3)
+        terminal.process.send_signal(signal.SIGINT)
+        place = terminal.until("(stopped)", after=place)
+        terminal.until("you>", after=place)
+        terminal.type("\x04")
+        assert terminal.end() == 0
 
 
 def test_at_a_terminal_one_is_told_how_to_begin(tmp_path: Path) -> None:
     for arguments, code in (((), 2), (("run",), 2)):
-        terminal = Terminal(*arguments, folder=tmp_path)
-        assert terminal.end() == code
-        assert "phasewalk chat" in terminal.shown
+        with Terminal(*arguments, folder=tmp_path) as terminal:
+            assert terminal.end() == code
+            assert "phasewalk chat" in terminal.shown
 
 
 def test_help_imports_none_of_it() -> None:
