@@ -41,10 +41,11 @@ def chat(
 
     phasewalk chat --journal chat.jsonl
 
-    /help lists what can be done besides: /retry, /edit, /back, /system, /set, /save,
-    /load, ... Ctrl-C stops an answer and keeps the chat, Ctrl-D ends it. Where there is
-    no terminal, lines are read from the standard input, and exit status 1 says that
-    one of them could not be heeded.
+    /help lists what can be done besides: /retry, /edit, /back, /system, /set,
+    /save, /load, ... Ctrl-C stops an answer and keeps the chat, Ctrl-D ends it.
+
+    Where there is no terminal, lines are read from the standard input, and exit
+    status 1 says that one of them could not be heeded.
     """
     from phases.chat.conversation import Conversation
     from phases.chat.machine import machine
