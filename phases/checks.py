@@ -52,10 +52,14 @@ def stop_strings(stop: Any) -> tuple[str, ...]:
     return strings
 
 
+def _id(token: Any) -> int:
+    return int(token) if isinstance(token, str) and token.isascii() and token.isdecimal() else operator.index(token)
+
+
 def logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
-    """Pairs of a token and what is added to its logit, of a mapping or of such pairs."""
+    """Pairs of a token and what is added to its logit, of a mapping or of such pairs; JSON has ids as strings."""
     try:
-        pairs = [(operator.index(token), float(bias)) for token, bias in dict(given).items()]
+        pairs = [(_id(token), float(bias)) for token, bias in dict(given).items()]
     except (TypeError, ValueError):
         raise RequestError(
             f"logit_bias is a number for each token id, as in {{17: -5.0}}, not {given!r:.200}"

@@ -23,7 +23,7 @@ class Generation:
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "stale", "told", "adjusters",
+        "slots", "engine", "tokenizer", "lease", "filled", "filled_in", "stale", "told", "adjusters",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -36,11 +36,14 @@ class Generation:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
     stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
+    filled_in: int = field(default=0, repr=False)  # the turn in which the slots were written
     told: list[int] = field(default_factory=list, repr=False)  # [rows], tokens that the engine has the history of
 
     # By the name of each phase that adjusts logits: what it does to a row's.
     adjusters: Mapping[str, "Callable[[Generation, int], object]"] = field(default_factory=dict, repr=False)
 
+    turn: int = 0  # of a chat, by Tokenize: each may write over what the one before it left in the cache
+    reused: list[int] = field(default_factory=list)  # [rows], tokens of the prompt that the cache held, by Tokenize
     prompt_ids: list[tuple[int, ...]] = field(default_factory=list)  # [rows][tokens], by Tokenize
     budgets: list[int] = field(default_factory=list)  # [rows], new tokens that a row may have, by Tokenize
     adjusted: tuple[str, ...] = ()  # by which of them the next token's logits were, to CheckStop
@@ -64,7 +67,7 @@ class Generation:
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
         self.finish_reasons, self.kept_text = [None] * rows, [None] * rows
-        self.cached, self.filled, self.told = [0] * rows, [0] * rows, [0] * rows
+        self.cached, self.filled, self.reused, self.told = [0] * rows, [0] * rows, [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
         self.logprobs = [{} for _ in range(rows)]
 
@@ -205,6 +208,7 @@ class Generation:
         self._draw_again()
         self.bind()
         self.filled = list(self.cached)
+        self.filled_in = self.turn
         self.stale = False
 
     @property

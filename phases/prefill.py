@@ -1,4 +1,4 @@
-"""Prefill: all prompt tokens of every row go through the model at once and fill its KV cache."""
+"""Prefill: all prompt tokens of every row, but those that its KV cache holds, go through the model at once."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,12 @@ class Prefill(Phase[Generation, Lengths | Scored]):
     def run(self, context: Generation) -> Lengths | Scored:
         engine = context.bound_engine
         logprobs = self._logprobs(context)
+        for slot, ids, cached in zip(context.slots, context.prompt_ids, context.cached, strict=True):
+            if 0 < cached <= engine.kv_cache.length(slot):
+                engine.kv_cache.truncate(slot, cached)
+                engine.write_prompt(slot, ids[cached:])
         context.prefill(range(len(context.slots)))
+        context.filled_in = context.turn
         context.stale = False
         context.filled = [engine.kv_cache.length(slot) for slot in context.slots]
         return Scored(tuple(context.filled), logprobs) if logprobs else tuple(context.filled)

@@ -49,6 +49,9 @@ class EngineResources(Resources[Generation]):
 
     def sync(self, context: Generation) -> None:
         """Set lengths, prompts, sampling parameters and next tokens to what the host fields say."""
+        if context.filled_in != context.turn and any(context.cached):  # another turn may have written over this one
+            self.rebuild(context)
+            return
         for row, (cached, filled) in enumerate(zip(context.cached, context.filled, strict=True)):
             if cached > filled:
                 raise RuntimeError(f"row {row} should hold {cached} tokens, but {filled} are there")
@@ -63,7 +66,7 @@ class EngineResources(Resources[Generation]):
         fork = self.lend(context.request, context.capacity)
         for source, target, filled in zip(context.slots, fork.slots, context.filled, strict=True):
             self._engine.copy_row(source, target, length=filled)
-        fork.filled = list(context.filled)
+        fork.filled, fork.filled_in = list(context.filled), context.filled_in
         fork.adjusters = context.adjusters
         return fork
 
@@ -112,6 +115,7 @@ class EngineResources(Resources[Generation]):
                 with _named(arrays, f"logits.{row}") as logits:
                     engine.write_logits(slot, logits)
             context.filled[row] = context.cached[row]
+        context.filled_in = context.turn
         self.sync(context)
         context.stale = context.stale and not fresh
 

@@ -18,25 +18,27 @@ class Tokenize(Phase[Generation, Prompts]):
     """Tells the engine each row's ids, and how it is sampled."""
 
     def run(self, context: Generation) -> Prompts:
-        engine = context.bound_engine
         prompts = tuple(context.bound_tokenizer.encode(row) for row in context.request.requests)
-        for row, ids in enumerate(prompts):
-            self._check(row, ids, context.capacity, engine.model)
-            check_tokens(context.request.requests[row].params, row=row, vocab=engine.model.vocab)
-        context.bind_prompts(prompts)
+        self._bind(context, prompts)
         return prompts
+
+    @staticmethod
+    def _bind(context: Generation, prompts: Prompts) -> None:
+        for row, ids in enumerate(prompts):
+            check_prompt(row, ids, context.capacity, context.bound_engine.model)
+            check_tokens(context.request.requests[row].params, row=row, vocab=context.bound_engine.model.vocab)
+        context.bind_prompts(prompts)
 
     def apply(self, context: Generation, outcome: Prompts) -> None:
         context.prompt_ids = list(outcome)
         context.budgets = [context.budget(row) for row in range(len(outcome))]
 
-    @staticmethod
-    def _check(row: int, ids: tuple[int, ...], capacity: int, model: "ModelConfig") -> None:
-        if not ids:
-            raise RequestError(f"row {row} is empty: a prompt has at least 1 token; give it some text")
-        if len(ids) >= capacity:
-            raise PromptTooLong(row, tokens=len(ids), capacity=capacity, positions=model.max_positions)
-        if max(ids) >= model.vocab:
-            raise RequestError(
-                f"row {row} holds token id {max(ids)}, but the model's vocabulary ends at {model.vocab - 1}"
-            )
+
+def check_prompt(row: int, ids: tuple[int, ...], capacity: int, model: "ModelConfig") -> None:
+    """Raise RequestError for token ids that are no prompt for this model, or too long; `row` is for the message."""
+    if not ids:
+        raise RequestError(f"row {row} is empty: a prompt has at least 1 token; give it some text")
+    if len(ids) >= capacity:
+        raise PromptTooLong(row, tokens=len(ids), capacity=capacity, positions=model.max_positions)
+    if max(ids) >= model.vocab:
+        raise RequestError(f"row {row} holds token id {max(ids)}, but the model's vocabulary ends at {model.vocab - 1}")

@@ -89,6 +89,10 @@ class Tokenizer:
         """The text of token ids, without special tokens and without any clean-up of spaces."""
         return self._backend.decode(ids)
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return self._backend.decode(ids, special_tokens=True)
+
     def decode_token(self, token: int) -> str:
         """The text of one token alone, special or not."""
         return self._backend.decode_token(token)

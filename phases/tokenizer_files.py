@@ -58,8 +58,8 @@ class Backend(Protocol):
         """Ids of a text, with those that the tokenizer puts around it if asked for; raises CheckpointError."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens and clean-up; raises CheckpointError."""
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """The text of ids, without clean-up and, unless asked for, special tokens; raises CheckpointError."""
         ...
 
     def decode_token(self, token: int) -> str:
@@ -186,9 +186,9 @@ class FastBackend:
             ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special_tokens).ids
             return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
         with _foreign("the checkpoint's tokenizer fails"):
-            return str(self.tokenizer.decode(list(ids)))
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special_tokens))
 
     def decode_token(self, token: int) -> str:
         with _foreign("the checkpoint's tokenizer fails"):
@@ -302,9 +302,13 @@ class TransformersBackend:
             ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
             return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
         with _foreign("the checkpoint's tokenizer fails"):
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+            return str(
+                self.tokenizer.decode(
+                    list(ids), skip_special_tokens=not special_tokens, clean_up_tokenization_spaces=False
+                )
+            )
 
     def decode_token(self, token: int) -> str:
         with _foreign("the checkpoint's tokenizer fails"):

@@ -6,6 +6,7 @@ import typer
 
 from phases.cli.build import build
 from phases.cli.cache import cache
+from phases.cli.chat import chat
 from phases.cli.check import check
 from phases.cli.diagram import diagram
 from phases.cli.doctor import doctor
@@ -23,7 +24,7 @@ EPILOG = """
 Exit status: 0 it worked, 1 it failed, 2 the command line was wrong, 3 a replay diverged, 4 a record is incomplete,
 130 it was interrupted (Ctrl-C).
 
-Try: phasewalk run "What does Prefill do?" --phases
+Try: phasewalk run "What does Prefill do?" --phases, or talk with the model: phasewalk chat
 """
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(chat)
 app.command()(replay)
 app.command()(resume)
 app.command()(step)

@@ -60,6 +60,17 @@ def check_snapshot(path: Path | None, *, force: bool, resumed: Path | None = Non
     _check_folder(path, option)
 
 
+def check_grown(path: Path, option: str, *, unlike: Path) -> None:
+    """Refuse a file that cannot be gone on with: one that is read meanwhile, no regular file, or in no folder."""
+    if kind := _kind(path):
+        raise typer.BadParameter(f"{path} is {kind}, not a regular file", param_hint=option)
+    if path.exists():
+        if path.samefile(unlike):
+            raise typer.BadParameter(f"{path} is what is read; choose another name", param_hint=option)
+        return
+    _check_folder(path, option)
+
+
 @contextmanager
 def output_file(path: Path | None, *, unlike: Path | None = None) -> Iterator[BinaryIO]:
     """Where an answer goes: stdout for None and for -, else a file that is there whole or as it was before.

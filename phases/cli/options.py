@@ -1,6 +1,8 @@
 """The options that say which model runs and how tokens are drawn, for every command that generates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phases.cli.files import readable_file
-from phases.cli.screen import tell
+from phases.cli.screen import loading_bar, tell
 
 if TYPE_CHECKING:
+    from phases.context import Generation
+    from phases.generator import Generator
     from phases.request import RowRequest, SamplingParams
+    from statemachine import Machine
 
 SAMPLING, MODEL, OUTPUT = "Sampling (what is not given comes from the checkpoint)", "Model", "Output"
 
@@ -169,6 +174,38 @@ PromptLogprobs = Annotated[
     int | None,
     typer.Option(min=0, max=100, metavar="N", help="The same for the prompt.", rich_help_panel=OUTPUT),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What the command line says of the model to load."""
+
+    model: str | None
+    engine: str
+    machine: "Machine[Generation]"
+    strict: bool = False
+    capacity: int | None = None
+    decode: str | None = None
+    quantize: Quantization = Quantization.NONE
+    export: Path | None = None
+    plan: Path | None = None
+
+    @contextmanager
+    def generator(self, *, max_batch: int) -> Iterator["Generator"]:
+        """Load it, with a bar if that takes long, and close it at the end."""
+        from phases.generator import Generator
+
+        engine = choose_engine(
+            self.engine, self.model, decode=self.decode, quantize=[self.quantize], export=self.export, plan=self.plan
+        )
+        with loading_bar(self.model or "the demo model") as progress:
+            generator = Generator.from_pretrained(
+                self.model, engine, max_batch=max_batch, capacity=self.capacity, strict=self.strict, progress=progress,
+                decode=self.decode, quantize=self.quantize.option, export=self.export, plan=self.plan,
+                machine=self.machine,
+            )  # fmt: skip
+        with generator:
+            yield generator
 
 
 def check_engine(engine: str) -> None:

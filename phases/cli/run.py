@@ -9,7 +9,7 @@ import typer
 from phases.cli import constraining, options
 from phases.cli.constraining import constraint_of
 from phases.cli.driving import drive
-from phases.cli.files import check_new, check_snapshot
+from phases.cli.files import check_new, check_snapshot, readable_file
 from phases.cli.screen import loading_bar, warn
 from phases.cli.target import MachineOption, generating_machine
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from phases.request import RowRequest
     from statemachine import JournalWriter, Machine
 
-OUTPUT, RECORD = options.OUTPUT, "Record"
+OUTPUT, RECORD, MANY = options.OUTPUT, "Record", "Many requests, of a file"
 
 
 def run(
+    asked: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What to say to the model; - or none: what is piped in.")] = None,
     messages: options.Messages = None,
     raw: options.Raw = False,
@@ -93,6 +94,21 @@ def run(
         bool, typer.Option("--force", help="Let --snapshot replace a file that exists.", rich_help_panel=RECORD)
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="FILE", help="Requests, one a line, in JSON; OpenAI's batch lines, too.",
+                     exists=True, dir_okay=False, callback=readable_file, rich_help_panel=MANY),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Where their answers go; one that was begun is gone on with.",
+                     rich_help_panel=MANY),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="N", help="How many are answered together.", show_default="8",
+                     rich_help_panel=MANY),
+    ] = None,
 ) -> None:  # fmt: skip
     """Generate text and stream it.
 
@@ -107,6 +123,8 @@ def run(
     phasewalk run "Tell me a story." -n 3 --stop fox --repetition-penalty 1.2 --logprobs 2
 
     phasewalk run "Is a fox an animal?" --choice yes --choice no
+
+    phasewalk run --input requests.jsonl --output results.jsonl --batch-size 16
     """
     from phases.constrain import constrained
     from phases.generator import Generator
@@ -114,7 +132,6 @@ def run(
 
     generating = generating_machine(machine)
     options.check_engine(engine)
-    x = _input(prompt, messages, raw=raw)
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens, stop=stop, keep_stop=keep_stop, repetition_penalty=repetition_penalty,
@@ -123,6 +140,17 @@ def run(
         forbidden_token_ids=forbid, n=n, logprobs=logprobs, prompt_logprobs=prompt_logprobs,
         constraint=constraint_of(json_schema, regex, choice, grammar),
     )  # fmt: skip
+    if source is not None or output is not None or batch_size is not None:
+        from phases.cli.many import answer_file, refuse_beside
+
+        refuse_beside(asked)
+        answer_file(
+            source, output, batch_size or 8, params,
+            options.Loading(model, engine, generating, strict=strict, capacity=capacity, decode=decode,
+                            quantize=quantize, export=export, plan=plan),
+        )  # fmt: skip
+        return
+    x = _input(prompt, messages, raw=raw)
     if nvtx:
         generating = _with_ranges(constrained(generating, GenerationRequest.of(x, params)))
     check_new(journal, "--journal", writable=not journal_optional)
@@ -176,5 +204,8 @@ def _input(prompt: str | None, messages: Path | None, *, raw: bool) -> "RowReque
         except UnicodeDecodeError as error:
             raise typer.BadParameter(f"what is piped in is no {sys.stdin.encoding} text: {error}") from error
         if not prompt:
-            raise typer.BadParameter('nothing to say: give a prompt, as in phasewalk run "Hello", or pipe one in')
+            raise typer.BadParameter(
+                'nothing to say: give a prompt, as in phasewalk run "Hello", or pipe one in; phasewalk chat talks with '
+                "the model"
+            )
     return RowRequest(prompt=prompt, raw=raw)

@@ -114,6 +114,20 @@ def token_bar(doing: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 @contextmanager
+def request_bar(done: int, total: int) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on stderr while requests are answered: how many are by now; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
 def build_bar(doing: str) -> Iterator[Callable[[str, int, int], None] | None]:
     """Progress bars on stderr for phases that lie in one another; None where stderr is no terminal."""
     if not sys.stderr.isatty():
