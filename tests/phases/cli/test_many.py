@@ -110,7 +110,22 @@ def test_openai_s_lines_are_answered_in_openai_s_form(phasewalk: Command, chat_f
     assert found["one"]["body"]["choices"][0]["finish_reason"] == "length"
     assert found["one"]["body"]["usage"]["completion_tokens"] == 3
     assert found["two"]["status_code"] == 400
-    assert "asks for n" in found["two"]["body"]["error"]["message"]
+    assert "has one answer" in found["two"]["body"]["error"]["message"]
+
+
+def test_each_line_has_one_text_and_what_else_is_asked_for_is_refused_by_name(
+    phasewalk: Command, chat_folder: Path
+) -> None:
+    asked = [{"n": 2}, {"logprobs": 1}, {"prompt_logprobs": 0}, {"logit_bias": {"7": 10000}, "repetition_penalty": 2}]
+    write([{"prompt": "fox", "params": {"max_new_tokens": 3, "temperature": 0} | params} for params in asked])
+    assert phasewalk("run", *FILES, "--model", str(chat_folder), *NUMPY).code == 0
+    errors = [result.get("error", "") for result in sorted(results(), key=lambda result: result["line"])]
+    assert "n is 1" in errors[0]
+    assert "log-probabilities" in errors[1]
+    assert "log-probabilities" in errors[2]
+    assert not errors[3]
+    [last] = [result for result in results() if result["line"] == 4]
+    assert last["output_ids"] == [7, 7, 7]
 
 
 # --- kills --------------------------------------------------------------------------------------------------------

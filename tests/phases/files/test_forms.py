@@ -85,7 +85,7 @@ BAD = [
     ({"requests": [{"messages": SAY}], "num_logprobs": True}, "num_logprobs, which is not"),
     ({"requests": [{"messages": SAY}], "batch_size": 0}, "batch_size is"),
     ({"requests": [{"messages": SAY}], "apply_chat_template": "no"}, "apply_chat_template is"),
-    (batch({"messages": SAY, "n": 2}), "n, which is not"),
+    (batch({"messages": SAY, "best_of": 2}), "best_of, which is not"),
     (batch({"messages": SAY, "stream": True}), "stream, which is not"),
     (batch({"messages": SAY, "response_format": {"type": "json_object"}}), "response_format, which is not"),
     (batch({"messages": SAY, "temperature": -1}), "temperature is"),
