@@ -75,7 +75,7 @@ def check_forced(context: Generation, row: int, tokens: Sequence[int]) -> None:
     if params.constraint is None or context.token_unknown:
         return
     waiting = [token for place, token in sorted(context.forced[row].items()) if place >= len(output) + context.drawn]
-    settled = context.tokens(row)[len(context.prompt_ids[row]) :] + waiting
+    settled = context.tokens(row)[len(context.prompt_ids[row]) :] + waiting if context.prompt_ids else waiting
     follower = _follower(context, params)
     try:
         follower.follow(settled)

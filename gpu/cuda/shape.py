@@ -41,7 +41,8 @@ _HEAD_DIMS = range(8, 257, 8)
 def sources(*, wide: bool) -> list[str]:
     """Give the kernels as texts that compile apart, those that take longest first; on request those of wide.cu too."""
     parts = [_part(f"{name}.cu", f"PRODUCTS({name}, {name.upper()})\n") for name in _PRODUCTS]
-    parts += [_joined(*_DRAWING, "loading.cu"), _joined("attention_prompt.cu"), _joined("steps.cu")]
+    parts += [_joined("penalties.cu", "sampling.cu", "loading.cu"), _joined("attention_prompt.cu")]
+    parts += [_joined("steps.cu"), _joined("masking.cu")]  # by itself: NVRTC dies of it behind sampling.cu
     if wide:
         parts[:0] = [
             _part(f"{name}_{tokens}x{rows}.cu", f"WIDE({name}, {name.upper()}, {tokens}, {rows})\n")
@@ -242,7 +243,8 @@ class Shape:
 
     def modules_of_rows(self) -> list[Module]:
         """Give the kernels of an engine that has a model computed by others: what draws, and what is around a batch."""
-        return [Module(_joined("common.cu", *_DRAWING, "batch.cu"), self.defines())]
+        parts = ("penalties.cu", "sampling.cu", "batch.cu"), ("masking.cu",)
+        return [Module(_joined("common.cu", *part), self.defines()) for part in parts]
 
     def state_of_rows(self) -> Plan:
         """Plan what every engine has for its rows but their cache: logits, tokens, and how they are drawn."""

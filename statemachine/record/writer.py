@@ -17,6 +17,7 @@ from statemachine.execution.timeline import Event
 from statemachine.record import exact
 from statemachine.record.growing import GrowingFile
 from statemachine.record.header import header_of, step_records
+from statemachine.record.journal import Journal
 from statemachine.record.records import (
     EditRecord,
     EndRecord,
@@ -31,6 +32,7 @@ from statemachine.record.records import (
 from statemachine.record.validate import complaint_of_header
 
 CHUNK = 4096  # steps encoded at once
+EVENTS = SignalRecord | RefusedRecord | EditRecord
 
 
 class JournalWriter:
@@ -72,6 +74,7 @@ class JournalWriter:
         if every not in ("50 ms", "step") or on_full not in ("fail", "drop"):
             raise ValueError(f'expected every "50 ms" or "step", on_full "fail" or "drop", not {every!r}, {on_full!r}')
         self.path = Path(path)
+        self._place = self.path.absolute()  # wherever the process goes
         self.every_step = every == "step"
         self._drop = on_full == "drop"
         self._run: str | None = None
@@ -145,7 +148,11 @@ class JournalWriter:
         ):
             steps = min([*timeline.cuts_since(done.cuts), done.steps])
             records.append(GotoRecord(n=steps))
-            events = timeline.forgotten.events + len(timeline.events_before(steps))
+            if timeline.origin is not None and timeline.origin.amid and steps == timeline.first:
+                records += self._events_at(steps)  # of which the run has forgotten some
+                events = done.events
+            else:
+                events = timeline.forgotten.events + len(timeline.events_before(steps))
             done = done._replace(steps=steps, events=events, pending=None, ended=False, paused=False, revived=False)
         steps, fresh = done.steps, timeline.events_since(done.events)
         for event in fresh:  # rare, so the steps between them can be sliced
@@ -167,6 +174,11 @@ class JournalWriter:
             steps=timeline.count, events=timeline.event_count, cuts=timeline.cut_count, pending=pending,
             ended=status.ended, paused=rests or (done.paused and not many),
         )  # fmt: skip
+
+    def _events_at(self, number: int) -> list[Record]:
+        """What the file says took effect before the step of this number, after the one before."""
+        written = Journal.open(self._place).timeline()
+        return [record for record in written if isinstance(record, EVENTS) and record.n == number]
 
     def _went_on(self, account: Account, error: BaseException | None) -> bool:
         """Whether the run has done something since its end was recorded, as one does that failed."""

@@ -403,7 +403,9 @@ def test_a_text_that_no_token_makes_fails_the_run_by_name(tmp_path: Path) -> Non
 
 def test_a_grammar_that_grows_too_complex_fails_the_run_by_name(demo: Generator) -> None:
     grammar = "start: a a a a a a a a\na: (b | c | d)*\nb: /[a-z]/ a\nc: /[a-y]/ a\nd: /[a-x]/ a a"
-    params = SamplingParams(constraint=Constraint(grammar=grammar), max_new_tokens=400, temperature=2.0)
+    params = SamplingParams(
+        constraint=Constraint(grammar=grammar), min_new_tokens=100, max_new_tokens=400, temperature=2.0, seed=0
+    )
     with pytest.raises(PhaseError) as raised:
         demo.generate(PROMPT, params)
     assert isinstance(raised.value.__cause__, ConstraintError)

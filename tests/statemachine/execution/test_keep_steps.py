@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from counting import Add, Count, enough
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from interrupting import Interrupter
 from statemachine_recorded import Walk, draw
@@ -334,6 +334,7 @@ MOVES = st.one_of(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(moves=[("skip", None), ("edit", 1), ("step", 1), ("step", 1)], seed=0, keep_steps=1, digest_every=0)
 @given(
     moves=st.lists(MOVES, min_size=5, max_size=30), seed=st.integers(0, 9), keep_steps=st.sampled_from([1, 2, 5, 20]),
     digest_every=st.integers(0, 3),
