@@ -196,7 +196,7 @@ def test_a_constrained_generation_keeps_the_rules(eight: Generator) -> None:
     spare = eight.start("fox", PARAMS[0])
     spare.close()
     under_test = machine_rules(spare.machine, contexts, resources=spare.resources, edits=EDITS)
-    run_rules(under_test, settings(SETTINGS, stateful_step_count=14))
+    run_rules(under_test, settings(SETTINGS, max_examples=40, stateful_step_count=14))
     assert "transitions" not in under_test.coverage.never
 
 

@@ -14,7 +14,7 @@ from statemachine.testing import machine_rules, run_rules
 pytestmark = pytest.mark.slow
 
 SETTINGS = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True, database=None,
+    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 TEXTS = st.sampled_from(["fox", "the quick", "Prefill fills the cache", "lazy dog", "dog " * 200])
