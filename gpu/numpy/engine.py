@@ -25,8 +25,8 @@ _WORTH_THREADS = 1e9  # floating-point operations: a smaller product is done bef
 class NumpyEngine(HostEngine):
     """Runs a model of the Llama family in NumPy.
 
-    A decode step reads each weight once for all rows and gives a row the same bits whoever shares its batch, see
-    `Linear`. On one thread it keeps up with the memory and allocates nothing. Prefill multiplies matrices
+    A decode step reads each weight once, by one dot product an output element (`np.vecdot`): it keeps up with the
+    memory, allocates nothing, and gives a row the same bits whoever shares its batch. Prefill multiplies matrices
     with the BLAS that NumPy brings: large products on that library's threads, small ones on one, as threads that wait
     for each other stall when another process wants a core.
 
@@ -41,7 +41,7 @@ class NumpyEngine(HostEngine):
     capacity : int
         Tokens a row can hold.
     threads : int, optional
-        1, the default, decodes on the calling thread; more on as many threads as the BLAS has.
+        1, the default, decodes on the calling thread; more on the threads of the BLAS, see `Linear`.
     """
 
     name = "numpy"
@@ -56,8 +56,7 @@ class NumpyEngine(HostEngine):
             return {
                 "KV cache": 4 * rows * capacity * model.kv_numbers,
                 "buffers": 4 * rows * (capacity + 2 * model.vocab),
-                "working memory": 4
-                * (Workspace.numbers(model) * (rows + chunk) + attention + Linear.numbers(model, rows)),
+                "working memory": 4 * (Workspace.numbers(model) * (rows + chunk) + attention),
             }
 
         weights = 4 * checkpoint.numbers
@@ -71,8 +70,6 @@ class NumpyEngine(HostEngine):
             )
             self._chunk = Workspace.allocate(model, chunk)
             self._step = Workspace.allocate(model, rows)
-            self._threads, self._blas = threads or 1, Blas()
-            self._linear = Linear(model, self._blas, rows=rows, by_blas=self._threads > 1)
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
         try:
@@ -80,14 +77,15 @@ class NumpyEngine(HostEngine):
         except MemoryError:
             raise CheckpointError(f"the system refused the {size(weights)} that the weights take") from None
         self._weight_bytes = self._weights.bytes_per_step
-        if self._linear.together:
-            self._linear.check(self._weights.of_each_shape)
+        self._threads = threads or 1
+        self._blas = Blas()
+        self._linear = Linear(self._threads)
         self._steps: dict[int, Workspace] = {}  # by the number of rows in a step
 
     def decode(self, rows: Sequence[int]) -> None:
         """Feed one token a row, see `Engine.decode`."""
         self._home.check()
-        with self._lock, self._decode_threads(len(rows)), np.errstate(over="ignore"):
+        with self._lock, self._decode_threads(), np.errstate(over="ignore"):
             model, weights, cache = self.model, self._opened(), self.kv_cache
             linear, attend, eps = self._linear, self._attention.attend_one, model.rms_norm_eps
             self._check_rows(rows)
@@ -107,7 +105,7 @@ class NumpyEngine(HostEngine):
 
             for layer, (keys, values) in zip(weights.layers, self.buffers.kv_cache, strict=True):
                 rms_norm(step.x, step.normed, step.norms, eps=eps)
-                linear(layer.qkv, step.normed, qkv)
+                linear(layer.qkv, step.normed, qkv, step.columns)
                 if layer.qkv_bias is not None:
                     qkv += layer.qkv_bias
                 if layer.qk_norm is not None:
@@ -118,17 +116,17 @@ class NumpyEngine(HostEngine):
                     keys[row, :, position], values[row, :, position] = k[index], v[index]
                     used = slice(position + 1)
                     attend(q[index], keys[row, :, used], values[row, :, used], step.attended[index])
-                linear(layer.output, attended, step.delta)
+                linear(layer.output, attended, step.delta, step.columns)
                 if layer.output_bias is not None:
                     step.delta += layer.output_bias
                 step.x += step.delta
 
                 rms_norm(step.x, step.normed, step.norms, eps=eps)
-                linear(layer.gate_up, step.normed, step.gate_up)
+                linear(layer.gate_up, step.normed, step.gate_up, step.columns)
                 if layer.gate_up_bias is not None:
                     step.gate_up += layer.gate_up_bias
                 swiglu(gate, up, step.sigmoid)
-                linear(layer.down, gate, step.delta)
+                linear(layer.down, gate, step.delta, step.columns)
                 if layer.down_bias is not None:
                     step.delta += layer.down_bias
                 step.x += step.delta
@@ -153,7 +151,7 @@ class NumpyEngine(HostEngine):
                         self._prefill_chunk(row, start + first, space, weights)
                 step = self._workspace(1)
                 step.x[0] = space.x[-1]
-                with self._decode_threads(1):
+                with self._decode_threads():
                     self._project([row], step, weights)
             for row, ids in zip(rows, prompts, strict=True):
                 cache.commit(row, len(ids))
@@ -163,11 +161,9 @@ class NumpyEngine(HostEngine):
         largest = 2 * tokens * self.model.hidden * 2 * self.model.intermediate
         return self._blas.at_work(one_thread=largest < _WORTH_THREADS)
 
-    def _decode_threads(self, rows: int) -> AbstractContextManager[Any]:
-        """Let the BLAS have its threads if decode of so many rows uses them, see `Linear`."""
-        if not self._linear.by_blas:
-            return nullcontext()
-        return self._blas.at_work(one_thread=self._linear.goes_together(rows))
+    def _decode_threads(self) -> AbstractContextManager[Any]:
+        """Let the BLAS have its threads if decode uses them."""
+        return self._blas.at_work(one_thread=False) if self._threads > 1 else nullcontext()
 
     def _workspace(self, rows: int) -> Workspace:
         if rows not in self._steps:
@@ -224,22 +220,11 @@ class NumpyEngine(HostEngine):
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
-            "decode_threads": self._blas.threads if self._linear.by_blas else 1,
-            "batches": "together" if self._linear.together else "row by row",
+            "decode_threads": self._blas.threads if self._threads > 1 else 1,
             **self._blas.environment(),
             "numpy": np.__version__,
             **processor(),
         }
-
-    def facts(self) -> dict[str, str | int]:
-        """Tell how rows that decode at once go through the matrices, where there is a choice."""
-        if not self._linear.by_blas:
-            return {}
-        if self._linear.together:
-            return {"batches": "4 rows and more together"}
-        if self.kv_cache.rows < 4:
-            return {"batches": "one row after the other: 4 and more would go together"}
-        return {"batches": "one row after the other: this BLAS rounds a row otherwise in company"}
 
     def close(self) -> None:
         """Give the weights back; prefill and decode are refused from now on."""
@@ -247,14 +232,13 @@ class NumpyEngine(HostEngine):
             return
         with self._lock:
             self._weights = None
-            self._linear.close()
 
     def _project(self, rows: Sequence[int], step: Workspace, weights: Weights) -> None:
         """Turn the residual stream of these rows into their logits."""
         rms_norm(step.x, step.normed, step.norms, eps=self.model.rms_norm_eps)
         if weights.final_norm is not None:
             step.normed *= weights.final_norm
-        self._linear.scatter(weights.head, step.normed, self.buffers.logits, rows)
+        self._linear.scatter(weights.head, step.normed, self.buffers.logits, rows, step.columns)
 
     def _opened(self) -> Weights:
         if self._weights is None:

@@ -99,9 +99,3 @@ class Weights:
     def bytes_per_step(self) -> int:
         """Bytes that one decode step reads, without the few of the embedding rows."""
         return sum(layer.nbytes for layer in self.layers) + self.head.nbytes
-
-    @property
-    def of_each_shape(self) -> tuple[Float32Array, ...]:
-        """The matrices of the first layer and the head: all others are shaped as these."""
-        first = self.layers[0]
-        return first.qkv, first.output, first.gate_up, first.down, self.head

@@ -28,6 +28,7 @@ class Workspace:
     attended: Float32Array  # [tokens, heads, head_dim] float32
     gate_up: Float32Array  # [tokens, 2 intermediate] float32
     sigmoid: Float32Array  # [tokens, intermediate] float32
+    columns: Float32Array  # [tokens, widest matrix] float32, results of `Linear` before they are transposed
 
     @classmethod
     def allocate(cls, model: ModelConfig, tokens: int) -> Self:
@@ -47,6 +48,7 @@ class Workspace:
 def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of each field for one token."""
     turned = model.heads + model.kv_heads
+    widest = max(model.vocab, 2 * model.intermediate, (turned + model.kv_heads) * model.head_dim, model.hidden)
     return {
         "x": (model.hidden,),
         "normed": (model.hidden,),
@@ -60,4 +62,5 @@ def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         "attended": (model.heads, model.head_dim),
         "gate_up": (2 * model.intermediate,),
         "sigmoid": (model.intermediate,),
+        "columns": (widest,),
     }
