@@ -1,15 +1,14 @@
 """Talks: takes what is typed, line by line, as something to say or a command, and writes what comes of it."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from gpu import CapacityError, LogitsError
 from phases.chat.conversation import Conversation
 from phases.errors import RequestError
+from phases.interrupts import interrupts_heeded
 from phases.printable import one_line, printable
 from phases.request import SamplingParams
 from statemachine import JournalError, PhaseError
@@ -53,7 +52,7 @@ def converse(
     """
     failed = 0
     shown = printable if terminal else str
-    with _interrupt_stops(chat):
+    with interrupts_heeded(lambda: chat.answering, chat.stop):
         for text in whole(lines):
             if not text.strip():
                 continue
@@ -120,27 +119,6 @@ def _reason(error: BaseException) -> object:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
-
-
-@contextmanager
-def _interrupt_stops(chat: Conversation) -> Iterator[None]:
-    """While it lasts, Ctrl-C ends an answer that is under way, and nothing else."""
-
-    def heed(number: int, frame: object) -> None:
-        if not chat.answering:
-            raise KeyboardInterrupt
-        chat.stop()
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        signal.signal(signal.SIGINT, heed)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # --- commands -----------------------------------------------------------------------------------------------------

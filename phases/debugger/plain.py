@@ -1,14 +1,14 @@
 """The line mode: a command a line in, its answer out."""
 
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, TextIO
 
 from phases.debugger.command import Quit
 from phases.debugger.commands import MENDABLE, attempt, complaint
 from phases.debugger.session import Session
+from phases.interrupts import interrupts_heeded
 from phases.printable import printable
 from statemachine import Status
 
@@ -20,7 +20,7 @@ def converse(session: Session[Any], source: TextIO, answer: TextIO) -> int:
     talking = source.isatty()
     failed = 0
     print(session.where(), file=answer, flush=True)
-    with _interrupt_pauses(session):
+    with interrupts_heeded(lambda: session.run.status == "running", session.pause):
         for line in _lines(source, answer if talking else None):
             before = session.run.status
             try:
@@ -52,24 +52,3 @@ def _lines(source: TextIO, prompts: TextIO | None) -> Iterator[str]:
         if not line:
             return
         yield line
-
-
-@contextmanager
-def _interrupt_pauses(session: Session[Any]) -> Iterator[None]:
-    """While it lasts, Ctrl-C rests the run at the next boundary; a second one ends the program as usual."""
-
-    def heed(number: int, frame: object) -> None:
-        if session.run.status != "running":
-            raise KeyboardInterrupt
-        session.pause()
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        signal.signal(signal.SIGINT, heed)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
