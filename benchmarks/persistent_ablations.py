@@ -48,7 +48,7 @@ class Variant:
         )
 
 
-def constant(name: str, now: int, other: int) -> Variant:
+def constant(name: str, now: int | str, other: int) -> Variant:
     """Give the variant that has another number."""
     return Variant(f"{name} {other}", ((f" {name} = {now}", f" {name} = {other}"),))
 
@@ -70,7 +70,12 @@ _LATE = (
     ("stream.ask_for_newest(1);", "++stream.left, stream.ask();"),
 )
 
+_GIVE = """                if (own.lane == (int)(read & nothing)) arrive(&block.empty[own.stage]);
+"""
+_STEP = "                if (++own.stage == own.places)"
+
 VARIANTS = (
+    Variant("given away after the product", ((_GIVE, ""), (_STEP, _GIVE + _STEP))),
     Variant("no attention", ((_ATTENDED, _UNATTENDED),), same_bits=False),
     Variant(
         "no waiting between phases",
@@ -85,7 +90,7 @@ VARIANTS = (
         (("const float scale = norm_scale(squares);", "const float scale = squares.of[0];"),),
         same_bits=False,
     ),
-    Variant("nothing multiplied", (("multiply(sum, with.", "if (false) multiply(sum, with."),), same_bits=False),
+    Variant("nothing multiplied", (("multiply_tile(sum, a[", "if (false) multiply_tile(sum, a["),), same_bits=False),
     Variant("keys and values asked for late", _LATE),
     Variant("the next share not fetched early", (("if (next < all && threadIdx", "if (false && threadIdx"),)),
     Variant("halves of a tile in turns", (("const u32 at = in_shared(address);", _HALVES), (_END_OF_LOAD, _SWAPPED))),
@@ -94,7 +99,7 @@ VARIANTS = (
     constant("EARLY", 2, 1), constant("EARLY", 2, 3),
     constant("URGENT", 3, 2), constant("URGENT", 3, 4), constant("URGENT", 3, 5),
     constant("GIVEN", 7, 0), constant("GIVEN", 7, 6), constant("GIVEN", 7, 8),
-    constant("SUMS", 4, 6),
+    constant("SUMS", 4, 6), constant("EIGHTS", "QUANTIZED ? 2 : 1", 1), constant("EIGHTS", "QUANTIZED ? 2 : 1", 2),
     Variant("a ring of 3 places less", (("least = sizeof", "least = 3 * sizeof(Place) + sizeof"),)),
 )  # fmt: skip
 

@@ -58,7 +58,14 @@ def checks(parts: Sequence[str], *, quick: bool) -> list[Job]:
     steps = ("1000", "250") if quick else ("20000", "1000")
     every = {
         "tests": [Job("tests", [*tests, "--maxprocesses", "12", "--ignore", ACCURACY, "tests"], 360)],
-        "soak": [Job("soak", [python, str(HERE / "soak.py"), "--steps", steps[0], "--large-steps", steps[1]], 360)],
+        "soak": [
+            Job(
+                f"soak, {path}",
+                [python, str(HERE / "soak.py"), "--decode", path, "--steps", steps[0], "--large-steps", steps[1]],
+                400,
+            )
+            for path in ("per-op", "persistent")
+        ],
         "accuracy": [Job("accuracy", [*tests, "--maxprocesses", "2", ACCURACY], 360)],
         "sanitizer": [
             Job(tool, [*SANITIZER, "--tool", tool, *script, *options], 360, needs=SANITIZER[0])

@@ -1,6 +1,6 @@
 """Takes the same steps again and again on a GPU, at several batch sizes, and compares every bit of every step.
 
-    python tests/device/soak.py [--steps 20000] [--large-steps 1000]
+    python tests/device/soak.py [--steps 20000] [--large-steps 1000] [--decode per-op|persistent]
 
 A walk of some hundred sampled steps is taken once and noted: tokens, logits, and what came into the cache. Then it is
 taken again from the same place until the steps are done. In a race, or with a sum whose order is left to chance, some
@@ -11,12 +11,13 @@ of Llama 3.2 1B a row's, in turn.
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gpu import CudaEngine, DeviceError, ModelConfig
 
+PATHS = ("per-op", "persistent")
 BATCHES = (1, 4, 8, 32)
 WHOLE_STEPS = (1, 4, 8)  # the batches that one kernel takes a step of
 WALK = 250
@@ -36,13 +37,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000, help="of the small model, at each batch size")
     parser.add_argument("--large-steps", type=int, default=1_000, help="of the large one")
+    parser.add_argument("--decode", choices=PATHS, nargs="+", default=PATHS, help="by which of the engine's paths")
     options = parser.parse_args()
     different = 0
     for name, config, steps, every_row in (
         ("small", SMALL, options.steps, True),
         ("1B", LARGE, options.large_steps, False),
     ):
-        for chosen in decode_paths() if steps else ():
+        for chosen in decode_paths(options.decode) if steps else ():
             model = ModelConfig.from_json(config)
             capacity = PROMPT + 9 * max(BATCHES) + WALK + 1
             with CudaEngine(model, None, rows=max(BATCHES), capacity=capacity, **chosen) as engine:
@@ -57,10 +59,10 @@ def main() -> None:
     sys.exit(1 if different else 0)
 
 
-def decode_paths() -> list[dict[str, str]]:
-    """Give what to load the engine with, for each of its paths that runs here."""
+def decode_paths(asked: Sequence[str]) -> list[dict[str, str]]:
+    """Give what to load the engine with, for each of these paths that runs here."""
     model, found = ModelConfig.from_json(SMALL), []
-    for path in ("per-op", "persistent"):
+    for path in asked:
         try:
             CudaEngine(model, None, rows=1, capacity=64, decode=path).close()
             found.append({"decode": path})

@@ -30,22 +30,43 @@ __device__ __forceinline__ u32 witness(const Octet& codes) { return codes.x; }
 
 struct Unit {  // while it is multiplied: what a finisher is given of it besides the sums
     int number;
-    float2 row_scale, x, next_norm;
+    float2 row_scale[EIGHTS], x[EIGHTS], next_norm[EIGHTS];
 };
+
+// A tile of the tokens times one of the weights, or two that lie below one another.
+__device__ __forceinline__ void multiply_tile(float (&sum)[4], const Pack& a, const Pack (&b)[1]) {
+    multiply(sum, a.x, 0, a.y, 0, b[0].x, b[0].y);
+    multiply(sum, a.z, 0, a.w, 0, b[0].z, b[0].w);
+}
+__device__ __forceinline__ void multiply_tile(float (&sum)[4], const Pack& a, const Pack (&b)[2]) {
+    multiply(sum, b[0].x, b[1].x, b[0].y, b[1].y, a.x, a.y);
+    multiply(sum, b[0].z, b[1].z, b[0].w, b[1].w, a.z, a.w);
+}
 
 // `last`: it is the block's last one of the phase.
 template <int TOKENS>
 __device__ __forceinline__ void hand_over(
-    Workspace<TOKENS>& block, Consumer& own, int phase, const Unit& unit, bool last, float2 sum) {
+    Workspace<TOKENS>& block, Consumer& own, int phase, const Unit& unit, bool last, const float (&sum)[4]) {
     const int slot = own.unit % SUMS;
     Sums<TOKENS>& to = block.sums[slot];
     wait(block.taken[slot], (own.unit / SUMS & 1) ^ 1, block.memory.last_words, 5);
     __syncwarp();
-    if (own.group < TOKENS) to.partial[own.warp][own.group][own.quad] = sum;
+    if (EIGHTS == 1) {
+        if (own.group < TOKENS) to.partial[own.warp][own.group][own.quad] = make_float2(sum[0], sum[1]);
+    } else
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {  // of row `group` of either eight, and the tokens 2 quad and 2 quad + 1
+            const int token = own.quad * 2 + i % 2;
+            if (token < TOKENS) ((float*)to.partial[own.warp][token])[i / 2 * 8 + own.group] = sum[i];
+        }
     if (own.warp == 0) {
-        if (own.group < TOKENS) to.x[own.group][own.quad] = unit.x;
-        if (own.group == 0) to.next_norm[own.quad] = unit.next_norm;
-        if (QUANTIZED && own.group == 0) to.row_scale[own.quad] = unit.row_scale;
+#pragma unroll
+        for (int i = 0; i < EIGHTS; ++i) {
+            const int pair = i * 4 + own.quad;
+            if (own.group < TOKENS) to.x[own.group][pair] = unit.x[i];
+            if (own.group == 0) to.next_norm[pair] = unit.next_norm[i];
+            if (QUANTIZED && own.group == 0) to.row_scale[pair] = unit.row_scale[i];
+        }
         if (own.lane == 0) to.phase = phase, to.unit = unit.number, to.all = last ? own.unit + 1 - own.first_unit : 0;
     }
     ++own.unit;
@@ -58,7 +79,7 @@ template <int KIND, int TOKENS>
 __device__ __forceinline__ void multiply_units(
     Workspace<TOKENS>& block, Consumer& own, const u32* awaited, u32 count, const bf16* input, int layer) {
     using M = Matrix<KIND>;
-    constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand * Units<KIND>::together, OWN = CHUNKS * HAND;
+    constexpr int CHUNKS = Units<KIND>::chunks, HAND = M::hand, OWN = CHUNKS * HAND;
     constexpr bool kept = OWN <= 32;                  // in registers, from unit to unit
     constexpr int AHEAD = kept ? CHUNKS : 16 / HAND;  // chunks whose input is in registers
     const Memory& memory = block.memory;
@@ -83,15 +104,19 @@ __device__ __forceinline__ void multiply_units(
             for (int i = 0; i < AHEAD * HAND; ++i) a[i] = load_input<KIND, TOKENS>(input, own, i);
         wait(block.full[own.stage], own.parity, memory.last_words, 3);
         Unit unit = {block.headers[own.stage].unit};
-        if (QUANTIZED && own.warp == 0) unit.row_scale = ((const float2*)(block.ring[own.stage].bytes + SLOT))[own.quad];
-        if (M::residual && own.warp == 0) {
-            const int column = unit.number * 8 + own.quad * 2;
-            if (own.group < TOKENS) {
-                const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
-                unit.x = make_float2(__ldcg(at), __ldcg(at + 1));
+        if (own.warp == 0)
+#pragma unroll
+            for (int i = 0; i < EIGHTS; ++i) {
+                const int pair = i * 4 + own.quad, column = (unit.number * PAIRS + pair) * 2;
+                if (QUANTIZED) unit.row_scale[i] = ((const float2*)(block.ring[own.stage].bytes + SLOT))[pair];
+                if (M::residual && column < HIDDEN) {
+                    if (own.group < TOKENS) {
+                        const float* at = memory.x + (i64)own.group * HIDDEN_PADDED + column;
+                        unit.x[i] = make_float2(__ldcg(at), __ldcg(at + 1));
+                    }
+                    unit.next_norm[i] = make_float2(next_norm[column], next_norm[column + 1]);
+                }
             }
-            if (column < HIDDEN) unit.next_norm = make_float2(next_norm[column], next_norm[column + 1]);
-        }
         float sum[4] = {};
         for (int first = 0; first < CHUNKS; first += AHEAD)
 #pragma unroll
@@ -101,29 +126,37 @@ __device__ __forceinline__ void multiply_units(
                 if (chunk) wait(block.full[own.stage], own.parity, memory.last_words, 4);
                 __syncwarp();
                 const Weight* tile = (const Weight*)block.ring[own.stage].bytes + in_tile(own.group, own.quad);
-                decltype(load_shared(tile)) loaded[HAND];
+                decltype(load_shared(tile)) loaded[HAND][EIGHTS];
 #pragma unroll
-                for (int i = 0; i < HAND; ++i) loaded[i] = load_shared(tile + M::place(own.warp, i) * TILE);
+                for (int i = 0; i < HAND; ++i)
+#pragma unroll
+                    for (int eight = 0; eight < EIGHTS; ++eight)
+                        loaded[i][eight] =
+                            load_shared(tile + eight * (Units<KIND>::chunk / BYTES) + M::place(own.warp, i) * TILE);
+                if (chunk == CHUNKS - 1) own.next_phase = block.headers[own.stage].next_phase;
+                // A copy into a place that is given away may overtake reads that are on their way, which no barrier waits
+                // for: so who gives it away depends on what was read, as far as the compiler knows.
+                u32 read = 0;
+#pragma unroll
+                for (int eight = 0; eight < EIGHTS; ++eight) {
+                    if (!chunk) read ^= __float_as_uint(unit.row_scale[eight].x);
+#pragma unroll
+                    for (int i = 0; i < HAND; ++i) read ^= witness(loaded[i][eight]);
+                }
+                __syncwarp();
+                if (own.lane == (int)(read & nothing)) arrive(&block.empty[own.stage]);
 #pragma unroll
                 for (int i = 0; i < HAND; ++i) {
-                    const Pack& with = a[ahead * HAND + i];
-                    const Pack b = widened(loaded[i]);
-                    multiply(sum, with.x, 0, with.y, 0, b.x, b.y);
-                    multiply(sum, with.z, 0, with.w, 0, b.z, b.w);
+                    Pack b[EIGHTS];
+#pragma unroll
+                    for (int eight = 0; eight < EIGHTS; ++eight) b[eight] = widened(loaded[i][eight]);
+                    multiply_tile(sum, a[ahead * HAND + i], b);
                 }
                 if constexpr (!kept)
 #pragma unroll
                     for (int i = 0; i < HAND; ++i)
                         if (chunk + AHEAD < CHUNKS)
                             a[ahead * HAND + i] = load_input<KIND, TOKENS>(input, own, (chunk + AHEAD) * HAND + i);
-                if (chunk == CHUNKS - 1) own.next_phase = block.headers[own.stage].next_phase;
-                // A copy into a place that is given away may overtake reads that are on their way, which no barrier waits
-                // for: so who gives it away depends on what was read, as far as the compiler knows.
-                u32 read = chunk ? 0 : __float_as_uint(unit.row_scale.x);
-#pragma unroll
-                for (int i = 0; i < HAND; ++i) read ^= witness(loaded[i]);
-                __syncwarp();
-                if (own.lane == (int)(read & nothing)) arrive(&block.empty[own.stage]);
                 if (++own.stage == own.places) own.stage = 0, own.parity ^= 1;
             }
         if (!scaled) {  // in the shadow of the first unit
@@ -131,7 +164,7 @@ __device__ __forceinline__ void multiply_units(
             if (own.lane == 0) block.scale[KIND == GATE_UP][own.warp] = scale;
             scaled = true;
         }
-        hand_over(block, own, phase, unit, own.next_phase != phase, make_float2(sum[0], sum[1]));
+        hand_over(block, own, phase, unit, own.next_phase != phase, sum);
     } while (own.next_phase == phase);
 }
 
@@ -198,5 +231,5 @@ template <int TOKENS> __device__ __forceinline__ void consume(Workspace<TOKENS>&
     }
     if (own.next_phase == LAST)
         multiply_units<HEAD>(block, own, counter(memory, LAST - 1), Units<DOWN>::count, memory.input, LAYERS);
-    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, {}, false, {0, 0});
+    for (int i = 0; i < FINISHERS; ++i) hand_over(block, own, NO_PHASE, {}, false, {0, 0, 0, 0});
 }

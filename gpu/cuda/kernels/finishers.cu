@@ -1,10 +1,10 @@
 // The finishers: three warps of a block, which add up the sums of a unit and do what comes after.
 
 template <int KIND, int TOKENS>
-__device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums<TOKENS>& sums, int layer) {
+__device__ __forceinline__ void finish_eight(Workspace<TOKENS>& block, const Sums<TOKENS>& sums, int eight, int layer) {
     using M = Matrix<KIND>;
     const Memory& memory = block.memory;
-    const int lane = threadIdx.x & 31, token = lane / 4, pair = lane % 4, column = sums.unit * 8 + pair * 2;
+    const int lane = threadIdx.x & 31, token = lane / 4, pair = eight * 4 + lane % 4, column = (sums.unit * PAIRS + pair) * 2;
     const bool here = token < TOKENS && column < M::n;
     const int safe = token < TOKENS ? token : 0;
     float2 sum = sums.partial[0][safe][pair];
@@ -23,6 +23,11 @@ __device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums
         KIND == QKV ? (void*)memory.qkv : KIND == GATE_UP ? (void*)memory.inner : KIND == HEAD ? (void*)memory.logits : (void*)memory.x,
         memory.input, memory.squares, memory.cache + (i64)layer * 2 * KV_HEADS * HEAD_STRIDE};
     finish<KIND>(sum, given, target, token, column, here);
+}
+template <int KIND, int TOKENS>
+__device__ __forceinline__ void finish_unit(Workspace<TOKENS>& block, const Sums<TOKENS>& sums, int layer) {
+#pragma unroll
+    for (int eight = 0; eight < EIGHTS; ++eight) finish_eight<KIND>(block, sums, eight, layer);
 }
 
 // The step is whole: each row is a token longer, and all counters begin anew.

@@ -1,7 +1,7 @@
 // A decode step of up to 8 tokens in one kernel, for compute capability 9.0: one block a multiprocessor, all at once.
 //
-// Weights are read in units of 8 rows, in the order in which they are needed: a layer's QKV, OUTPUT, GATE_UP and DOWN,
-// then the next layer's, at last the HEAD. Of each phase most units are given to the blocks in turns; the rest, which
+// Weights are read in units of 8 rows, or 16 of codes, in the order in which they are needed: a layer's QKV, OUTPUT,
+// GATE_UP and DOWN, then the next layer's, at last the HEAD. Of each phase most units are given to the blocks in turns; the rest, which
 // evens out that some read faster than others, is drawn from one global counter. In each block one thread, the producer,
 // has its units copied into a ring in shared memory. It waits for nothing that is computed, so that it runs ahead into
 // later phases until the ring is full: memory is read on and on.

@@ -2,7 +2,7 @@
 
 struct Work {  // of the blocks in a phase
     const char* matrix;
-    u32 unit, chunk;   // bytes
+    u32 eight, chunk;  // bytes, of 8 rows and of a chunk of them
     int chunks;
     u32 scales;        // bytes from the matrix on
     int given, drawn;  // units: given to each block, drawn by all together
@@ -68,7 +68,7 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
     while (schedule.phase != NO_PHASE) {
         const Work work = schedule.work;
         const int unit = schedule.unit, most = schedule.phase == *(volatile int*)&block.phase ? URGENT : EARLY;
-        const char* from = work.matrix + (i64)unit * work.unit;
+        const char* from = work.matrix + (i64)unit * EIGHTS * work.eight;
         for (int chunk = 0; chunk < work.chunks; ++chunk, from += work.chunk) {
             for (; flying >= most; --flying) {
                 wait(block.full[landed], landed_parity, words, 1);
@@ -77,7 +77,10 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
             ++flying;
             wait(block.empty[stage], parity ^ 1, words, 2);
             const bool begins = chunk == 0, ends = chunk == work.chunks - 1;
-            copy_to_shared(block.ring[stage].bytes, from, work.chunk, &block.full[stage], policy);
+#pragma unroll
+            for (int i = 0; i < EIGHTS; ++i)
+                copy_to_shared(
+                    block.ring[stage].bytes + i * work.chunk, from + i * work.eight, work.chunk, &block.full[stage], policy);
             if (QUANTIZED && begins)
                 copy_to_shared(
                     block.ring[stage].bytes + SLOT, work.matrix + work.scales + unit * SCALES, SCALES, &block.full[stage],
@@ -87,7 +90,7 @@ template <int TOKENS> __device__ __forceinline__ void produce(Workspace<TOKENS>&
                 schedule.step();
                 block.headers[stage].next_phase = schedule.phase;
             }
-            arrive_expecting(&block.full[stage], work.chunk + (begins ? SCALES : 0));
+            arrive_expecting(&block.full[stage], EIGHTS * work.chunk + (begins ? SCALES : 0));
             if (++stage == places) stage = 0, parity ^= 1;
         }
     }

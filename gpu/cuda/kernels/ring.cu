@@ -45,8 +45,10 @@ __device__ __forceinline__ void stop_the_device() {
 #endif
 
 constexpr int BYTES = sizeof(Weight);
-constexpr int SLOT = WARPS * 4 * TILE * 2;  // bytes of a place in the ring: a hand of each warp, or two of codes
-constexpr int SCALES = QUANTIZED ? 32 : 0;  // bytes behind it: the scales of the unit's rows
+constexpr int EIGHTS = QUANTIZED ? 2 : 1;   // a unit has 8 rows of numbers, or 16 of codes: then rows fill the larger operand
+constexpr int SLOT = WARPS * 4 * TILE * BYTES * EIGHTS;  // bytes of a place in the ring: a hand of each warp of each eight
+constexpr int SCALES = QUANTIZED ? 32 * EIGHTS : 0;      // bytes behind it: the scales of the unit's rows
+constexpr int PAIRS = 4 * EIGHTS;           // of columns
 constexpr int URGENT = 3, EARLY = 2;  // copies in flight, for this phase and later ones: deep queues slow all else
 constexpr int GIVEN = 7;          // eighths of the units of a phase that are not drawn
 constexpr int FINISHERS = 3;      // warps
@@ -79,17 +81,16 @@ enum { TICKETS = NO_PHASE + LAYERS, EMBEDDED, ENDED, COUNTERS };
 
 template <int KIND> struct Units {
     using M = Matrix<KIND>;
-    static constexpr int count = ceil_div(M::n, 8);
-    static constexpr int hands = M::tiles / (WARPS * M::hand), together = QUANTIZED && hands % 2 == 0 ? 2 : 1;
-    static constexpr int chunks = hands / together;                          // places in the ring of a unit
-    static constexpr int chunk = WARPS * M::hand * together * TILE * BYTES;  // bytes
+    static constexpr int count = ceil_div(M::n, 8 * EIGHTS);
+    static constexpr int chunks = M::tiles / (WARPS * M::hand);   // places in the ring of a unit
+    static constexpr int chunk = WARPS * M::hand * TILE * BYTES;  // bytes of each eight
     static_assert(M::tiles % (WARPS * M::hand) == 0, "every warp has the same share");
 };
 
 struct Header { int unit, next_phase; };  // where a unit begins: which it is; where it ends: the phase of the block's next
 
 template <int TOKENS> struct Sums {  // of a unit, on the way from the consumers to a finisher
-    float2 partial[WARPS][TOKENS][4], x[TOKENS][4], next_norm[4], row_scale[QUANTIZED ? 4 : 1];
+    float2 partial[WARPS][TOKENS][PAIRS], x[TOKENS][PAIRS], next_norm[PAIRS], row_scale[QUANTIZED ? PAIRS : 1];
     int phase, unit;
     int all;  // units that the block has had of the phase, if this is its last one, else 0
 };
