@@ -77,6 +77,7 @@ class NumpyEngine(HostEngine):
         except MemoryError:
             raise CheckpointError(f"the system refused the {size(weights)} that the weights take") from None
         self._weight_bytes = self._weights.bytes_per_step
+        self.prefill_chunk = chunk
         self._threads = threads or 1
         self._blas = Blas()
         self._linear = Linear(self._threads)

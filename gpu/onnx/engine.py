@@ -108,7 +108,7 @@ class OnnxEngine(HostEngine):
             super().__init__(model, rows=rows, capacity=capacity)
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
-        self._threads, self._chunk, self._identity = threads or 1, chunk, identity
+        self._threads, self.prefill_chunk, self._identity = threads or 1, chunk, identity
         table_is_head = model.tied_embeddings and quantize is None
         unread = 0 if table_is_head else sizes[EMBEDDINGS]  # but for the rows of the tokens
         self._weight_bytes = weights - unread
@@ -148,8 +148,8 @@ class OnnxEngine(HostEngine):
             cache, prompts = self.kv_cache, self._prompts(rows)
             for row, ids in zip(rows, prompts, strict=True):
                 start = cache.length(row)
-                for first in range(0, len(ids), self._chunk):
-                    self._feed(row, start + first, ids[first : first + self._chunk])
+                for first in range(0, len(ids), self.prefill_chunk):
+                    self._feed(row, start + first, ids[first : first + self.prefill_chunk])
             for row, ids in zip(rows, prompts, strict=True):
                 cache.commit(row, len(ids))
 
