@@ -41,8 +41,8 @@ class Engine(Protocol):
     kv_cache : LinearKVCache
         Which rows are free, and how many tokens each holds. Its books are the host's: reading them waits for nothing.
     prefill_chunk : int
-        Where a prompt may be cut: fed in pieces, each a multiple of so many tokens but the last, it leaves the bits that
-        it leaves if it is fed whole.
+        Where a prompt may be cut: fed in pieces, each a multiple of so many tokens but the last, it leaves the bits
+        that it leaves if it is fed whole.
     """
 
     name: str

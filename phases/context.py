@@ -1,17 +1,30 @@
 """The context that the six phases share: host fields, and the engine whose memory was bound once."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from phases.logprobs import TokenLogprob
 from phases.penalties import looks_back, penalties_of
 from phases.request import FinishReason, GenerationRequest
+from phases.token_ids import Row, Tokens
 
 if TYPE_CHECKING:
     from gpu import Engine
     from phases.tokenizer import Tokenizer
+
+
+Failed = tuple[tuple[Row, str], ...]
+"""Rows that have nothing to draw from, and what is wrong with the logits of each."""
+
+
+class Piece(NamedTuple):
+    """Tokens `first` to `last` - 1 of a prompt, and the rows that are to hold what comes of them; one is fed."""
+
+    rows: tuple[int, ...]
+    first: int
+    last: int
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -51,8 +64,9 @@ class Generation:
     sampled_logprobs: tuple[TokenLogprob | None, ...] | None = None  # [live rows], with them, where one asks for it
     output_ids: list[list[int]] = field(default_factory=list)  # [rows][tokens], by CheckStop
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
+    errors: list[str | None] = field(default_factory=list)  # [rows], why a row failed, by Sample or CheckStop
     kept_text: list[int | None] = field(default_factory=list)  # [rows], characters; None: all of it; by CheckStop
-    live: tuple[int, ...] = ()  # rows that are not finished, by CheckStop
+    live: tuple[int, ...] = ()  # rows that have not ended
     cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
     drawn_by: GenerationRequest | None = None  # from Sample to CheckStop: by whose parameters the token was drawn
     forced: list[dict[int, int]] = field(default_factory=list)  # [rows], tokens by their place in the output, by edits
@@ -66,7 +80,7 @@ class Generation:
         rows = len(self.request.requests)
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
-        self.finish_reasons, self.kept_text = [None] * rows, [None] * rows
+        self.finish_reasons, self.errors, self.kept_text = [None] * rows, [None] * rows, [None] * rows
         self.cached, self.filled, self.reused, self.told = [0] * rows, [0] * rows, [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
         self.logprobs = [{} for _ in range(rows)]
@@ -123,30 +137,69 @@ class Generation:
         for row, token in zip(self.live, self.sampled or (), strict=False):
             engine.write_token(self.slots[row], token)
 
-    def prefill(self, rows: Iterable[int]) -> None:
-        """Feed the prompts of rows, each different one once, and copy what came of it; keep the logits it left."""
-        engine, first, copies = self.bound_engine, dict[tuple[int, ...], int](), []
-        for row in rows:
-            slot = self.slots[row]
-            source = first.setdefault(self.prompt_ids[row], slot)
-            if source != slot:
-                copies.append((source, slot))
-        engine.prefill(list(first.values()))
-        for slot in first.values():
-            engine.keep_logits(slot)
-        for source, slot in copies:
-            engine.copy_row(source, slot)
+    def prompt_filled(self, row: int) -> bool:
+        """Whether the cache holds all of a row's prompt."""
+        return bool(self.prompt_ids) and self.cached[row] >= len(self.prompt_ids[row])
 
-    def draw(self) -> None:
-        """Draw the next token of each live row, or take the one that an edit forces."""
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        """Feed pieces of prompts, each to the first of its rows, and copy what came of it; keep the logits it left."""
+        engine, fed = self.bound_engine, [self.slots[piece.rows[0]] for piece in pieces]
+        for slot, piece in zip(fed, pieces, strict=True):
+            engine.kv_cache.truncate(slot, piece.first)
+            engine.write_prompt(slot, self.prompt_ids[piece.rows[0]][piece.first : piece.last])
+        engine.prefill(fed)
+        for slot, piece in zip(fed, pieces, strict=True):
+            engine.keep_logits(slot)
+            for row in piece.rows[1:]:
+                engine.copy_row(slot, self.slots[row])
+
+    def draw(self) -> Failed:
+        """Draw the next token of each live row, or take the one that an edit forces; gives the rows that cannot."""
         engine = self.bound_engine
+        failed: Failed = ()
         self._tell_history()
-        engine.sample([self.slots[row] for row in self.live])
+        try:
+            engine.sample([self.slots[row] for row in self.live])
+        except ValueError as error:
+            failed = self._failed(error)
         for row in self.live:
             if self.forced[row]:
                 forced = self.forced[row].get(len(self.output_ids[row]))
                 if forced is not None:
                     engine.write_token(self.slots[row], forced)
+        return failed
+
+    def drawn_tokens(self, failed: Failed = ()) -> tuple[Tokens, Failed]:
+        """Wait for the tokens of all live rows but those that failed; gives all that have then."""
+        engine = self.bound_engine
+        try:
+            return engine.sampled([self.slots[row] for row in self.rows_but(failed)]), failed
+        except ValueError as error:
+            failed = (*failed, *self._failed(error))
+        return engine.sampled([self.slots[row] for row in self.rows_but(failed)]), failed
+
+    def rows_but(self, failed: Failed) -> list[int]:
+        """Live rows but those that failed."""
+        gone = dict(failed)
+        return [row for row in self.live if row not in gone]
+
+    def _failed(self, error: ValueError) -> Failed:
+        """The rows that an engine's LogitsError is about; raises it if no row of the request comes to anything."""
+        from gpu import LogitsError  # a record is played without
+
+        words = error.rows if isinstance(error, LogitsError) else {}
+        failed = {row: words[slot] for row, slot in enumerate(self.slots) if slot in words}
+        ends = [FinishReason.FAILED if row in failed else reason for row, reason in enumerate(self.finish_reasons)]
+        if not failed or ends.count(FinishReason.FAILED) == len(ends):
+            raise error
+        return tuple(failed.items())
+
+    def end(self, row: int, reason: FinishReason, error: str | None = None) -> None:
+        """Let a row end with the tokens that it has: pure host bookkeeping."""
+        self.finish_reasons[row], self.errors[row] = reason, error
+        self.live = tuple(other for other in self.live if other != row)
+        if self.prompt_ids:
+            self.cached[row] = min(self.cached[row], len(self.prompt_ids[row]) + len(self.output_ids[row]))
 
     def _tell_history(self) -> None:
         """Tell the engine the tokens that it has not been told of, of each live row whose penalties look at them."""
@@ -173,10 +226,12 @@ class Generation:
         try:
             for row in self.live:
                 slot, length = self.slots[row], self._known(row)
+                if not self.prompt_filled(row):
+                    continue
                 if length == len(self.prompt_ids[row]):
                     engine.kv_cache.truncate(slot, length)
                     engine.restore_logits(slot)
-                elif length:
+                else:
                     engine.kv_cache.truncate(slot, length - 1)
                     engine.write_token(slot, self.tokens(row)[length - 1])
                     again.append(slot)
@@ -193,10 +248,10 @@ class Generation:
         engine = self.bound_engine
         self.filled = [0] * len(self.slots)
         held = [row for row in range(len(self.slots)) if self.cached[row]]
+        alike: dict[tuple[int, ...], list[int]] = {}
         for row in held:
-            engine.kv_cache.truncate(self.slots[row], 0)
-            engine.write_prompt(self.slots[row], self.prompt_ids[row])
-        self.prefill(held)
+            alike.setdefault(self.prompt_ids[row][: self.cached[row]], []).append(row)
+        self.feed([Piece(tuple(rows), 0, len(ids)) for ids, rows in alike.items()])
         longer = []
         for row in held:
             if rest := self.tokens(row)[len(self.prompt_ids[row]) : self.cached[row]]:
@@ -249,7 +304,8 @@ class Generation:
         if token is not None and token in stops:
             return FinishReason.STOP
         if len(self.output_ids[row]) + 1 >= self.budgets[row]:
-            return FinishReason.LENGTH
+            asked = self.request.requests[row].params.max_new_tokens or 1
+            return FinishReason.LENGTH if self.budgets[row] == asked else FinishReason.CAPACITY
         return None
 
     def unfinished(self) -> list[int]:

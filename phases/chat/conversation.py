@@ -110,7 +110,7 @@ class Conversation:
     def cut(self) -> str:
         """Why the last answer is not whole; "" if it is."""
         match self.run.context.finish_reasons[0]:
-            case FinishReason.LENGTH:
+            case FinishReason.LENGTH | FinishReason.CAPACITY:
                 return f"cut off after {len(self.run.context.output_ids[0])} tokens"
             case None if self.run.context.request.requests[0].messages:
                 return "stopped"

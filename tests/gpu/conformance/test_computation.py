@@ -3,6 +3,7 @@
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_a_prompt_cut_where_the_engine_lets_it_be_has_the_bits_of_a_whole_one(
     engine.prefill([whole])
     uneven = {chunk, min(count - 1, max(1, 37 // chunk) * chunk), (count - 1) // chunk * chunk}
     places = [0, *sorted(place for place in uneven if 0 < place < count), count]
-    for first, last in zip(places, places[1:], strict=False):
+    for first, last in pairwise(places):
         engine.write_prompt(cut, tokens[first:last])
         engine.kv_cache.truncate(company, 0)
         engine.write_prompt(company, other[: len(places) + first % 7])
