@@ -28,6 +28,7 @@ def chat(
     export: options.Export = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
+    max_prefill_tokens: options.MaxPrefillTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -59,7 +60,7 @@ def chat(
     said = options.chat_of(messages).messages or () if messages else ()
     loading = options.Loading(
         model, engine, machine, strict=strict, capacity=capacity, decode=decode, quantize=quantize, export=export,
-        plan=plan,
+        plan=plan, max_prefill_tokens=max_prefill_tokens,
     )  # fmt: skip
     with loading.generator(max_batch=1) as generator:
         if not generator.tokenizer.has_chat_template:

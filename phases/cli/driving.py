@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from phases.cli import logprobs
-from phases.cli.process import INTERRUPTED
-from phases.cli.screen import print_json, stderr
+from phases.cli.process import FAILED, INTERRUPTED
+from phases.cli.screen import print_json, stderr, warn
 from phases.printable import printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def drive(
     phases: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Drive a run to its end and print what was asked for; exits with status 130 if Ctrl-C cancelled it."""
+    """Drive a run to its end and print what was asked for; exits with status 130 if Ctrl-C cancelled it.
+
+    With status 1 if rows of it failed, while others did not.
+    """
     _heed_interrupt(run, pause=snapshot is not None)
     _show(generator, run, quiet=as_json, phases=phases)
     result = generator.result(run)
@@ -45,9 +48,14 @@ def drive(
         run.snapshot(snapshot)
         command = f"phasewalk resume {shlex.quote(str(snapshot))}"
         stderr().print(f"paused and saved; go on with:  {command}", style="yellow", markup=False, soft_wrap=True)
+    failed = [row for row, error in enumerate(result.errors) if error is not None]
+    for row in failed:
+        warn(f"row {row} failed: {result.errors[row]}")
     if run.status == "cancelled":
         stderr().print("cancelled", style="yellow")
         raise typer.Exit(INTERRUPTED)
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
@@ -135,6 +143,7 @@ def _as_json(
             "text": text,
             "output_ids": result.output_ids[row],
             "finish_reason": result.finish_reasons[row],
+            **({} if result.errors[row] is None else {"error": result.errors[row]}),
             "prompt_tokens": result.prompt_tokens[row],
             "output_tokens": result.output_tokens[row],
             **logprobs.as_json(generator.tokenizer, result, row),

@@ -96,6 +96,16 @@ Strict = Annotated[
 Capacity = Annotated[
     int | None, typer.Option(min=2, help="Tokens that prompt and output may have together.", rich_help_panel=MODEL)
 ]
+MaxPrefillTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens of prompts that one step feeds at most: how long Ctrl-C may have to wait. It changes no token.",
+        show_default="512; 2048 on a device",
+        rich_help_panel=MODEL,
+    ),
+]
 Temperature = Annotated[float | None, typer.Option(min=0, help="0 is greedy.", rich_help_panel=SAMPLING)]
 TopK = Annotated[
     int | None, typer.Option(min=0, help="Draw among the k likeliest tokens; 0 is off.", rich_help_panel=SAMPLING)
@@ -189,6 +199,7 @@ class Loading:
     quantize: Quantization = Quantization.NONE
     export: Path | None = None
     plan: Path | None = None
+    max_prefill_tokens: int | None = None
 
     @contextmanager
     def generator(self, *, max_batch: int) -> Iterator["Generator"]:
@@ -202,7 +213,7 @@ class Loading:
             generator = Generator.from_pretrained(
                 self.model, engine, max_batch=max_batch, capacity=self.capacity, strict=self.strict, progress=progress,
                 decode=self.decode, quantize=self.quantize.option, export=self.export, plan=self.plan,
-                machine=self.machine,
+                machine=self.machine, max_prefill_tokens=self.max_prefill_tokens,
             )  # fmt: skip
         with generator:
             yield generator

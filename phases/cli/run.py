@@ -34,6 +34,7 @@ def run(
     export: options.Export = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
+    max_prefill_tokens: options.MaxPrefillTokens = None,
     machine: MachineOption = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -147,7 +148,7 @@ def run(
         answer_file(
             source, output, batch_size or 8, params,
             options.Loading(model, engine, generating, strict=strict, capacity=capacity, decode=decode,
-                            quantize=quantize, export=export, plan=plan),
+                            quantize=quantize, export=export, plan=plan, max_prefill_tokens=max_prefill_tokens),
         )  # fmt: skip
         return
     x = _input(prompt, messages, raw=raw)
@@ -160,6 +161,7 @@ def run(
         generator = Generator.from_pretrained(
             model, engine, max_batch=n or 1, capacity=capacity, strict=strict, progress=progress, decode=decode,
             quantize=quantize.option, export=export, plan=plan, machine=generating,
+            max_prefill_tokens=max_prefill_tokens,
         )  # fmt: skip
     with generator:
         request = generator.request(x, params)  # what is refused leaves no journal

@@ -12,8 +12,9 @@ Ways = Mapping[tuple[str, str], int]  # how often the run went from one phase to
 
 WIDTH, HEIGHT = 40, 12  # of the drawing
 KNOWN = {
-    ("tokenize", "prefill"), ("prefill", "prefill"), ("prefill", "sample"), ("sample", "decode"), ("sample", "check_stop"),
-    ("decode", "check_stop"), ("check_stop", "sample"), ("check_stop", "detokenize"), ("detokenize", "done"),
+    ("tokenize", "prefill"), ("prefill", "prefill"), ("prefill", "sample"), ("sample", "decode"),
+    ("sample", "check_stop"), ("decode", "check_stop"), ("check_stop", "sample"), ("check_stop", "detokenize"),
+    ("detokenize", "done"),
 }  # fmt: skip
 
 
