@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_chunks import chunks_of
 
-from phases import Generation, Generator, RequestError, SamplingParams
+from phases import Generation, Generator, RequestError
 from phases.generation import prefill, sample
 from phases.logprobs import TokenLogprob
 from phases.replay import replay
