@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from gpu import Engine
-from phases import Generator, SamplingParams
+from phases import Generator, RequestError, SamplingParams
 from phases.context import Generation
 from phases.debugger.distribution import Distribution, NoDistribution, distribution
 from phases.generation import machine
@@ -295,6 +295,8 @@ def test_generation_keeps_the_rules(generator: Generator, stands_in: bool) -> No
             contexts,
             resources=spare.resources,
             edits=edits,
+            signals={"cancel_row": st.integers(0, 1)},
+            may_raise=RequestError,
             pinned=lambda context: {buffer.name: buffer.address for buffer in context.bound_engine.memory()},
         ),
         settings(
