@@ -300,12 +300,13 @@ class Generation:
 
     def finish_reason(self, row: int, token: int | None) -> FinishReason | None:
         """Why `row` ends if `token` is its next one, or would end whatever its next one is (None)."""
-        stops = self.request.requests[row].params.stop_token_ids or ()
-        if token is not None and token in stops:
+        params = self.request.requests[row].params
+        if token is not None and token in (params.stop_token_ids or ()):
             return FinishReason.STOP
-        if len(self.output_ids[row]) + 1 >= self.budgets[row]:
-            asked = self.request.requests[row].params.max_new_tokens or 1
-            return FinishReason.LENGTH if self.budgets[row] == asked else FinishReason.CAPACITY
+        count = len(self.output_ids[row]) + 1
+        if count >= self.budgets[row]:
+            full = count < (params.max_new_tokens or 1) and len(self.prompt_ids[row]) + count >= self.capacity
+            return FinishReason.CAPACITY if full else FinishReason.LENGTH
         return None
 
     def unfinished(self) -> list[int]:
