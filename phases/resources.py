@@ -71,7 +71,7 @@ class EngineResources(Resources[Generation]):
         return fork
 
     def save(self, context: Generation, *, kv: str = "copy", **unknown: Any) -> Arrays:
-        """The used part of the cache, the logits that each prompt left and, unless they are stale, those of each row.
+        """The used part of the cache, the logits that each whole prompt left and, unless they are stale, each row's.
 
         With `kv="recompute"` nothing: the ids are enough to compute all that again, by a prefill (whose bits may
         differ from those that decode steps left).
@@ -89,6 +89,8 @@ class EngineResources(Resources[Generation]):
                 continue
             for page, first, last in _pages(context.cached[row]):
                 arrays[f"kv.{row}.{page}"] = engine.export_kv(slot, first, last)
+            if not context.prompt_filled(row):
+                continue
             arrays[f"prompt_logits.{row}"] = engine.read_logits(slot, kept=True)
             if fresh:
                 arrays[f"logits.{row}"] = engine.read_logits(slot)
@@ -109,12 +111,14 @@ class EngineResources(Resources[Generation]):
                     if stretch.ndim != 5 or stretch.shape[3] != last - first:
                         raise ValueError(f"it is {list(stretch.shape)}, expected {last - first} positions")
                     engine.import_kv(slot, first, stretch)
+            context.filled[row] = context.cached[row]
+            if not context.prompt_filled(row):
+                continue
             with _named(arrays, f"prompt_logits.{row}") as logits:
                 engine.write_logits(slot, logits, kept=True)
             if fresh:
                 with _named(arrays, f"logits.{row}") as logits:
                     engine.write_logits(slot, logits)
-            context.filled[row] = context.cached[row]
         context.filled_in = context.turn
         self.sync(context)
         context.stale = context.stale and not fresh

@@ -18,7 +18,7 @@ from phases import Generation, Generator, RequestError
 from phases.generation import prefill, sample
 from phases.logprobs import TokenLogprob
 from phases.replay import replay
-from statemachine import JournalWriter, Run, Status
+from statemachine import JournalWriter, Run, Snapshot, Status
 
 pytestmark = pytest.mark.slow
 
@@ -103,11 +103,11 @@ def test_equal_prompts_are_computed_once_and_copied_when_they_are_whole(long: Ge
     assert steps == [(32, 0, 0), (64, 0, 0), (96, 0, 0), (100, 20, 100)]
 
 
-def until_amid(run: Run[Generation]) -> None:
+def until_amid(run: Run[Generation], steps: int = 3) -> None:
     """Drive a run to where a part of its prompts is in."""
-    run.until(lambda run: run.step_count == 3)
+    run.until(lambda run: run.step_count == steps)
     assert run.phase is prefill
-    assert 0 < run.context.cached[0] < len(run.context.prompt_ids[0])
+    assert any(0 < cached < len(ids) for cached, ids in zip(run.context.cached, run.context.prompt_ids, strict=True))
 
 
 def test_pause_signals_and_steps_take_effect_between_pieces(long: Generator) -> None:
@@ -139,14 +139,23 @@ def test_pause_signals_and_steps_take_effect_between_pieces(long: Generator) -> 
     assert long.free_rows == 8
 
 
+@pytest.mark.parametrize(("steps", "whole_rows"), [(3, set()), (4, {0, 2})])
 @pytest.mark.parametrize("kv", ["copy", "recompute"])
-def test_amid_a_prompt_a_run_is_saved_forked_and_goes_back(long: Generator, tmp_path: Path, kv: str) -> None:
+def test_amid_a_prompt_a_run_is_saved_forked_and_goes_back(
+    long: Generator, tmp_path: Path, kv: str, steps: int, whole_rows: set[int]
+) -> None:
     x = [PROMPT, tokens(70, 1), PROMPT]
     whole, _ = filled(long, x, 10_000)
     expected = long.generate(x, OPEN)
     with long.start(x, OPEN, max_prefill_tokens=48, keep=True) as run:
-        until_amid(run)
+        until_amid(run, steps)
+        assert {row for row in range(3) if run.context.prompt_filled(row)} == whole_rows
+        with pytest.raises(RequestError, match="row 1 has no logits yet"):
+            long.candidates(run, 1)
         run.snapshot(tmp_path / "amid.snap", kv=kv)
+        names = Snapshot.open(tmp_path / "amid.snap").arrays.keys()
+        kept = {name for name in names if name.startswith("prompt_logits")}
+        assert kept == ({f"prompt_logits.{row}" for row in whole_rows} if kv == "copy" else set())
         with long.resume(tmp_path / "amid.snap") as resumed:
             assert (resumed.phase_name, resumed.context.cached) == ("prefill", run.context.cached)
             resumed.until(sample)
