@@ -48,14 +48,18 @@ class Prefill(Phase[Generation, Lengths | Scored]):
                 )
             before = context.prompt_logprobs or [()] * len(context.slots)
             context.prompt_logprobs = [(*old, *new) for old, new in zip(before, outcome.logprobs, strict=True)]
-            outcome = outcome.lengths
-        context.cached = list(outcome)
+        context.cached = list(lengths_of(outcome))
 
     def digest(self, context: Generation) -> Any:
         return logits_digest.of_rows(context, filter(context.prompt_filled, context.live))
 
     def explain(self, recorded: Any, replayed: Any) -> dict[str, Any]:
         return logits_digest.explain(recorded, replayed)
+
+
+def lengths_of(outcome: Lengths | Scored) -> Lengths:
+    """How many tokens the cache held of each row after a step."""
+    return outcome.lengths if isinstance(outcome, Scored) else outcome
 
 
 def next_pieces(context: Generation) -> list[Piece]:
