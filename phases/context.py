@@ -195,7 +195,9 @@ class Generation:
         return tuple(failed.items())
 
     def end(self, row: int, reason: FinishReason, error: str | None = None) -> None:
-        """Let a row end with the tokens that it has: pure host bookkeeping."""
+        """Let a live row end with the tokens that it has: pure host bookkeeping; raises ValueError for any other."""
+        if row not in self.live:
+            raise ValueError(f"row {row} is {reason}, but only rows {self.live} have not ended")
         self.finish_reasons[row], self.errors[row] = reason, error
         self.live = tuple(other for other in self.live if other != row)
         if self.prompt_ids:
