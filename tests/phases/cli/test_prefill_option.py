@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
+from phases import Generator
 from statemachine import Journal
 
 pytestmark = pytest.mark.slow
@@ -23,25 +24,32 @@ def fed(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("more", [("--prompt-logprobs", "0"), ()])
-def test_run_feeds_and_shows_a_prompt_piece_by_piece(phasewalk: Command, more: tuple[str, ...]) -> None:
-    options = ("--raw", *HOW, "--max-prefill-tokens", "256", "--phases", "--journal", "a.jsonl", *more)
+def test_run_feeds_and_shows_a_prompt_piece_by_piece(
+    phasewalk: Command, demo: Generator, more: tuple[str, ...]
+) -> None:
+    bound = demo.engine.prefill_chunk
+    options = ("--raw", *HOW, "--max-prefill-tokens", str(bound), "--phases", "--journal", "a.jsonl", *more)
     answer = phasewalk("run", LONG, *options)
     assert answer.code == 0
-    assert re.findall(r"(\d+) tokens are in +-> (\w+)", answer.err) == [("256", "prefill"), ("407", "sample")]
-    assert Journal.open("a.jsonl").header.request["max_prefill_tokens"] == 256
+    assert re.findall(r"(\d+) tokens are in +-> (\w+)", answer.err) == [
+        *((str(count), "prefill") for count in range(bound, 407, bound)), ("407", "sample")
+    ]  # fmt: skip
+    assert Journal.open("a.jsonl").header.request["max_prefill_tokens"] == bound
     assert phasewalk("replay", "a.jsonl").code == 0
     whole = phasewalk("run", LONG, "--raw", *HOW)
     assert whole.out == answer.out
 
 
-def test_chat_step_and_files_feed_as_much_too(phasewalk: Command) -> None:
-    chat = phasewalk("chat", *HOW, "--max-prefill-tokens", "256", "--journal", "chat.jsonl", stdin=f"{LONG}\n")
+def test_chat_step_and_files_feed_as_much_too(phasewalk: Command, demo: Generator) -> None:
+    bound = str(demo.engine.prefill_chunk)
+    chat = phasewalk("chat", *HOW, "--max-prefill-tokens", bound, "--journal", "chat.jsonl", stdin=f"{LONG}\n")
     assert chat.code == 0
-    assert len(fed(Path("chat.jsonl"))) == 2
-    step = phasewalk("step", LONG, "--raw", *HOW, "--max-prefill-tokens", "256", "--plain", stdin="n\nq\n")
-    assert "step 6 of 6" in step.out  # tokenize, prefill, prefill, sample, decode, check_stop
+    assert fed(Path("chat.jsonl"))[0] == int(bound)
+    step = phasewalk("step", LONG, "--raw", *HOW, "--max-prefill-tokens", bound, "--plain", stdin="n\nq\n")
+    prefills = len(range(0, 407, int(bound)))
+    assert f"step {prefills + 4} of {prefills + 4}" in step.out  # with tokenize, sample, decode, check_stop
     Path("in.jsonl").write_text(json.dumps({"prompt": LONG, "raw": True, "params": {"max_new_tokens": 2}}) + "\n")
-    many = phasewalk("run", "--input", "in.jsonl", "--output", "out.jsonl", "--max-prefill-tokens", "256")
+    many = phasewalk("run", "--input", "in.jsonl", "--output", "out.jsonl", "--max-prefill-tokens", bound)
     assert many.code == 0
     assert json.loads(Path("out.jsonl").read_text())["prompt_tokens"] == 407
 
