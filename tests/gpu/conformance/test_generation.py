@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gpu import Engine
 from phases import Generator, RequestError, SamplingParams
 from phases.context import Generation
 from phases.debugger.distribution import Distribution, NoDistribution, distribution
-from phases.generation import machine
+from phases.generation import machine, sample
 from phases.replay import replay
 from statemachine import Run
 from statemachine.testing import machine_rules, run_rules
@@ -102,6 +103,54 @@ def test_a_run_that_asks_for_all_goes_back_forks_and_is_verified(generator: Gene
         verified = replay(path, generator=generator)
         verified.run.close()
         assert verified.divergence is None, verified.divergence.report()
+
+
+def test_prompts_in_pieces_come_to_the_bits_of_whole_ones(generator: Generator) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    found = []
+    for bound in (1, 5, 1000):
+        with started(generator, max_prefill_tokens=bound) as run:
+            run.until(sample)
+            found.append([generator.engine.read_logits(slot).tobytes() for slot in run.context.slots])
+            run.resume()
+            assert run.context.output_ids == whole, bound
+    assert found == [found[0]] * 3
+
+
+@pytest.mark.parametrize("place", [1, 2, 5, 9])
+def test_a_row_that_is_cancelled_leaves_the_others_to_the_bit(generator: Generator, tmp_path: Path, place: int) -> None:
+    prompts = ["fox", *PROMPTS]
+    params = [replace(DRAWN[0], logprobs=1), *(replace(params, logprobs=1) for params in DRAWN)]
+    whole = generator.generate(prompts, params)
+    path = tmp_path / "run.jsonl"
+    with generator.start(prompts, params, journal=path) as run:
+        while run.step_count < place:
+            run.step()
+        generator.cancel_row(run, 1)
+        run.resume()
+        result = generator.result(run)
+    kept = result.output_tokens[1]
+    assert result.finish_reasons == ["length", "cancelled", "length"]
+    assert result.output_ids == [whole.output_ids[0], whole.output_ids[1][:kept], whole.output_ids[2]]
+    assert (result.logprobs[0], result.logprobs[2]) == (whole.logprobs[0], whole.logprobs[2])
+    verified = replay(path, generator=generator)
+    verified.run.close()
+    assert verified.divergence is None
+
+
+def test_a_row_that_has_nothing_to_draw_from_fails_alone(generator: Generator, tmp_path: Path) -> None:
+    nothing = SamplingParams(allowed_token_ids=(40,), forbidden_token_ids=(40,))
+    path = tmp_path / "run.jsonl"
+    with generator.start([*PROMPTS, "fox"], [DRAWN[0], nothing, DRAWN[1]], journal=path) as run:
+        run.start()
+        result = generator.result(run)
+    alone = generator.generate([PROMPTS[0], "fox"], DRAWN).output_ids
+    assert result.finish_reasons == ["length", "failed", "length"]
+    assert result.output_ids == [alone[0], [], alone[1]]
+    assert "nothing but -inf" in (result.errors[1] or "")
+    verified = replay(path, generator=generator)
+    verified.run.close()
+    assert verified.divergence is None
 
 
 def test_a_run_goes_on_from_every_place_where_it_rests(generator: Generator) -> None:
