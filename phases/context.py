@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from phases.logprobs import TokenLogprob
 from phases.penalties import looks_back, penalties_of
 from phases.request import FinishReason, GenerationRequest
+from phases.system_prompt import system_tokens
 from phases.token_ids import Row, Tokens
 
 if TYPE_CHECKING:
     from gpu import Engine
+    from phases.prompt_cache import PromptCache
     from phases.tokenizer import Tokenizer
 
 
@@ -36,7 +38,8 @@ class Generation:
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "filled_in", "stale", "told", "adjusters",
+        "slots", "engine", "tokenizer", "prompt_cache", "lease", "filled", "filled_in", "exact", "found", "stale",
+        "told", "adjusters",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -44,10 +47,15 @@ class Generation:
     capacity: int  # tokens a slot can hold, prompt and output together
     engine: "Engine | None" = field(default=None, repr=False)  # None while a record is played
     tokenizer: "Tokenizer | None" = field(default=None, repr=False)
+    prompt_cache: "PromptCache | None" = field(default=None, repr=False)
 
     # Pinned, as they say what is in the engine rather than where the generation stands:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
+    exact: list[int] = field(
+        default_factory=list, repr=False
+    )  # [rows], first tokens of each slot as a prefill has them
+    found: list[int] = field(default_factory=list, repr=False)  # [rows], tokens of each prompt that were not computed
     stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
     filled_in: int = field(default=0, repr=False)  # the turn in which the slots were written
     told: list[int] = field(default_factory=list, repr=False)  # [rows], tokens that the engine has the history of
@@ -82,6 +90,7 @@ class Generation:
         self.output_ids = [[] for _ in range(rows)]
         self.finish_reasons, self.errors, self.kept_text = [None] * rows, [None] * rows, [None] * rows
         self.cached, self.filled, self.reused, self.told = [0] * rows, [0] * rows, [0] * rows, [0] * rows
+        self.exact, self.found = [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
         self.logprobs = [{} for _ in range(rows)]
 
@@ -141,17 +150,62 @@ class Generation:
         """Whether the cache holds all of a row's prompt."""
         return bool(self.prompt_ids) and self.cached[row] >= len(self.prompt_ids[row])
 
+    def fetch(self, row: int, first: int, last: int) -> int:
+        """Before tokens `first` to `last` - 1 of a prompt are fed: how far the prompt cache has filled the row."""
+        chunk, exact = self.bound_engine.prefill_chunk, self.exact[row]
+        as_prefilled = first % chunk == 0 and (first <= exact or (chunk == 1 and exact > 0))
+        held = first
+        if as_prefilled and self.prompt_cache is not None:
+            held = self.prompt_cache.fill(self.slots[row], self.prompt_ids[row], first, last, adapter=self.adapter(row))
+        self.exact[row] = last if as_prefilled else min(exact, first)
+        self.found[row] = held if first <= self.reused[row] else self.found[row] + held - first
+        return held
+
+    def adapter(self, row: int) -> str | None:
+        """What changes keys and values of a row besides its tokens: nothing, as there are no adapters."""
+        return None
+
+    def keep_system_prompt(self, row: int) -> None:
+        """Keep what a row holds of its system prompt, if it asks for that."""
+        asked = self.request.requests[row]
+        if self.prompt_cache is not None and asked.save_system_prompt_kv_cache:
+            ids = self.prompt_ids[row]
+            count = min(system_tokens(self.bound_tokenizer, asked, ids), self.exact[row])
+            self.prompt_cache.keep(self.slots[row], ids[:count], adapter=self.adapter(row), pin=True)
+
+    def keep_prompts(self) -> None:
+        """Give the prompt cache what the rows hold, as far as it is what a prefill of those tokens leaves."""
+        engine, cache = self.engine, self.prompt_cache
+        if engine is None or cache is None or self.filled_in != self.turn:
+            return
+        for row, (slot, cached, exact) in enumerate(zip(self.slots, self.cached, self.exact, strict=True)):
+            whole = engine.prefill_chunk == 1 and exact > 0  # then a decode step leaves the bits of a prefill, too
+            if (count := cached if whole else min(exact, cached)) >= cache.block:
+                cache.keep(slot, self.tokens(row)[:count], adapter=self.adapter(row))
+
     def feed(self, pieces: Sequence[Piece]) -> None:
-        """Feed pieces of prompts, each to the first of its rows, and copy what came of it; keep the logits it left."""
-        engine, fed = self.bound_engine, [self.slots[piece.rows[0]] for piece in pieces]
-        for slot, piece in zip(fed, pieces, strict=True):
-            engine.kv_cache.truncate(slot, piece.first)
-            engine.write_prompt(slot, self.prompt_ids[piece.rows[0]][piece.first : piece.last])
-        engine.prefill(fed)
-        for slot, piece in zip(fed, pieces, strict=True):
+        """Feed pieces of prompts, each to the first of its rows, and copy what came of it; keep the logits it left.
+
+        What the prompt cache holds of them is not fed.
+        """
+        engine, fed = self.bound_engine, list[int]()
+        for piece in pieces:
+            row = piece.rows[0]
+            engine.kv_cache.truncate(self.slots[row], piece.first)
+            held = self.fetch(row, piece.first, piece.last)
+            if held < piece.last:
+                engine.write_prompt(self.slots[row], self.prompt_ids[row][held : piece.last])
+                fed.append(self.slots[row])
+        if fed:
+            engine.prefill(fed)
+        for slot in fed:
             engine.keep_logits(slot)
+        for piece in pieces:
+            source = piece.rows[0]
             for row in piece.rows[1:]:
-                engine.copy_row(slot, self.slots[row])
+                engine.copy_row(self.slots[source], self.slots[row])
+                self.exact[row], self.found[row] = self.exact[source], piece.last
+            self.keep_system_prompt(source)
 
     def draw(self) -> Failed:
         """Draw the next token of each live row, or take the one that an edit forces; gives the rows that cannot."""

@@ -30,6 +30,7 @@ from phases.generation_config import not_honoured, params_of
 from phases.logits_phase import adjusters_of
 from phases.logprobs import Asked, Score, score_tokens
 from phases.printable import one_line
+from phases.prompt_cache import PromptCache, byte_count
 from phases.request import GenerationRequest, GenerationResult, Params, RowRequest, RowResult, SamplingParams
 from phases.resources import EngineResources
 from phases.result import finish_reason, result_of, row_result
@@ -69,6 +70,8 @@ class Generator:
         What the model is called, for records.
     folder
         Where its files are.
+    prompt_cache
+        What holds the beginnings of prompts; without one every prompt is computed whole.
     max_prefill_tokens
         What a request has that does not say, see `GenerationRequest`; unless given, 512, or 2,048 on a device.
     """
@@ -82,6 +85,7 @@ class Generator:
         machine: Machine[Generation] = generation_machine,
         source: str = DEMO,
         folder: Path | None = None,
+        prompt_cache: PromptCache | None = None,
         max_prefill_tokens: int | None = None,
     ) -> None:
         self.engine = engine
@@ -90,9 +94,10 @@ class Generator:
         self.machine = machine
         self.source = source
         self.folder = folder
+        self.prompt_cache = prompt_cache
         usual = 512 if engine.synchronous else 2048
         self.max_prefill_tokens = prefill_bound(usual if max_prefill_tokens is None else max_prefill_tokens)
-        self._resources = EngineResources(engine, tokenizer, self.environment)
+        self._resources = EngineResources(engine, tokenizer, self.environment, prompt_cache)
         self._environment: dict[str, Any] | None = None
         self._closed = False
 
@@ -109,6 +114,9 @@ class Generator:
         strict: bool = False,
         progress: Progress | None = None,
         machine: Machine[Generation] = generation_machine,
+        prompt_cache: int | str = "256 MB",
+        prompt_cache_dir: str | PathLike[str] | None = None,
+        prompt_cache_dir_limit: int | str = "4 GB",
         max_prefill_tokens: int | None = None,
         **options: Any,
     ) -> Self:
@@ -132,6 +140,14 @@ class Generator:
             (`phases.errors.IgnoredSettings`) of it.
         progress
             Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
+        prompt_cache
+            Bytes of memory for the beginnings of prompts, so that a prompt that begins like one of a run that has ended
+            need not compute that again: no token or logit is another then. A number, or as in "256 MB"; 0 is off.
+        prompt_cache_dir
+            A folder where they are kept, too, for other processes and later ones. Who can write to it can change what
+            the model says.
+        prompt_cache_dir_limit
+            Bytes that the folder may take.
         max_prefill_tokens
             Tokens of prompts, all rows of a run together, that a step feeds at most, so that a pause, a signal or a
             debugger need not wait for a long one to its end. It changes no token. Unless given, 512, or 2,048 on a
@@ -149,7 +165,11 @@ class Generator:
             when it asks for what is not honoured.
         OptionError
             When the engine has no such option, or not with this value.
+        OSError
+            When there is no such folder for the prompt cache, and it cannot be made.
         """
+        memory = byte_count(prompt_cache, "prompt_cache")
+        disk = byte_count(prompt_cache_dir_limit, "prompt_cache_dir_limit")
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         asked = _defaults(folder, strict=strict)
         loaded = load_engine(
@@ -160,9 +180,15 @@ class Generator:
             tokenizer = Tokenizer.from_pretrained(folder)
             defaults = asked.over(SamplingParams(stop_token_ids=loaded.model.eos_ids))
             source = DEMO if path_or_hub_id is None else str(path_or_hub_id)
+            kept = None
+            if prompt_cache_dir is not None:
+                from phases.prompt_folder import PromptFolder
+
+                kept = PromptFolder(prompt_cache_dir, limit=disk, bound_to=_bound_to(loaded, folder))
+            cache = PromptCache(loaded, limit=memory, folder=kept) if memory or kept else None
             return cls(
                 loaded, tokenizer, defaults=defaults, machine=machine, source=source, folder=folder,
-                max_prefill_tokens=max_prefill_tokens,
+                max_prefill_tokens=max_prefill_tokens, prompt_cache=cache,
             )  # fmt: skip
         except BaseException:
             loaded.close()
@@ -333,6 +359,8 @@ class Generator:
         """
         request = GenerationRequest.of(x, params).resolved(self.defaults, max_prefill_tokens=self.max_prefill_tokens)
         check_constraints(request, self.tokenizer, self.engine.model.vocab)
+        if self.prompt_cache is None and any(row.save_system_prompt_kv_cache for row in request.requests):
+            raise RequestError("save_system_prompt_kv_cache needs a prompt cache: load the model with one, not with 0")
         return request
 
     def start(
@@ -543,6 +571,8 @@ class Generator:
         """Give the engine's memory back."""
         if not self._closed:
             self._closed = True
+            if self.prompt_cache is not None:
+                self.prompt_cache.close()
             self.engine.close()
 
     def __enter__(self) -> Self:
@@ -561,6 +591,12 @@ def _refused_plainly() -> Iterator[None]:
         if isinstance(error.__cause__, RequestError):
             raise error.__cause__ from None
         raise
+
+
+def _bound_to(engine: Engine, folder: Path) -> dict[str, Any]:
+    """All that can change a bit of what a prompt leaves in a cache, but for the prompt: not who shares the engine."""
+    of_engine = {name: value for name, value in engine.environment().items() if name != "rows"}
+    return {**of_engine, "model": model_fingerprint(folder)}
 
 
 def _defaults(folder: Path, *, strict: bool) -> SamplingParams:

@@ -230,6 +230,9 @@ class RowRequest:
 
     A prompt is put to a chat model as a user's message, through the checkpoint's chat template; with `raw` (and for
     checkpoints that have no template) it is continued as it stands.
+
+    With `save_system_prompt_kv_cache` what comes of the system prompt, the messages that a chat begins with, is in the
+    prompt cache as soon as it has been computed, and stays there when others go.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -237,6 +240,7 @@ class RowRequest:
     token_ids: tuple[int, ...] | None = None
     params: SamplingParams = SamplingParams()
     raw: bool = False
+    save_system_prompt_kv_cache: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
@@ -252,6 +256,8 @@ class RowRequest:
         if self.token_ids is not None:
             object.__setattr__(self, "token_ids", token_ids(self.token_ids, "token_ids"))
         object.__setattr__(self, "params", SamplingParams.of(self.params))
+        if self.save_system_prompt_kv_cache and not (self.messages and self.messages[0].role == "system"):
+            raise RequestError("save_system_prompt_kv_cache is for messages that begin with one of the role 'system'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +373,7 @@ class RowResult:
     error: str | None  # why it failed, if it did
     prompt_tokens: int
     output_tokens: int
+    reused_tokens: int = field(default=0, compare=False)  # of the prompt: found in a cache, and not computed again
     logprobs: list[TokenLogprob | None] | None  # of the output, if the row asks for it
     prompt_logprobs: list[TokenLogprob | None] | None  # of the prompt; None for its first token
 
@@ -381,10 +388,16 @@ class GenerationResult:
     errors: list[str | None]  # why a row failed, if it did
     prompt_tokens: list[int]  # counts
     output_tokens: list[int]  # counts
+    reused_tokens: list[int] = field(compare=False)  # counts, of the prompt: found in a cache, and not computed again
     logprobs: list[list[TokenLogprob | None] | None]  # of the output, for rows that ask for it
     prompt_logprobs: list[list[TokenLogprob | None] | None]  # of the prompt; None for its first token
     time_to_first_token: float = field(compare=False)  # seconds of work, all rows together
     time_per_token: float = field(compare=False)  # seconds of work a decode step, after the first token; 0 if none
+
+    @property
+    def computed_tokens(self) -> list[int]:
+        """How many tokens of each prompt went through the model."""
+        return [tokens - reused for tokens, reused in zip(self.prompt_tokens, self.reused_tokens, strict=True)]
 
     @property
     def text(self) -> str:

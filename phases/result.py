@@ -18,6 +18,7 @@ def result_of(run: Run[Generation], tokenizer: Tokenizer) -> GenerationResult:
         errors=[row.error for row in rows],
         prompt_tokens=[row.prompt_tokens for row in rows],
         output_tokens=[row.output_tokens for row in rows],
+        reused_tokens=[row.reused_tokens for row in rows],
         logprobs=[row.logprobs for row in rows],
         prompt_logprobs=[row.prompt_logprobs for row in rows],
         time_to_first_token=first,
@@ -37,6 +38,7 @@ def row_result(run: Run[Generation], row: int, tokenizer: Tokenizer) -> RowResul
         error=context.errors[row],
         prompt_tokens=len(context.prompt_ids[row]) if context.prompt_ids else 0,
         output_tokens=len(ids),
+        reused_tokens=context.found[row],
         logprobs=[logprobs.get(place) for place in range(len(ids))]
         if logprobs or params.logprobs is not None
         else None,

@@ -25,7 +25,7 @@ from gpu.onnx.products import EMBEDDINGS
 from gpu.onnx.runtime import VERSION, Binding, Session, bind, bind_cache, open_session
 from gpu.processor import processor
 
-_CHUNK = 256  # tokens of a prompt that go through the graph together
+_CHUNK = 96  # tokens of a prompt that go through the graph together
 _TOGETHER = 8  # rows at most that take a decode step together
 _NOT_YET, _IN_TURN = "none yet", "one row after the other"
 

@@ -120,7 +120,7 @@ class Conversation:
     def fed(self) -> tuple[int, int, int]:
         """Tokens of the last turn: fed to the model, found in the cache, and drawn."""
         context = self.run.context
-        prompt, reused = len(context.prompt_ids[0]) if context.prompt_ids else 0, context.reused[0]
+        prompt, reused = len(context.prompt_ids[0]) if context.prompt_ids else 0, context.found[0]
         return prompt - reused, reused, len(context.output_ids[0])
 
     def _answer(self, messages: tuple[Message, ...]) -> Iterator[TextPiece]:

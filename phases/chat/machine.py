@@ -21,6 +21,7 @@ from phases.generation import (
     sample,
 )
 from phases.request import GenerationRequest, Message, RowRequest, SamplingParams
+from phases.token_ids import common
 from phases.tokenize import Prompts, Tokenize
 from phases.tokenizer import Tokenizer
 from statemachine import Machine, Signal, Transition, Wait, guard
@@ -131,9 +132,3 @@ def continued(tokenizer: Tokenizer, held: tuple[int, ...], ids: tuple[int, ...])
             if tokenizer.decode_all(spelled[same:]) == rest:
                 return spelled
     return ids
-
-
-def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """How many tokens two sequences begin with alike."""
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-                min(len(one), len(other)))  # fmt: skip

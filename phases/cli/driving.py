@@ -108,6 +108,9 @@ def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, Any]
     read = weights + cache.bytes_per_position * (result.prompt_tokens[0] + result.output_tokens[0] / 2)
     speed = 1 / result.time_per_token if result.time_per_token else 0.0
     stats: dict[str, Any] = {
+        "prompt_tokens": sum(result.prompt_tokens),
+        "reused_tokens": sum(result.reused_tokens),
+        "computed_tokens": sum(result.computed_tokens),
         "time_to_first_token_s": result.time_to_first_token,
         "tokens_per_s": speed,
         "bytes_per_token": read,
@@ -121,6 +124,7 @@ def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, Any]
 
 def _print_stats(stats: dict[str, Any]) -> None:
     words = (
+        f"{stats['prompt_tokens']} prompt tokens, {stats['reused_tokens']} of them from a cache · "
         f"first token after {stats['time_to_first_token_s'] * 1e3:.1f} ms · {stats['tokens_per_s']:.0f} tokens/s · "
         f"{stats['bytes_per_token'] / 1e6:.1f} MB/token · {stats['bytes_per_s'] / 1e9:.1f} GB/s"
     )
@@ -145,6 +149,7 @@ def _as_json(
             "finish_reason": result.finish_reasons[row],
             **({} if result.errors[row] is None else {"error": result.errors[row]}),
             "prompt_tokens": result.prompt_tokens[row],
+            "reused_tokens": result.reused_tokens[row],
             "output_tokens": result.output_tokens[row],
             **logprobs.as_json(generator.tokenizer, result, row),
             "seed": run.context.request.requests[row].params.seed,

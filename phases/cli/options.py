@@ -85,6 +85,19 @@ Export = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+PromptCache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep what prompts begin with here, so that no other run need compute it again.",
+        file_okay=False,
+        rich_help_panel=MODEL,
+    ),
+]
+PromptCacheLimit = Annotated[
+    str, typer.Option(metavar="SIZE", help="What that folder may take, such as 500 MB.", rich_help_panel=MODEL)
+]
+LIMIT = "4 GB"  # of the prompt cache's folder
 Strict = Annotated[
     bool,
     typer.Option(
@@ -199,6 +212,8 @@ class Loading:
     quantize: Quantization = Quantization.NONE
     export: Path | None = None
     plan: Path | None = None
+    prompt_cache: Path | None = None
+    prompt_cache_limit: str = LIMIT
     max_prefill_tokens: int | None = None
 
     @contextmanager
@@ -213,7 +228,8 @@ class Loading:
             generator = Generator.from_pretrained(
                 self.model, engine, max_batch=max_batch, capacity=self.capacity, strict=self.strict, progress=progress,
                 decode=self.decode, quantize=self.quantize.option, export=self.export, plan=self.plan,
-                machine=self.machine, max_prefill_tokens=self.max_prefill_tokens,
+                machine=self.machine, prompt_cache_dir=self.prompt_cache,
+                prompt_cache_dir_limit=self.prompt_cache_limit, max_prefill_tokens=self.max_prefill_tokens,
             )  # fmt: skip
         with generator:
             yield generator

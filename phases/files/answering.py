@@ -43,7 +43,8 @@ def _ready(generator: Generator, asked: Iterable[Asked], give: Give) -> Iterator
         except RequestError as error:
             give(each, refused(each, error.told("--capacity") if isinstance(error, PromptTooLong) else str(error)))
             continue
-        yield each, RowRequest(token_ids=ids, params=each.row.params)
+        kept = each.row.save_system_prompt_kv_cache  # which part of it that is, the messages tell
+        yield each, each.row if kept else RowRequest(token_ids=ids, params=each.row.params)
 
 
 def _check_one_answer(row: RowRequest) -> None:
