@@ -17,7 +17,9 @@ from phases import Generator, RequestError, SamplingParams
 from phases.context import Generation
 from phases.debugger.distribution import Distribution, NoDistribution, distribution
 from phases.generation import machine, sample
+from phases.prompt_cache import PromptCache
 from phases.replay import replay
+from phases.tokenizer import Tokenizer
 from statemachine import Run
 from statemachine.testing import machine_rules, run_rules
 
@@ -61,6 +63,49 @@ def rest(run: Run[Generation]) -> list[list[int]]:
 
 def test_tokens_are_those_of_the_reference(generator: Generator, reference: Generator) -> None:
     assert generator.generate(PROMPTS, DRAWN).output_ids == reference.generate(PROMPTS, DRAWN).output_ids
+
+
+def test_a_prompt_cache_changes_no_bit_and_takes_in_what_a_prefill_would_leave(
+    load: Callable[..., Engine], chat_folder: Path
+) -> None:
+    params = SamplingParams(temperature=1.0, seed=3, max_new_tokens=14, stop_token_ids=())
+    told = tuple(5 + place * 7 % 80 for place in range(113))
+    engine = load(chat_folder, max_batch=2)
+    cache = PromptCache(engine, limit=10**9)
+    tokenizer = Tokenizer.from_pretrained(chat_folder)
+    generators = [
+        Generator(engine, tokenizer, folder=chat_folder, prompt_cache=kept, max_prefill_tokens=bound)
+        for kept, bound in ((None, 10**6), (cache, 10**6), (cache, 70))
+    ]
+    output = generators[1].generate(told[:100], params).output_ids[0]
+    if engine.prefill_chunk == 1:  # what was drawn is kept, too
+        told = (*told[:100], *output[:13])
+        assert cache.size == 64 * engine.model.kv_numbers * 4
+    found = []
+    for generator in generators:
+        with generator.start(told, params) as run:
+            bits = [engine.read_logits(run.context.slots[0]).tobytes() for step in run if step.phase == "decode"]
+        found.append((generator.result(run), bits))
+        expected = 0 if generator.prompt_cache is None else min(cache.block, 112) // cache.block * cache.block
+        assert found[-1][0].reused_tokens == [expected]
+    assert found[0] == found[1] == found[2]
+
+
+def test_decode_steps_leave_the_bits_of_a_prefill_where_a_prompt_may_be_cut_anywhere(
+    load: Callable[..., Engine], chat_folder: Path
+) -> None:
+    engine = load(chat_folder, max_batch=2)
+    if engine.prefill_chunk != 1:
+        pytest.skip("prompts are cut at more than one token, so nothing relies on it")
+    told = [5 + place * 7 % 80 for place in range(90)]
+    whole, stepped = engine.kv_cache.acquire(2)
+    engine.write_prompt(whole, told)
+    engine.write_prompt(stepped, told[:50])
+    engine.prefill([whole, stepped])
+    for token in told[50:]:
+        engine.write_token(stepped, token)
+        engine.decode([stepped])
+    assert engine.export_kv(stepped, 0, 90).tobytes() == engine.export_kv(whole, 0, 90).tobytes()
 
 
 ALL_THAT_CAN_BE_ASKED = [
