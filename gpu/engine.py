@@ -40,12 +40,16 @@ class Engine(Protocol):
         The model that it runs.
     kv_cache : LinearKVCache
         Which rows are free, and how many tokens each holds. Its books are the host's: reading them waits for nothing.
+    prefill_chunk : int
+        Where a prompt may be cut: fed in pieces, each a multiple of so many tokens but the last, it leaves the bits
+        that it leaves if it is fed whole.
     """
 
     name: str
     synchronous: bool
     model: ModelConfig
     kv_cache: LinearKVCache
+    prefill_chunk: int
 
     # --- what goes in -------------------------------------------------------------------------------------------
 
@@ -137,12 +141,18 @@ class Engine(Protocol):
         Raises
         ------
         LogitsError
-            If a row's logits hold NaN or +inf, or are all -inf.
+            If logits hold NaN or +inf, or are all -inf; it names the rows, and tokens were drawn for all others.
         """
         ...
 
     def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
-        """Wait until the next token of each row has reached the host, and give them: the one wait of a decode step."""
+        """Wait until the next token of each row has reached the host, and give them: the one wait of a decode step.
+
+        Raises
+        ------
+        LogitsError
+            As `sample` does, if that did not wait.
+        """
         ...
 
     # --- logits -------------------------------------------------------------------------------------------------

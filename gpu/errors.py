@@ -1,5 +1,7 @@
 """The errors that a user of an engine can meet."""
 
+from collections.abc import Mapping
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be found, is damaged, or holds something that no engine here supports."""
@@ -22,7 +24,23 @@ class NoFreeRows(RuntimeError):
 
 
 class LogitsError(ValueError):
-    """A row of logits holds no distribution: NaN, +inf, or nothing but -inf."""
+    """A row of logits holds no distribution: NaN, +inf, or nothing but -inf.
+
+    Attributes
+    ----------
+    rows
+        What is wrong, by row of the engine; empty if whoever found it knows of no rows.
+    """
+
+    def __init__(self, message: str, rows: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.rows = dict(rows or {})
+
+    @classmethod
+    def of(cls, rows: "Mapping[int, LogitsError]") -> "LogitsError":
+        """All of these, one at least, in one."""
+        words = {row: str(error) for row, error in rows.items()}
+        return cls(next(iter(words.values())), words)
 
 
 class SelfCheckError(RuntimeError):

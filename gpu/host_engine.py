@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
+from gpu.errors import LogitsError
 from gpu.masking import mask_logits
 from gpu.penalties import NONE, Penalties, penalised
 from gpu.rows import RowKeeper
@@ -65,17 +66,22 @@ class HostEngine(RowKeeper):
         self._home.check()
         with self._lock:
             self._check_rows(rows)
-            buffers = self.buffers
+            buffers, refused = self.buffers, dict[int, LogitsError]()
             for row in rows:
-                buffers.next_token[row] = sample(
-                    self._drawn_from(row),
-                    temperature=float(buffers.temperature[row]),
-                    top_k=int(buffers.top_k[row]),
-                    top_p=float(buffers.top_p[row]),
-                    min_p=float(buffers.min_p[row]),
-                    seed=int(buffers.seed[row]),
-                    position=self.kv_cache.length(row),
-                )
+                try:
+                    buffers.next_token[row] = sample(
+                        self._drawn_from(row),
+                        temperature=float(buffers.temperature[row]),
+                        top_k=int(buffers.top_k[row]),
+                        top_p=float(buffers.top_p[row]),
+                        min_p=float(buffers.min_p[row]),
+                        seed=int(buffers.seed[row]),
+                        position=self.kv_cache.length(row),
+                    )
+                except LogitsError as error:
+                    refused[row] = error
+            if refused:
+                raise LogitsError.of(refused)
 
     def sampled(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Give the drawn tokens; here they are on the host already."""

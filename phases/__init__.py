@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from phases.request import GenerationResult as GenerationResult
     from phases.request import Message as Message
     from phases.request import RowRequest as RowRequest
+    from phases.request import RowResult as RowResult
     from phases.request import SamplingParams as SamplingParams
     from phases.streaming import TextPiece as TextPiece
     from statemachine.errors import IllegalMove as IllegalMove
@@ -55,6 +56,7 @@ _HOMES = {
     "PhaseError": "statemachine.errors",
     "RequestError": "phases.errors",
     "RowRequest": "phases.request",
+    "RowResult": "phases.request",
     "SamplingParams": "phases.request",
     "Score": "phases.logprobs",
     "SelfCheckError": "gpu.errors",

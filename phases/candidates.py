@@ -37,7 +37,7 @@ def _logits(run: Run[Generation], row: int) -> npt.NDArray[np.float32]:
         raise RequestError(f"the run has rows 0 to {len(context.slots) - 1}, but row {row} was asked for")
     if run.status in (Status.RUNNING, Status.FAILED, Status.CANCELLED) or row not in context.live:
         raise RequestError(f"row {row} has no next token: the run is {run.status}, or the row has ended")
-    if not context.cached[row]:
+    if not context.prompt_filled(row):
         raise RequestError(f"row {row} has no logits yet: Prefill makes the first (run.until(sample) goes there)")
     context.fresh_logits()
     return context.bound_engine.read_logits(context.slots[row])

@@ -2,31 +2,33 @@
 
 from dataclasses import dataclass
 
-from phases.context import Generation
+from phases.context import Failed, Generation
 from phases.request import FinishReason
 from phases.stop_strings import stopped_at
-from phases.token_ids import Length, Row, Tokens
+from phases.token_ids import Length, Row, Tokens, tokens_of
 from statemachine import Phase
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Tokens of which some complete a stop string."""
+    """Tokens, by which rows end in another way than by a token, or by how many they have."""
 
-    tokens: Tokens
-    kept: tuple[tuple[Row, Length], ...]  # each row that ends by that, and how many characters of its text stay
+    tokens: Tokens  # of the rows that did not fail
+    kept: tuple[tuple[Row, Length], ...] = ()  # each row that a stop string ends: characters of its text that stay
+    failed: Failed = ()
 
 
 class CheckStop(Phase[Generation, Tokens | Stopped]):
     """The one place where a token enters the context; waits for it if the engine has not told it yet.
 
-    Its outcome is the tokens of the live rows, and what becomes of the text of those that a stop string ends.
+    Its outcome is the tokens of the live rows, what becomes of the text of those that a stop string ends, and which
+    failed, of an engine that tells no sooner, as in Sample.
     """
 
     def run(self, context: Generation) -> Tokens | Stopped:
-        tokens = self._tokens(context)
+        tokens, failed = self._tokens(context)
         kept = []
-        for row, token in zip(context.live, tokens, strict=True):
+        for row, token in zip(context.rows_but(failed), tokens, strict=True):
             params = context.request.requests[row].params
             output = context.output_ids[row]
             if params.stop and len(output) + 1 >= (params.min_new_tokens or 0):
@@ -34,10 +36,14 @@ class CheckStop(Phase[Generation, Tokens | Stopped]):
                 length = stopped_at(context.bound_tokenizer, ids, params.stop, keep=bool(params.keep_stop))
                 if length is not None:
                     kept.append((row, length))
-        return Stopped(tokens, tuple(kept)) if kept else tokens
+        return Stopped(tokens, tuple(kept), failed) if kept or failed else tokens
 
     def apply(self, context: Generation, outcome: Tokens | Stopped) -> None:
-        tokens, kept = (outcome.tokens, dict(outcome.kept)) if isinstance(outcome, Stopped) else (outcome, {})
+        tokens, kept = tokens_of(outcome), dict[int, int]()
+        if isinstance(outcome, Stopped):
+            kept = dict(outcome.kept)
+            for row, words in outcome.failed:
+                context.end(row, FinishReason.FAILED, words)
         if not kept.keys() <= set(context.live):
             raise ValueError(f"rows {sorted(kept)} were ended by a stop string, but only {context.live} are live")
         for row, token in zip(context.live, tokens, strict=True):
@@ -52,8 +58,8 @@ class CheckStop(Phase[Generation, Tokens | Stopped]):
         context.live = tuple(row for row in context.live if context.finish_reasons[row] is None)
 
     @staticmethod
-    def _tokens(context: Generation) -> Tokens:
+    def _tokens(context: Generation) -> tuple[Tokens, Failed]:
         if context.sampled is not None:
-            return context.sampled
+            return context.sampled, ()
         context.fresh_logits()  # a token that only the engine knew, before the generation went back, is drawn again
-        return context.bound_engine.sampled([context.slots[row] for row in context.live])
+        return context.drawn_tokens()

@@ -71,3 +71,9 @@ def logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
                 f"forbidden_token_ids keeps a token out"
             )
     return tuple(pairs)
+
+
+def prefill_bound(given: Any) -> int:
+    if not is_int(given) or not 1 <= operator.index(given) < 2**31:
+        raise RequestError(f"max_prefill_tokens is a whole number of at least 1, not {given!r:.200}")
+    return operator.index(given)

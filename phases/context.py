@@ -1,17 +1,32 @@
 """The context that the six phases share: host fields, and the engine whose memory was bound once."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from phases.logprobs import TokenLogprob
 from phases.penalties import looks_back, penalties_of
 from phases.request import FinishReason, GenerationRequest
+from phases.system_prompt import system_tokens
+from phases.token_ids import Row, Tokens
 
 if TYPE_CHECKING:
     from gpu import Engine
+    from phases.prompt_cache import PromptCache
     from phases.tokenizer import Tokenizer
+
+
+Failed = tuple[tuple[Row, str], ...]
+"""Rows that have nothing to draw from, and what is wrong with the logits of each."""
+
+
+class Piece(NamedTuple):
+    """Tokens `first` to `last` - 1 of a prompt, and the rows that are to hold what comes of them; one is fed."""
+
+    rows: tuple[int, ...]
+    first: int
+    last: int
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -23,7 +38,8 @@ class Generation:
     """
 
     __pinned__: ClassVar[tuple[str, ...]] = (
-        "slots", "engine", "tokenizer", "lease", "filled", "filled_in", "stale", "told", "adjusters",
+        "slots", "engine", "tokenizer", "prompt_cache", "lease", "filled", "filled_in", "exact", "found", "stale",
+        "told", "adjusters",
     )  # fmt: skip
 
     request: GenerationRequest  # every parameter set
@@ -31,10 +47,15 @@ class Generation:
     capacity: int  # tokens a slot can hold, prompt and output together
     engine: "Engine | None" = field(default=None, repr=False)  # None while a record is played
     tokenizer: "Tokenizer | None" = field(default=None, repr=False)
+    prompt_cache: "PromptCache | None" = field(default=None, repr=False)
 
     # Pinned, as they say what is in the engine rather than where the generation stands:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once
     filled: list[int] = field(default_factory=list, repr=False)  # [rows], positions of each slot that were written
+    exact: list[int] = field(
+        default_factory=list, repr=False
+    )  # [rows], first tokens of each slot as a prefill has them
+    found: list[int] = field(default_factory=list, repr=False)  # [rows], tokens of each prompt that were not computed
     stale: bool = field(default=False, repr=False)  # the engine's logits are not those of this place
     filled_in: int = field(default=0, repr=False)  # the turn in which the slots were written
     told: list[int] = field(default_factory=list, repr=False)  # [rows], tokens that the engine has the history of
@@ -51,8 +72,9 @@ class Generation:
     sampled_logprobs: tuple[TokenLogprob | None, ...] | None = None  # [live rows], with them, where one asks for it
     output_ids: list[list[int]] = field(default_factory=list)  # [rows][tokens], by CheckStop
     finish_reasons: list[FinishReason | None] = field(default_factory=list)  # [rows], by CheckStop
+    errors: list[str | None] = field(default_factory=list)  # [rows], why a row failed, by Sample or CheckStop
     kept_text: list[int | None] = field(default_factory=list)  # [rows], characters; None: all of it; by CheckStop
-    live: tuple[int, ...] = ()  # rows that are not finished, by CheckStop
+    live: tuple[int, ...] = ()  # rows that have not ended
     cached: list[int] = field(default_factory=list)  # [rows], tokens that the cache holds, by Prefill and Decode
     drawn_by: GenerationRequest | None = None  # from Sample to CheckStop: by whose parameters the token was drawn
     forced: list[dict[int, int]] = field(default_factory=list)  # [rows], tokens by their place in the output, by edits
@@ -66,8 +88,9 @@ class Generation:
         rows = len(self.request.requests)
         self.live = tuple(range(rows))
         self.output_ids = [[] for _ in range(rows)]
-        self.finish_reasons, self.kept_text = [None] * rows, [None] * rows
+        self.finish_reasons, self.errors, self.kept_text = [None] * rows, [None] * rows, [None] * rows
         self.cached, self.filled, self.reused, self.told = [0] * rows, [0] * rows, [0] * rows, [0] * rows
+        self.exact, self.found = [0] * rows, [0] * rows
         self.forced = [{} for _ in range(rows)]
         self.logprobs = [{} for _ in range(rows)]
 
@@ -123,30 +146,116 @@ class Generation:
         for row, token in zip(self.live, self.sampled or (), strict=False):
             engine.write_token(self.slots[row], token)
 
-    def prefill(self, rows: Iterable[int]) -> None:
-        """Feed the prompts of rows, each different one once, and copy what came of it; keep the logits it left."""
-        engine, first, copies = self.bound_engine, dict[tuple[int, ...], int](), []
-        for row in rows:
-            slot = self.slots[row]
-            source = first.setdefault(self.prompt_ids[row], slot)
-            if source != slot:
-                copies.append((source, slot))
-        engine.prefill(list(first.values()))
-        for slot in first.values():
-            engine.keep_logits(slot)
-        for source, slot in copies:
-            engine.copy_row(source, slot)
+    def prompt_filled(self, row: int) -> bool:
+        """Whether the cache holds all of a row's prompt."""
+        return bool(self.prompt_ids) and self.cached[row] >= len(self.prompt_ids[row])
 
-    def draw(self) -> None:
-        """Draw the next token of each live row, or take the one that an edit forces."""
+    def fetch(self, row: int, first: int, last: int) -> int:
+        """Before tokens `first` to `last` - 1 of a prompt are fed: how far the prompt cache has filled the row."""
+        chunk, exact = self.bound_engine.prefill_chunk, self.exact[row]
+        as_prefilled = first % chunk == 0 and (first <= exact or (chunk == 1 and exact > 0))
+        held = first
+        if as_prefilled and self.prompt_cache is not None:
+            held = self.prompt_cache.fill(self.slots[row], self.prompt_ids[row], first, last, adapter=self.adapter(row))
+        self.exact[row] = last if as_prefilled else min(exact, first)
+        self.found[row] = held if first <= self.reused[row] else self.found[row] + held - first
+        return held
+
+    def adapter(self, row: int) -> str | None:
+        """What changes keys and values of a row besides its tokens: nothing, as there are no adapters."""
+        return None
+
+    def keep_system_prompt(self, row: int) -> None:
+        """Keep what a row holds of its system prompt, if it asks for that."""
+        asked = self.request.requests[row]
+        if self.prompt_cache is not None and asked.save_system_prompt_kv_cache:
+            ids = self.prompt_ids[row]
+            count = min(system_tokens(self.bound_tokenizer, asked, ids), self.exact[row])
+            self.prompt_cache.keep(self.slots[row], ids[:count], adapter=self.adapter(row), pin=True)
+
+    def keep_prompts(self) -> None:
+        """Give the prompt cache what the rows hold, as far as it is what a prefill of those tokens leaves."""
+        engine, cache = self.engine, self.prompt_cache
+        if engine is None or cache is None or self.filled_in != self.turn:
+            return
+        for row, (slot, cached, exact) in enumerate(zip(self.slots, self.cached, self.exact, strict=True)):
+            whole = engine.prefill_chunk == 1 and exact > 0  # then a decode step leaves the bits of a prefill, too
+            if (count := cached if whole else min(exact, cached)) >= cache.block:
+                cache.keep(slot, self.tokens(row)[:count], adapter=self.adapter(row))
+
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        """Feed pieces of prompts, each to the first of its rows, and copy what came of it; keep the logits it left.
+
+        What the prompt cache holds of them is not fed.
+        """
+        engine, fed = self.bound_engine, list[int]()
+        for piece in pieces:
+            row = piece.rows[0]
+            engine.kv_cache.truncate(self.slots[row], piece.first)
+            held = self.fetch(row, piece.first, piece.last)
+            if held < piece.last:
+                engine.write_prompt(self.slots[row], self.prompt_ids[row][held : piece.last])
+                fed.append(self.slots[row])
+        if fed:
+            engine.prefill(fed)
+        for slot in fed:
+            engine.keep_logits(slot)
+        for piece in pieces:
+            source = piece.rows[0]
+            for row in piece.rows[1:]:
+                engine.copy_row(self.slots[source], self.slots[row])
+                self.exact[row], self.found[row] = self.exact[source], piece.last
+            self.keep_system_prompt(source)
+
+    def draw(self) -> Failed:
+        """Draw the next token of each live row, or take the one that an edit forces; gives the rows that cannot."""
         engine = self.bound_engine
+        failed: Failed = ()
         self._tell_history()
-        engine.sample([self.slots[row] for row in self.live])
+        try:
+            engine.sample([self.slots[row] for row in self.live])
+        except ValueError as error:
+            failed = self._failed(error)
         for row in self.live:
             if self.forced[row]:
                 forced = self.forced[row].get(len(self.output_ids[row]))
                 if forced is not None:
                     engine.write_token(self.slots[row], forced)
+        return failed
+
+    def drawn_tokens(self, failed: Failed = ()) -> tuple[Tokens, Failed]:
+        """Wait for the tokens of all live rows but those that failed; gives all that have then."""
+        engine = self.bound_engine
+        try:
+            return engine.sampled([self.slots[row] for row in self.rows_but(failed)]), failed
+        except ValueError as error:
+            failed = (*failed, *self._failed(error))
+        return engine.sampled([self.slots[row] for row in self.rows_but(failed)]), failed
+
+    def rows_but(self, failed: Failed) -> list[int]:
+        """Live rows but those that failed."""
+        gone = dict(failed)
+        return [row for row in self.live if row not in gone]
+
+    def _failed(self, error: ValueError) -> Failed:
+        """The rows that an engine's LogitsError is about; raises it if no row of the request comes to anything."""
+        from gpu import LogitsError  # a record is played without
+
+        words = error.rows if isinstance(error, LogitsError) else {}
+        failed = {row: words[slot] for row, slot in enumerate(self.slots) if slot in words}
+        ends = [FinishReason.FAILED if row in failed else reason for row, reason in enumerate(self.finish_reasons)]
+        if not failed or ends.count(FinishReason.FAILED) == len(ends):
+            raise error
+        return tuple(failed.items())
+
+    def end(self, row: int, reason: FinishReason, error: str | None = None) -> None:
+        """Let a live row end with the tokens that it has: pure host bookkeeping; raises ValueError for any other."""
+        if row not in self.live:
+            raise ValueError(f"row {row} is {reason}, but only rows {self.live} have not ended")
+        self.finish_reasons[row], self.errors[row] = reason, error
+        self.live = tuple(other for other in self.live if other != row)
+        if self.prompt_ids:
+            self.cached[row] = min(self.cached[row], len(self.prompt_ids[row]) + len(self.output_ids[row]))
 
     def _tell_history(self) -> None:
         """Tell the engine the tokens that it has not been told of, of each live row whose penalties look at them."""
@@ -173,10 +282,12 @@ class Generation:
         try:
             for row in self.live:
                 slot, length = self.slots[row], self._known(row)
+                if not self.prompt_filled(row):
+                    continue
                 if length == len(self.prompt_ids[row]):
                     engine.kv_cache.truncate(slot, length)
                     engine.restore_logits(slot)
-                elif length:
+                else:
                     engine.kv_cache.truncate(slot, length - 1)
                     engine.write_token(slot, self.tokens(row)[length - 1])
                     again.append(slot)
@@ -193,10 +304,10 @@ class Generation:
         engine = self.bound_engine
         self.filled = [0] * len(self.slots)
         held = [row for row in range(len(self.slots)) if self.cached[row]]
+        alike: dict[tuple[int, ...], list[int]] = {}
         for row in held:
-            engine.kv_cache.truncate(self.slots[row], 0)
-            engine.write_prompt(self.slots[row], self.prompt_ids[row])
-        self.prefill(held)
+            alike.setdefault(self.prompt_ids[row][: self.cached[row]], []).append(row)
+        self.feed([Piece(tuple(rows), 0, len(ids)) for ids, rows in alike.items()])
         longer = []
         for row in held:
             if rest := self.tokens(row)[len(self.prompt_ids[row]) : self.cached[row]]:
@@ -245,11 +356,13 @@ class Generation:
 
     def finish_reason(self, row: int, token: int | None) -> FinishReason | None:
         """Why `row` ends if `token` is its next one, or would end whatever its next one is (None)."""
-        stops = self.request.requests[row].params.stop_token_ids or ()
-        if token is not None and token in stops:
+        params = self.request.requests[row].params
+        if token is not None and token in (params.stop_token_ids or ()):
             return FinishReason.STOP
-        if len(self.output_ids[row]) + 1 >= self.budgets[row]:
-            return FinishReason.LENGTH
+        count = len(self.output_ids[row]) + 1
+        if count >= self.budgets[row]:
+            full = count < (params.max_new_tokens or 1) and len(self.prompt_ids[row]) + count >= self.capacity
+            return FinishReason.CAPACITY if full else FinishReason.LENGTH
         return None
 
     def unfinished(self) -> list[int]:

@@ -31,3 +31,7 @@ class PromptTooLong(RequestError):
             f"and output together; shorten the prompt by {self._tokens - self._capacity + 1} tokens"
             f"{more if self._capacity < self._positions else ''}"
         )
+
+
+class PromptCacheWarning(UserWarning):
+    """Something of a prompt cache's folder is ignored, or cannot be kept; what it was to save is computed."""

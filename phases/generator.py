@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,7 +18,9 @@ from gpu import (
     tokenizer_fingerprint,
 )
 from gpu.checkpoint.files import read_object
+from phases.cancel_row import check_live
 from phases.candidates import Candidate, next_candidates
+from phases.checks import prefill_bound
 from phases.constrain import check_constraints, constrained
 from phases.context import Generation
 from phases.errors import IgnoredSettings, RequestError
@@ -27,9 +30,10 @@ from phases.generation_config import not_honoured, params_of
 from phases.logits_phase import adjusters_of
 from phases.logprobs import Asked, Score, score_tokens
 from phases.printable import one_line
-from phases.request import GenerationRequest, GenerationResult, Params, RowRequest, SamplingParams
+from phases.prompt_cache import PromptCache, byte_count
+from phases.request import GenerationRequest, GenerationResult, Params, RowRequest, RowResult, SamplingParams
 from phases.resources import EngineResources
-from phases.result import result_of
+from phases.result import finish_reason, result_of, row_result
 from phases.streaming import RowText, TextPiece, cancel, fresh_pieces
 from phases.tokenizer import Tokenizer
 from statemachine import Machine, PhaseError, Run, SnapshotError, Step
@@ -42,6 +46,7 @@ if TYPE_CHECKING:  # what records is imported by those who record: a first token
 DEMO = "the bundled demo model"
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 UNSET = SamplingParams()
+OnFinished = Callable[[int, RowResult], object]
 
 
 class Generator:
@@ -65,6 +70,10 @@ class Generator:
         What the model is called, for records.
     folder
         Where its files are.
+    prompt_cache
+        What holds the beginnings of prompts; without one every prompt is computed whole.
+    max_prefill_tokens
+        What a request has that does not say, see `GenerationRequest`; unless given, 512, or 2,048 on a device.
     """
 
     def __init__(
@@ -76,6 +85,8 @@ class Generator:
         machine: Machine[Generation] = generation_machine,
         source: str = DEMO,
         folder: Path | None = None,
+        prompt_cache: PromptCache | None = None,
+        max_prefill_tokens: int | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -83,7 +94,10 @@ class Generator:
         self.machine = machine
         self.source = source
         self.folder = folder
-        self._resources = EngineResources(engine, tokenizer, self.environment)
+        self.prompt_cache = prompt_cache
+        usual = 512 if engine.synchronous else 2048
+        self.max_prefill_tokens = prefill_bound(usual if max_prefill_tokens is None else max_prefill_tokens)
+        self._resources = EngineResources(engine, tokenizer, self.environment, prompt_cache)
         self._environment: dict[str, Any] | None = None
         self._closed = False
 
@@ -100,6 +114,10 @@ class Generator:
         strict: bool = False,
         progress: Progress | None = None,
         machine: Machine[Generation] = generation_machine,
+        prompt_cache: int | str = "256 MB",
+        prompt_cache_dir: str | PathLike[str] | None = None,
+        prompt_cache_dir_limit: int | str = "4 GB",
+        max_prefill_tokens: int | None = None,
         **options: Any,
     ) -> Self:
         """Load a checkpoint in Hugging Face format: a folder or a hub id; None is the bundled demo model.
@@ -122,6 +140,18 @@ class Generator:
             (`phases.errors.IgnoredSettings`) of it.
         progress
             Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
+        prompt_cache
+            Bytes of memory for the beginnings of prompts, so that a prompt that begins like one of a run that has ended
+            need not compute that again: no token or logit is another then. A number, or as in "256 MB"; 0 is off.
+        prompt_cache_dir
+            A folder where they are kept, too, for other processes and later ones. Who can write to it can change what
+            the model says.
+        prompt_cache_dir_limit
+            Bytes that the folder may take.
+        max_prefill_tokens
+            Tokens of prompts, all rows of a run together, that a step feeds at most, so that a pause, a signal or a
+            debugger need not wait for a long one to its end. It changes no token. Unless given, 512, or 2,048 on a
+            device.
         **options
             What only some engines take, see `gpu.load_engine`: `quantize="int8"` for weights of 8 bits (cuda, onnx),
             `"fp8"` (cuda) or `"int4"` (onnx), `export=` a folder of `phasewalk export` (onnx), `decode=` (cuda,
@@ -135,7 +165,11 @@ class Generator:
             when it asks for what is not honoured.
         OptionError
             When the engine has no such option, or not with this value.
+        OSError
+            When there is no such folder for the prompt cache, and it cannot be made.
         """
+        memory = byte_count(prompt_cache, "prompt_cache")
+        disk = byte_count(prompt_cache_dir_limit, "prompt_cache_dir_limit")
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         asked = _defaults(folder, strict=strict)
         loaded = load_engine(
@@ -146,15 +180,30 @@ class Generator:
             tokenizer = Tokenizer.from_pretrained(folder)
             defaults = asked.over(SamplingParams(stop_token_ids=loaded.model.eos_ids))
             source = DEMO if path_or_hub_id is None else str(path_or_hub_id)
-            return cls(loaded, tokenizer, defaults=defaults, machine=machine, source=source, folder=folder)
+            kept = None
+            if prompt_cache_dir is not None:
+                from phases.prompt_folder import PromptFolder
+
+                kept = PromptFolder(prompt_cache_dir, limit=disk, bound_to=_bound_to(loaded, folder))
+            cache = PromptCache(loaded, limit=memory, folder=kept) if memory or kept else None
+            return cls(
+                loaded, tokenizer, defaults=defaults, machine=machine, source=source, folder=folder,
+                max_prefill_tokens=max_prefill_tokens, prompt_cache=cache,
+            )  # fmt: skip
         except BaseException:
             loaded.close()
             raise
 
     # --- whole, in one call -------------------------------------------------------------------------------------
 
-    def generate(self, x: Any, params: Params = None) -> GenerationResult:
+    def generate(self, x: Any, params: Params = None, *, on_finished: OnFinished | None = None) -> GenerationResult:
         """Generate until every row has ended.
+
+        Parameters
+        ----------
+        on_finished
+            Called with the number of a row and its result as soon as it has ended, between two steps, once for each.
+            What it raises ends the run, and is raised here; the rows are free then.
 
         Raises
         ------
@@ -166,13 +215,26 @@ class Generator:
             When a phase fails; `__cause__` says why.
         """
         with self.start(x, params) as run, _refused_plainly():
-            run.start()
+            if on_finished is None:
+                run.start()
+            else:
+                for row, result in self.finished(run):
+                    on_finished(row, result)
         return self.result(run)
 
-    async def agenerate(self, x: Any, params: Params = None) -> GenerationResult:
-        """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
+    async def agenerate(
+        self, x: Any, params: Params = None, *, on_finished: OnFinished | None = None
+    ) -> GenerationResult:
+        """`generate` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows.
+
+        `on_finished` is called by the event loop's thread.
+        """
         with self.start(x, params) as run, _refused_plainly():
-            await in_thread(run.start, stop=lambda: cancel(run))
+            if on_finished is None:
+                await in_thread(run.start, stop=lambda: cancel(run))
+            else:
+                async for row, result in each_in_thread(self.finished(run), stop=lambda: cancel(run)):
+                    on_finished(row, result)
         return self.result(run)
 
     def score(self, prompt: Any, continuation: "str | Sequence[int]", *, top: int = 0) -> Score:
@@ -219,6 +281,8 @@ class Generator:
     def stream(self, x: Any, params: Params = None) -> Iterator[TextPiece]:
         """Text as it is generated, in pieces that never hold half a character; `piece.row` says whose it is.
 
+        The last piece of a row says why it ended, in `piece.finish_reason`; it may have no text.
+
         Ending the iteration early (closing the iterator) cancels the run and frees its rows.
         """
         with self.start(x, params) as run, _refused_plainly():
@@ -235,14 +299,15 @@ class Generator:
         Of a run that has text already, only what is new is given, unless `whole` is asked for.
         """
         texts = [RowText(self.tokenizer, row.params) for row in run.context.request.requests]
-        for piece in fresh_pieces(run.context, texts):
+        for piece in fresh_pieces(run, texts):
             if whole:
                 yield piece
         for step in run if on_step else run.each(check_stop):
             if on_step:
                 on_step(step)
             if step.phase == check_stop.name:
-                yield from fresh_pieces(run.context, texts)
+                yield from fresh_pieces(run, texts)
+        yield from fresh_pieces(run, texts)  # of rows that ended with the run: it was cancelled
 
     async def astream(self, x: Any, params: Params = None) -> AsyncIterator[TextPiece]:
         """`stream` for asyncio. Cancelling the task cancels the run at the next boundary and frees its rows."""
@@ -252,6 +317,35 @@ class Generator:
                     yield piece
             finally:
                 cancel(run)
+
+    # --- row by row ---------------------------------------------------------------------------------------------
+
+    def finished(self, run: Run[Generation]) -> Iterator[tuple[int, RowResult]]:
+        """Drive a run of this generator, ready or paused, and give each row's result as soon as it has ended."""
+        going = list(run.context.live)
+        for _ in run.each(check_stop):
+            for row in [row for row in going if finish_reason(run, row) is not None]:
+                going.remove(row)
+                yield row, row_result(run, row, self.tokenizer)
+        for row in going:  # they ended with the run: it was cancelled
+            if finish_reason(run, row) is not None:
+                yield row, row_result(run, row, self.tokenizer)
+
+    def cancel_row(self, run: Run[Generation], row: int) -> None:
+        """End one row of a run with the tokens that it has; of use from any thread. All other rows go on to the bit.
+
+        It takes effect where the run next draws tokens, or feeds a piece of a prompt. If the row ends by itself before
+        that, nothing happens; the record and the log say so.
+
+        Raises
+        ------
+        RequestError
+            When the run has no such row, or it has ended.
+        IllegalMove
+            When the run has ended.
+        """
+        check_live(run.context, row)
+        run.signal("cancel_row", row, wait=True)
 
     # --- the machine itself -------------------------------------------------------------------------------------
 
@@ -263,8 +357,10 @@ class Generator:
         RequestError
             When no request can be made of `x` and `params`, or a constraint cannot be kept.
         """
-        request = GenerationRequest.of(x, params).resolved(self.defaults)
+        request = GenerationRequest.of(x, params).resolved(self.defaults, max_prefill_tokens=self.max_prefill_tokens)
         check_constraints(request, self.tokenizer, self.engine.model.vocab)
+        if self.prompt_cache is None and any(row.save_system_prompt_kv_cache for row in request.requests):
+            raise RequestError("save_system_prompt_kv_cache needs a prompt cache: load the model with one, not with 0")
         return request
 
     def start(
@@ -276,6 +372,7 @@ class Generator:
         digest_every: int = 0,
         keep: bool = False,
         capacity: int | None = None,
+        max_prefill_tokens: int | None = None,
         interpreter: Interpreter = "compiled",
         log_steps: bool = False,
     ) -> Run[Generation]:
@@ -294,6 +391,8 @@ class Generator:
             Keep the rows when the run ends, until `run.close()`, so that one can go back from its end.
         capacity
             Tokens that a row of this run may hold, prompt and output together; unless given, what the engine allows.
+        max_prefill_tokens
+            Tokens of prompts that a step feeds at most, see `GenerationRequest`.
 
         Raises
         ------
@@ -304,8 +403,11 @@ class Generator:
         JournalError
             When the journal exists already or cannot be made.
         """
+        request = self.request(x, params)
+        if max_prefill_tokens is not None:
+            request = replace(request, max_prefill_tokens=max_prefill_tokens)
         return self._run(
-            self.request(x, params), journal=journal, digest_every=digest_every, keep=keep, capacity=capacity,
+            request, journal=journal, digest_every=digest_every, keep=keep, capacity=capacity,
             interpreter=interpreter, log_steps=log_steps,
         )  # fmt: skip
 
@@ -469,6 +571,8 @@ class Generator:
         """Give the engine's memory back."""
         if not self._closed:
             self._closed = True
+            if self.prompt_cache is not None:
+                self.prompt_cache.close()
             self.engine.close()
 
     def __enter__(self) -> Self:
@@ -487,6 +591,12 @@ def _refused_plainly() -> Iterator[None]:
         if isinstance(error.__cause__, RequestError):
             raise error.__cause__ from None
         raise
+
+
+def _bound_to(engine: Engine, folder: Path) -> dict[str, Any]:
+    """All that can change a bit of what a prompt leaves in a cache, but for the prompt: not who shares the engine."""
+    of_engine = {name: value for name, value in engine.environment().items() if name != "rows"}
+    return {**of_engine, "model": model_fingerprint(folder)}
 
 
 def _defaults(folder: Path, *, strict: bool) -> SamplingParams:

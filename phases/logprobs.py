@@ -48,11 +48,15 @@ class Score:
 
 
 class Asked(NamedTuple):
-    """Tokens of a row that are to be scored: all but the first `known`, at least 1, which only precede them."""
+    """Tokens of a row that are to be scored: all but the first `known`, at least 1, which only precede them.
+
+    The cache holds `held` of those, fewer than `known`.
+    """
 
     ids: Sequence[int]
     known: int
     top: int  # likeliest tokens to be told in each place
+    held: int = 0
 
 
 def logprob_of(logits: "npt.NDArray[np.float32]", token: int, *, top: int) -> TokenLogprob:
@@ -80,8 +84,8 @@ def score_tokens(engine: "Engine", asked: Mapping[int, Asked]) -> dict[int, tupl
     Leaves the rows holding all of their tokens but the last.
     """
     for row, one in asked.items():
-        engine.kv_cache.truncate(row, 0)
-        engine.write_prompt(row, one.ids[: one.known])
+        engine.kv_cache.truncate(row, one.held)
+        engine.write_prompt(row, one.ids[one.held : one.known])
     going = [row for row, one in asked.items() if one.known < len(one.ids)]
     found: dict[int, list[TokenLogprob]] = {row: [] for row in asked}
     if going:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from phases.checks import check_text, is_int, logit_bias, refuse_bytes, stop_strings, token_ids
+from phases.checks import check_text, is_int, logit_bias, prefill_bound, refuse_bytes, stop_strings, token_ids
 from phases.constraint import Constraint
 from phases.errors import RequestError
 from phases.logprobs import TokenLogprob
@@ -230,6 +230,9 @@ class RowRequest:
 
     A prompt is put to a chat model as a user's message, through the checkpoint's chat template; with `raw` (and for
     checkpoints that have no template) it is continued as it stands.
+
+    With `save_system_prompt_kv_cache` what comes of the system prompt, the messages that a chat begins with, is in the
+    prompt cache as soon as it has been computed, and stays there when others go.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -237,6 +240,7 @@ class RowRequest:
     token_ids: tuple[int, ...] | None = None
     params: SamplingParams = SamplingParams()
     raw: bool = False
+    save_system_prompt_kv_cache: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
@@ -252,18 +256,31 @@ class RowRequest:
         if self.token_ids is not None:
             object.__setattr__(self, "token_ids", token_ids(self.token_ids, "token_ids"))
         object.__setattr__(self, "params", SamplingParams.of(self.params))
+        if self.save_system_prompt_kv_cache and not (self.messages and self.messages[0].role == "system"):
+            raise RequestError("save_system_prompt_kv_cache is for messages that begin with one of the role 'system'")
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A batch: one RowRequest a row."""
+    """A batch: one RowRequest a row.
+
+    Parameters
+    ----------
+    max_prefill_tokens
+        Tokens of its prompts, all rows together, that a step of Prefill feeds at most, or a chunk of the engine's
+        (`Engine.prefill_chunk`) if that is more. Unless given, what the generator has.
+    """
 
     requests: tuple[RowRequest, ...]
+    max_prefill_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "requests", tuple(self.requests))
         if not self.requests:
             raise RequestError("a request has at least one row, but an empty batch came")
+        bound = self.max_prefill_tokens
+        if bound is not None:
+            object.__setattr__(self, "max_prefill_tokens", prefill_bound(bound))
 
     @classmethod
     def of(cls, x: Any, params: "Params" = None, *, raw: bool = False) -> Self:
@@ -295,7 +312,7 @@ class GenerationRequest:
             raise RequestError(f"{len(rows)} rows need one params for all or {len(rows)} of them, but {len(many)} came")
         return cls(tuple(_row(row, p, raw=raw) for row, p in zip(rows, many, strict=True)))
 
-    def resolved(self, defaults: SamplingParams) -> Self:
+    def resolved(self, defaults: SamplingParams, *, max_prefill_tokens: int | None = None) -> Self:
         """This request with every parameter set: what is unset from `defaults`, then DEFAULTS, and a fresh seed.
 
         A row that is to be continued `n` times has become so many rows, one after the other.
@@ -308,7 +325,7 @@ class GenerationRequest:
             for number in range(params.n or 1):
                 seed = ((params.seed or 0) + number) % 2**64
                 rows.append(replace(row, params=replace(params, seed=seed, n=1)))
-        return type(self)(tuple(rows))
+        return type(self)(tuple(rows), self.max_prefill_tokens or max_prefill_tokens)
 
 
 def _is_row(x: Any) -> bool:
@@ -340,8 +357,25 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # it drew one of its stop tokens
     STOP_STRING = "stop string"  # its text came to hold one of its stop strings
-    LENGTH = "length"  # it reached max_new_tokens, or the capacity
-    CANCELLED = "cancelled"
+    LENGTH = "length"  # it reached max_new_tokens
+    CAPACITY = "capacity"  # it reached the tokens that a row can hold
+    CANCELLED = "cancelled"  # somebody ended it, or its run
+    FAILED = "failed"  # its logits held no distribution to draw from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowResult:
+    """What came of one row."""
+
+    output_ids: list[int]  # what was drawn, the stop token included
+    text: str  # without special tokens, and without the stop string unless it is kept
+    finish_reason: FinishReason | None  # None: the row has not ended yet
+    error: str | None  # why it failed, if it did
+    prompt_tokens: int
+    output_tokens: int
+    reused_tokens: int = field(default=0, compare=False)  # of the prompt: found in a cache, and not computed again
+    logprobs: list[TokenLogprob | None] | None  # of the output, if the row asks for it
+    prompt_logprobs: list[TokenLogprob | None] | None  # of the prompt; None for its first token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,12 +385,19 @@ class GenerationResult:
     output_ids: list[list[int]]  # what was drawn, the stop token included
     output_texts: list[str]  # without special tokens, and without the stop string unless it is kept
     finish_reasons: list[FinishReason | None]  # None: the row has not ended yet
+    errors: list[str | None]  # why a row failed, if it did
     prompt_tokens: list[int]  # counts
     output_tokens: list[int]  # counts
+    reused_tokens: list[int] = field(compare=False)  # counts, of the prompt: found in a cache, and not computed again
     logprobs: list[list[TokenLogprob | None] | None]  # of the output, for rows that ask for it
     prompt_logprobs: list[list[TokenLogprob | None] | None]  # of the prompt; None for its first token
     time_to_first_token: float = field(compare=False)  # seconds of work, all rows together
     time_per_token: float = field(compare=False)  # seconds of work a decode step, after the first token; 0 if none
+
+    @property
+    def computed_tokens(self) -> list[int]:
+        """How many tokens of each prompt went through the model."""
+        return [tokens - reused for tokens, reused in zip(self.prompt_tokens, self.reused_tokens, strict=True)]
 
     @property
     def text(self) -> str:

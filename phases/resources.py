@@ -2,11 +2,12 @@
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from gpu import CapacityError, Engine
+from gpu import CapacityError, DeviceError, Engine
 from phases.context import Generation
+from phases.prompt_cache import PromptCache
 from phases.request import GenerationRequest
 from phases.tokenizer import Tokenizer
 from statemachine.execution.resources import Arrays, Resources
@@ -23,11 +24,16 @@ class EngineResources(Resources[Generation]):
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer | None, environment: Callable[[], dict[str, Any]] = dict
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer | None,
+        environment: Callable[[], dict[str, Any]] = dict,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._environment = environment
+        self._prompt_cache = prompt_cache
 
     def lend(self, request: GenerationRequest, capacity: int | None = None) -> Generation:
         """A context with rows of its own, that may hold so many tokens each; raises NoFreeRows, CapacityError."""
@@ -38,14 +44,25 @@ class EngineResources(Resources[Generation]):
                 f"capacity"
             )
         slots = cache.acquire(len(request.requests))
-        context = Generation(request, slots, capacity or cache.capacity, engine=self._engine, tokenizer=self._tokenizer)
+        context = Generation(
+            request, slots, capacity or cache.capacity, engine=self._engine, tokenizer=self._tokenizer,
+            prompt_cache=self._prompt_cache,
+        )  # fmt: skip
         context.lease = weakref.finalize(context, cache.release, slots)  # runs once, at the latest when it is forgotten
         context.lease.atexit = False
         return context
 
     def release(self, context: Generation) -> None:
-        if context.lease:
-            context.lease()
+        """Give the rows back, after the prompt cache has taken what it wants of them.
+
+        It waits for a device only here, where the run has ended, so that none of its decode steps is held up.
+        """
+        if context.lease and context.lease.alive:
+            try:
+                with suppress(DeviceError):  # a device that failed has nothing to give
+                    context.keep_prompts()
+            finally:
+                context.lease()
 
     def sync(self, context: Generation) -> None:
         """Set lengths, prompts, sampling parameters and next tokens to what the host fields say."""
@@ -67,11 +84,12 @@ class EngineResources(Resources[Generation]):
         for source, target, filled in zip(context.slots, fork.slots, context.filled, strict=True):
             self._engine.copy_row(source, target, length=filled)
         fork.filled, fork.filled_in = list(context.filled), context.filled_in
+        fork.exact, fork.found = list(context.exact), list(context.found)
         fork.adjusters = context.adjusters
         return fork
 
     def save(self, context: Generation, *, kv: str = "copy", **unknown: Any) -> Arrays:
-        """The used part of the cache, the logits that each prompt left and, unless they are stale, those of each row.
+        """The used part of the cache, the logits that each whole prompt left and, unless they are stale, each row's.
 
         With `kv="recompute"` nothing: the ids are enough to compute all that again, by a prefill (whose bits may
         differ from those that decode steps left).
@@ -89,6 +107,8 @@ class EngineResources(Resources[Generation]):
                 continue
             for page, first, last in _pages(context.cached[row]):
                 arrays[f"kv.{row}.{page}"] = engine.export_kv(slot, first, last)
+            if not context.prompt_filled(row):
+                continue
             arrays[f"prompt_logits.{row}"] = engine.read_logits(slot, kept=True)
             if fresh:
                 arrays[f"logits.{row}"] = engine.read_logits(slot)
@@ -109,12 +129,14 @@ class EngineResources(Resources[Generation]):
                     if stretch.ndim != 5 or stretch.shape[3] != last - first:
                         raise ValueError(f"it is {list(stretch.shape)}, expected {last - first} positions")
                     engine.import_kv(slot, first, stretch)
+            context.filled[row], context.exact[row] = context.cached[row], 0  # of whatever engine
+            if not context.prompt_filled(row):
+                continue
             with _named(arrays, f"prompt_logits.{row}") as logits:
                 engine.write_logits(slot, logits, kept=True)
             if fresh:
                 with _named(arrays, f"logits.{row}") as logits:
                     engine.write_logits(slot, logits)
-            context.filled[row] = context.cached[row]
         context.filled_in = context.turn
         self.sync(context)
         context.stale = context.stale and not fresh

@@ -6,7 +6,8 @@ from typing import Self
 
 from phases.context import Generation
 from phases.logprobs import TokenLogprob
-from phases.request import SamplingParams
+from phases.request import FinishReason, SamplingParams
+from phases.result import finish_reason
 from phases.stop_strings import beginning
 from phases.tokenizer import TextStream, Tokenizer
 from statemachine import IllegalMove, Run
@@ -19,16 +20,21 @@ class TextPiece(str):
     ----------
     logprobs : tuple of TokenLogprob
         Of the tokens that came since the last piece of the row, if it asks for them; text of theirs may still be held
-        back. The last piece of such a row may have no text, but those of the tokens that end it.
+        back.
+    finish_reason : FinishReason, optional
+        Of the last piece of a row, why the row ended; None of all others. The last piece may have no text.
     """
 
-    __slots__ = ("logprobs", "row")
+    __slots__ = ("finish_reason", "logprobs", "row")
     row: int
     logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason | None
 
-    def __new__(cls, text: str, row: int = 0, logprobs: tuple[TokenLogprob, ...] = ()) -> Self:
+    def __new__(
+        cls, text: str, row: int = 0, logprobs: tuple[TokenLogprob, ...] = (), finish_reason: FinishReason | None = None
+    ) -> Self:
         piece = super().__new__(cls, text)
-        piece.row, piece.logprobs = row, logprobs
+        piece.row, piece.logprobs, piece.finish_reason = row, logprobs, finish_reason
         return piece
 
 
@@ -41,6 +47,7 @@ class RowText:
         self._given = 0  # characters
         self._waiting = ""
         self.told = 0  # tokens whose log-probabilities have been given
+        self.over = False  # the last piece was given
 
     def fresh(self, ids: Sequence[int], *, ended: bool, kept: int | None) -> str:
         """What can be shown now that the output is `ids`; in the end all the rest, of which so many characters stay."""
@@ -53,17 +60,18 @@ class RowText:
         return piece
 
 
-def fresh_pieces(context: Generation, texts: list[RowText]) -> Iterator[TextPiece]:
-    """The text that the tokens of the last CheckStop complete."""
+def fresh_pieces(run: Run[Generation], texts: list[RowText]) -> Iterator[TextPiece]:
+    """The text that the tokens of the last CheckStop complete, and a last piece of each row that ended."""
+    context = run.context
     for row, text in enumerate(texts):
-        ended = row not in context.live
-        piece = text.fresh(context.output_ids[row], ended=ended, kept=context.kept_text[row])
-        scored = text.told < len(context.output_ids[row]) and ended and bool(context.logprobs[row])
-        if piece or scored:
-            places = range(text.told, len(context.output_ids[row]))
-            found = (context.logprobs[row].get(place) for place in places)
-            text.told = len(context.output_ids[row])
-            yield TextPiece(piece, row, tuple(logprob for logprob in found if logprob is not None))
+        if text.over:
+            continue
+        reason, ids = finish_reason(run, row), context.output_ids[row]
+        piece = text.fresh(ids, ended=reason is not None, kept=context.kept_text[row])
+        if piece or reason is not None:
+            found = (context.logprobs[row].get(place) for place in range(text.told, len(ids)))
+            text.told, text.over = len(ids), reason is not None
+            yield TextPiece(piece, row, tuple(logprob for logprob in found if logprob is not None), reason)
 
 
 def cancel(run: Run[Generation]) -> None:

@@ -17,3 +17,9 @@ Tokens = tuple[TokenId, ...]
 def tokens_of(outcome: Any) -> Tokens:
     """The tokens of an outcome of Sample or CheckStop, which says more than that where somebody asked for more."""
     return outcome if isinstance(outcome, tuple) else outcome.tokens
+
+
+def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+                min(len(one), len(other)))  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu import BufferInfo, HostEngine, Penalties, RowKeeper, check_sampling
+from gpu import BufferInfo, HostEngine, LogitsError, Penalties, RowKeeper, check_sampling
 
 
 class AsynchronousEngine(RowKeeper):
@@ -22,6 +22,7 @@ class AsynchronousEngine(RowKeeper):
 
     def __init__(self, device: HostEngine) -> None:
         super().__init__(device.model, rows=device.kv_cache.rows, capacity=device.kv_cache.capacity)
+        self.prefill_chunk = device.prefill_chunk
         self.waits = 0
         self._device = device
         self._prompts = [0] * self.kv_cache.rows  # tokens of each
@@ -173,15 +174,19 @@ class AsynchronousEngine(RowKeeper):
             launched, self._launched = self._launched, []
             done = self._thread.submit(self._do, launched, read)
         found = done.result()
-        for row in rows:
-            if row in self._failed:
-                raise self._failed.pop(row)
+        failed = {row: self._failed.pop(row) for row in rows if row in self._failed}
+        if refused := {row: error for row, error in failed.items() if isinstance(error, LogitsError)}:
+            raise LogitsError.of(refused)
+        for error in failed.values():
+            raise error
         return found
 
     def _do(self, launched: list[tuple[Sequence[int], Callable[[], None]]], read: Callable[[], Any]) -> Any:
         for rows, work in launched:
             try:
                 work()
+            except LogitsError as error:
+                self._failed |= {row: LogitsError(words, {row: words}) for row, words in error.rows.items()}
             except Exception as error:
                 self._failed |= dict.fromkeys(rows, error)
         return read()

@@ -195,9 +195,9 @@ class DeviceEngine(RowKeeper):
         with self._lock:
             self._check_open()  # it may have been closed meanwhile
             drawn = [self._drawn[row].tolist() for row in rows]
-        for _, fault in drawn:
-            if fault:
-                raise self._without_distribution(fault)
+        faults = {row: fault for row, (_, fault) in zip(rows, drawn, strict=True) if fault}
+        if faults:
+            raise LogitsError.of({row: self._without_distribution(fault) for row, fault in faults.items()})
         return tuple(token for token, _ in drawn)
 
     # --- logits -------------------------------------------------------------------------------------------------

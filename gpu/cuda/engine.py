@@ -59,6 +59,7 @@ class CudaEngine(DeviceEngine):
     """
 
     name = "cuda"
+    prefill_chunk = 1  # a token's bits do not depend on how many go through the layers with it
 
     def __init__(
         self,

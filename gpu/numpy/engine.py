@@ -18,8 +18,8 @@ from gpu.numpy.weights import Weights
 from gpu.numpy.workspace import Workspace
 from gpu.processor import processor
 
-_CHUNK = 256  # tokens of a prompt that go through the layers together
-_WORTH_THREADS = 1e9  # floating-point operations: a smaller product is done before threads have paid for their start
+_CHUNK = 96  # tokens of a prompt that go through the layers together
+_WORTH_THREADS = 4e8  # floating-point operations: a smaller product is done before threads have paid for their start
 
 
 class NumpyEngine(HostEngine):
@@ -77,6 +77,7 @@ class NumpyEngine(HostEngine):
         except MemoryError:
             raise CheckpointError(f"the system refused the {size(weights)} that the weights take") from None
         self._weight_bytes = self._weights.bytes_per_step
+        self.prefill_chunk = chunk
         self._threads = threads or 1
         self._blas = Blas()
         self._linear = Linear(self._threads)

@@ -25,7 +25,7 @@ from gpu.onnx.products import EMBEDDINGS
 from gpu.onnx.runtime import VERSION, Binding, Session, bind, bind_cache, open_session
 from gpu.processor import processor
 
-_CHUNK = 256  # tokens of a prompt that go through the graph together
+_CHUNK = 96  # tokens of a prompt that go through the graph together
 _TOGETHER = 8  # rows at most that take a decode step together
 _NOT_YET, _IN_TURN = "none yet", "one row after the other"
 
@@ -108,7 +108,7 @@ class OnnxEngine(HostEngine):
             super().__init__(model, rows=rows, capacity=capacity)
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
-        self._threads, self._chunk, self._identity = threads or 1, chunk, identity
+        self._threads, self.prefill_chunk, self._identity = threads or 1, chunk, identity
         table_is_head = model.tied_embeddings and quantize is None
         unread = 0 if table_is_head else sizes[EMBEDDINGS]  # but for the rows of the tokens
         self._weight_bytes = weights - unread
@@ -148,8 +148,8 @@ class OnnxEngine(HostEngine):
             cache, prompts = self.kv_cache, self._prompts(rows)
             for row, ids in zip(rows, prompts, strict=True):
                 start = cache.length(row)
-                for first in range(0, len(ids), self._chunk):
-                    self._feed(row, start + first, ids[first : first + self._chunk])
+                for first in range(0, len(ids), self.prefill_chunk):
+                    self._feed(row, start + first, ids[first : first + self.prefill_chunk])
             for row, ids in zip(rows, prompts, strict=True):
                 cache.commit(row, len(ids))
 

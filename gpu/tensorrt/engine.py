@@ -159,14 +159,14 @@ class TensorRTEngine(DeviceEngine):
         check_capacity(rows, self.kv_cache.capacity, needs, weights=weights, device=free)
         _check_aligned(model, dtype, positions)
         read = self._read_plan(checkpoint)
-        self._digest, self._chunk = read.sha256[:16], read.identity.chunk
+        self._digest, self.prefill_chunk = read.sha256[:16], read.identity.chunk
 
         checkpoint.announce("starting TensorRT")
         caches = [name for layer in range(model.layers) for name in cache_names(layer)]
         self._plan = loaded = LoadedPlan(read.engine, dtype, caches, runtime=runtime)
         self._watchdog.owned += [self._contexts, loaded]
         del read
-        state = _state(self._shape, dtype, chunk=self._chunk)
+        state = _state(self._shape, dtype, chunk=self.prefill_chunk)
         more = {"scratch": loaded.scratch, "no_adapter": loaded.adapter_size}
         try:
             self._hold({**state, **{name: Array((size,), "uint8") for name, size in more.items()}})
@@ -204,8 +204,8 @@ class TensorRTEngine(DeviceEngine):
                 start = self.kv_cache.length(row)
                 self._written[row] = max(self._written[row], start + len(prompt))
                 self._bind_row(self._of_prompts, row)
-                for first in range(0, len(prompt), self._chunk):
-                    self._feed(start + first, prompt[first : first + self._chunk])
+                for first in range(0, len(prompt), self.prefill_chunk):
+                    self._feed(start + first, prompt[first : first + self.prefill_chunk])
                 self._device.copy(self._arena.lines("prompt_logits"), self._arena.lines("logits", row))
             for row, prompt in zip(rows, prompts, strict=True):
                 self.kv_cache.commit(row, len(prompt))

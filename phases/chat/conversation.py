@@ -110,7 +110,7 @@ class Conversation:
     def cut(self) -> str:
         """Why the last answer is not whole; "" if it is."""
         match self.run.context.finish_reasons[0]:
-            case FinishReason.LENGTH:
+            case FinishReason.LENGTH | FinishReason.CAPACITY:
                 return f"cut off after {len(self.run.context.output_ids[0])} tokens"
             case None if self.run.context.request.requests[0].messages:
                 return "stopped"
@@ -120,7 +120,7 @@ class Conversation:
     def fed(self) -> tuple[int, int, int]:
         """Tokens of the last turn: fed to the model, found in the cache, and drawn."""
         context = self.run.context
-        prompt, reused = len(context.prompt_ids[0]) if context.prompt_ids else 0, context.reused[0]
+        prompt, reused = len(context.prompt_ids[0]) if context.prompt_ids else 0, context.found[0]
         return prompt - reused, reused, len(context.output_ids[0])
 
     def _answer(self, messages: tuple[Message, ...]) -> Iterator[TextPiece]:

@@ -17,9 +17,11 @@ from phases.generation import (
     done,
     nothing_left,
     prefill,
+    prompts_filled,
     sample,
 )
 from phases.request import GenerationRequest, Message, RowRequest, SamplingParams
+from phases.token_ids import common
 from phases.tokenize import Prompts, Tokenize
 from phases.tokenizer import Tokenizer
 from statemachine import Machine, Signal, Transition, Wait, guard
@@ -41,9 +43,10 @@ class Listen(Wait[Generation, Turn]):
     def apply(self, context: Generation, outcome: Turn) -> None:
         context.prompt_ids = [tuple(context.tokens(0)[: context.cached[0]])] if context.prompt_ids else []
         row = RowRequest(messages=outcome.messages, params=outcome.params)
-        context.request = GenerationRequest((row,)).resolved(SamplingParams(seed=0))
+        bound = context.request.max_prefill_tokens
+        context.request = GenerationRequest((row,), bound).resolved(SamplingParams(seed=0))
         context.output_ids, context.output_texts, context.forced = [[]], [], [{}]
-        context.finish_reasons, context.kept_text, context.live = [None], [None], (0,)
+        context.finish_reasons, context.errors, context.kept_text, context.live = [None], [None], [None], (0,)
         context.logprobs, context.prompt_logprobs, context.adjusted = [{}], [], ()
 
 
@@ -59,7 +62,8 @@ class TokenizeTurn(Tokenize):
 
     def apply(self, context: Generation, outcome: Prompts) -> None:
         [ids], held = outcome, context.prompt_ids[0] if context.prompt_ids else ()
-        context.cached = [min(common(held, ids), len(ids) - 1)]  # one token is fed at least, as its logits are needed
+        scored = context.request.requests[0].params.prompt_logprobs is not None  # all of it is fed for that
+        context.cached = [0 if scored else min(common(held, ids), len(ids) - 1)]  # the last one's logits are needed
         context.reused = list(context.cached)
         context.turn += 1
         super().apply(context, outcome)
@@ -82,7 +86,8 @@ machine = Machine(
         Transition(listen, done, when=silent),
         Transition(tokenize, prefill),
         Transition(tokenize, listen, raises=RequestError),  # too long, say: nothing was fed, and the chat goes on
-        Transition(prefill, sample),
+        Transition(prefill, prefill, when=~prompts_filled),
+        Transition(prefill, sample, when=prompts_filled),
         Transition(sample, decode, when=~nothing_left),
         Transition(sample, check_stop, when=nothing_left),
         Transition(decode, check_stop),
@@ -91,7 +96,7 @@ machine = Machine(
         Transition(detokenize, listen),
     ],
     signals=[
-        Signal("hush", to=detokenize, sources=(sample,)),  # the answer ends here
+        Signal("hush", to=detokenize, sources=(prefill, sample)),  # the answer ends here
         Signal("hush", to=listen, sources=(listen,)),  # it had ended
         Signal("cancel", to=cancelled),
     ],
@@ -127,9 +132,3 @@ def continued(tokenizer: Tokenizer, held: tuple[int, ...], ids: tuple[int, ...])
             if tokenizer.decode_all(spelled[same:]) == rest:
                 return spelled
     return ids
-
-
-def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """How many tokens two sequences begin with alike."""
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-                min(len(one), len(other)))  # fmt: skip

@@ -60,7 +60,7 @@ def converse(
             try:
                 for piece in _said(chat, text):
                     write(shown(piece))
-                    last = piece
+                    last = piece or last
             except Over:
                 break
             except MENDABLE as error:

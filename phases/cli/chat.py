@@ -28,6 +28,9 @@ def chat(
     export: options.Export = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
+    prompt_cache: options.PromptCache = None,
+    prompt_cache_limit: options.PromptCacheLimit = options.LIMIT,
+    max_prefill_tokens: options.MaxPrefillTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -59,7 +62,8 @@ def chat(
     said = options.chat_of(messages).messages or () if messages else ()
     loading = options.Loading(
         model, engine, machine, strict=strict, capacity=capacity, decode=decode, quantize=quantize, export=export,
-        plan=plan,
+        plan=plan, prompt_cache=prompt_cache, prompt_cache_limit=prompt_cache_limit,
+        max_prefill_tokens=max_prefill_tokens,
     )  # fmt: skip
     with loading.generator(max_batch=1) as generator:
         if not generator.tokenizer.has_chat_template:

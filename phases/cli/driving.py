@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from phases.cli import logprobs
-from phases.cli.process import INTERRUPTED
-from phases.cli.screen import print_json, stderr
+from phases.cli.process import FAILED, INTERRUPTED
+from phases.cli.screen import print_json, stderr, warn
 from phases.printable import printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def drive(
     phases: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Drive a run to its end and print what was asked for; exits with status 130 if Ctrl-C cancelled it."""
+    """Drive a run to its end and print what was asked for; exits with status 130 if Ctrl-C cancelled it.
+
+    With status 1 if rows of it failed, while others did not.
+    """
     _heed_interrupt(run, pause=snapshot is not None)
     _show(generator, run, quiet=as_json, phases=phases)
     result = generator.result(run)
@@ -45,9 +48,14 @@ def drive(
         run.snapshot(snapshot)
         command = f"phasewalk resume {shlex.quote(str(snapshot))}"
         stderr().print(f"paused and saved; go on with:  {command}", style="yellow", markup=False, soft_wrap=True)
+    failed = [row for row, error in enumerate(result.errors) if error is not None]
+    for row in failed:
+        warn(f"row {row} failed: {result.errors[row]}")
     if run.status == "cancelled":
         stderr().print("cancelled", style="yellow")
         raise typer.Exit(INTERRUPTED)
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 def _heed_interrupt(run: "Run[Generation]", *, pause: bool) -> None:
@@ -100,6 +108,9 @@ def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, Any]
     read = weights + cache.bytes_per_position * (result.prompt_tokens[0] + result.output_tokens[0] / 2)
     speed = 1 / result.time_per_token if result.time_per_token else 0.0
     stats: dict[str, Any] = {
+        "prompt_tokens": sum(result.prompt_tokens),
+        "reused_tokens": sum(result.reused_tokens),
+        "computed_tokens": sum(result.computed_tokens),
         "time_to_first_token_s": result.time_to_first_token,
         "tokens_per_s": speed,
         "bytes_per_token": read,
@@ -113,6 +124,7 @@ def _stats(generator: "Generator", result: "GenerationResult") -> dict[str, Any]
 
 def _print_stats(stats: dict[str, Any]) -> None:
     words = (
+        f"{stats['prompt_tokens']} prompt tokens, {stats['reused_tokens']} of them from a cache · "
         f"first token after {stats['time_to_first_token_s'] * 1e3:.1f} ms · {stats['tokens_per_s']:.0f} tokens/s · "
         f"{stats['bytes_per_token'] / 1e6:.1f} MB/token · {stats['bytes_per_s'] / 1e9:.1f} GB/s"
     )
@@ -135,7 +147,9 @@ def _as_json(
             "text": text,
             "output_ids": result.output_ids[row],
             "finish_reason": result.finish_reasons[row],
+            **({} if result.errors[row] is None else {"error": result.errors[row]}),
             "prompt_tokens": result.prompt_tokens[row],
+            "reused_tokens": result.reused_tokens[row],
             "output_tokens": result.output_tokens[row],
             **logprobs.as_json(generator.tokenizer, result, row),
             "seed": run.context.request.requests[row].params.seed,

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 # What of the command line has a meaning for many requests.
 SENSIBLE = {
     "source", "output", "batch_size", "model", "engine", "decode", "plan", "quantize", "export", "strict", "capacity",
-    "machine", "temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens", "min_new_tokens", "stop",
-    "keep_stop", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "logit_bias",
+    "prompt_cache", "prompt_cache_limit", "max_prefill_tokens", "machine", "temperature", "top_k", "top_p", "min_p",
+    "seed", "max_new_tokens", "min_new_tokens", "stop", "keep_stop", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "no_repeat_ngram_size", "logit_bias",
     "allow", "forbid", "json_schema", "regex", "choice", "grammar",
 }  # fmt: skip
 

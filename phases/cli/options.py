@@ -85,6 +85,19 @@ Export = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+PromptCache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep what prompts begin with here, so that no other run need compute it again.",
+        file_okay=False,
+        rich_help_panel=MODEL,
+    ),
+]
+PromptCacheLimit = Annotated[
+    str, typer.Option(metavar="SIZE", help="What that folder may take, such as 500 MB.", rich_help_panel=MODEL)
+]
+LIMIT = "4 GB"  # of the prompt cache's folder
 Strict = Annotated[
     bool,
     typer.Option(
@@ -95,6 +108,16 @@ Strict = Annotated[
 ]
 Capacity = Annotated[
     int | None, typer.Option(min=2, help="Tokens that prompt and output may have together.", rich_help_panel=MODEL)
+]
+MaxPrefillTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens of prompts that one step feeds at most: how long Ctrl-C may have to wait. It changes no token.",
+        show_default="512; 2048 on a device",
+        rich_help_panel=MODEL,
+    ),
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, help="0 is greedy.", rich_help_panel=SAMPLING)]
 TopK = Annotated[
@@ -189,6 +212,9 @@ class Loading:
     quantize: Quantization = Quantization.NONE
     export: Path | None = None
     plan: Path | None = None
+    prompt_cache: Path | None = None
+    prompt_cache_limit: str = LIMIT
+    max_prefill_tokens: int | None = None
 
     @contextmanager
     def generator(self, *, max_batch: int) -> Iterator["Generator"]:
@@ -202,7 +228,8 @@ class Loading:
             generator = Generator.from_pretrained(
                 self.model, engine, max_batch=max_batch, capacity=self.capacity, strict=self.strict, progress=progress,
                 decode=self.decode, quantize=self.quantize.option, export=self.export, plan=self.plan,
-                machine=self.machine,
+                machine=self.machine, prompt_cache_dir=self.prompt_cache,
+                prompt_cache_dir_limit=self.prompt_cache_limit, max_prefill_tokens=self.max_prefill_tokens,
             )  # fmt: skip
         with generator:
             yield generator

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from phases.check_stop import CheckStop
 from phases.logits_phase import LogitsPhase
+from phases.prefill import Prefill, lengths_of
 from phases.printable import one_line
 from phases.token_ids import tokens_of
 from phases.tokenize import Tokenize
@@ -40,6 +41,8 @@ class PassingPhases:
         phase = self._phases[step.phase]
         if isinstance(phase, Tokenize):
             return f"{sum(len(ids) for ids in step.outcome)} prompt tokens"
+        if isinstance(phase, Prefill):
+            return f"{sum(lengths_of(step.outcome))} tokens are in"
         if isinstance(phase, CheckStop):
             return " ".join(
                 f"{token} {self._generator.tokenizer.decode([token])!r}" for token in tokens_of(step.outcome)

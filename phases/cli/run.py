@@ -34,6 +34,9 @@ def run(
     export: options.Export = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
+    prompt_cache: options.PromptCache = None,
+    prompt_cache_limit: options.PromptCacheLimit = options.LIMIT,
+    max_prefill_tokens: options.MaxPrefillTokens = None,
     machine: MachineOption = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -124,6 +127,8 @@ def run(
 
     phasewalk run "Is a fox an animal?" --choice yes --choice no
 
+    phasewalk run --messages chat.json --prompt-cache prompts
+
     phasewalk run --input requests.jsonl --output results.jsonl --batch-size 16
     """
     from phases.constrain import constrained
@@ -147,7 +152,8 @@ def run(
         answer_file(
             source, output, batch_size or 8, params,
             options.Loading(model, engine, generating, strict=strict, capacity=capacity, decode=decode,
-                            quantize=quantize, export=export, plan=plan),
+                            quantize=quantize, export=export, plan=plan, prompt_cache=prompt_cache,
+                            prompt_cache_limit=prompt_cache_limit, max_prefill_tokens=max_prefill_tokens),
         )  # fmt: skip
         return
     x = _input(prompt, messages, raw=raw)
@@ -159,7 +165,8 @@ def run(
     with loading_bar(model or "the demo model") as progress:
         generator = Generator.from_pretrained(
             model, engine, max_batch=n or 1, capacity=capacity, strict=strict, progress=progress, decode=decode,
-            quantize=quantize.option, export=export, plan=plan, machine=generating,
+            quantize=quantize.option, export=export, plan=plan, machine=generating, prompt_cache_dir=prompt_cache,
+            prompt_cache_dir_limit=prompt_cache_limit, max_prefill_tokens=max_prefill_tokens,
         )  # fmt: skip
     with generator:
         request = generator.request(x, params)  # what is refused leaves no journal

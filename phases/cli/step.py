@@ -65,6 +65,7 @@ def step(
     export: options.Export = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
+    max_prefill_tokens: options.MaxPrefillTokens = None,
     machine: MachineOption = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -144,6 +145,7 @@ def step(
         generator = Generator.from_pretrained(
             model, engine, max_batch=RUNS, capacity=capacity, strict=strict, progress=progress, decode=decode,
             quantize=quantize.option, export=export, plan=plan, machine=generating,
+            max_prefill_tokens=max_prefill_tokens,
         )  # fmt: skip
     with generator:
         show(GenerationSession.live(generator, generator.start(x, params, keep=True, journal=journal)))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from phases.context import Generation
     from phases.views.recorded_rows import RecordedRows
     from statemachine import Journal, Machine
-    from statemachine.record.records import EditRecord, StepRecord
+    from statemachine.record.records import EditRecord, SignalRecord, StepRecord
     from statemachine.views.trace import Details, Extra
 
 
@@ -88,5 +88,5 @@ class GenerationDetails:
             extra.counters["KV length"] = {name: float(n) for name, n in zip(self.tracks, self._lengths, strict=True)}
         return extra
 
-    def edit(self, record: "EditRecord") -> None:
-        self._rows.edit(record)
+    def event(self, record: "EditRecord | SignalRecord") -> None:
+        self._rows.event(record)

@@ -103,7 +103,7 @@ def spread(context: Generation, row: int) -> Spread:
 def _logits(context: Generation, row: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
     if context.engine is None:
         raise NoDistribution("not recorded")
-    if not context.cached[row]:
+    if not context.prompt_filled(row):
         raise NoDistribution("no logits yet: Prefill makes the first")
     if row not in context.live:
         raise NoDistribution(f"row {row} has ended: nothing more is drawn")

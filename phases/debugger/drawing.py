@@ -12,8 +12,9 @@ Ways = Mapping[tuple[str, str], int]  # how often the run went from one phase to
 
 WIDTH, HEIGHT = 40, 12  # of the drawing
 KNOWN = {
-    ("tokenize", "prefill"), ("prefill", "sample"), ("sample", "decode"), ("sample", "check_stop"),
-    ("decode", "check_stop"), ("check_stop", "sample"), ("check_stop", "detokenize"), ("detokenize", "done"),
+    ("tokenize", "prefill"), ("prefill", "prefill"), ("prefill", "sample"), ("sample", "decode"),
+    ("sample", "check_stop"), ("decode", "check_stop"), ("check_stop", "sample"), ("check_stop", "detokenize"),
+    ("detokenize", "done"),
 }  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def _known(current: str, counts: Ways, taken: tuple[str, str] | None, stops: fro
     canvas.across("detokenize", "done", 11, 17, 10)
     canvas.down("prefill", "sample", 21, 2, 4)
     canvas.down("check_stop", "detokenize", 2, 6, 9)
+    canvas.loop("prefill", 25, 1)
     canvas.under("sample", "check_stop", 21, 10, 7)
     canvas.under("decode", "check_stop", 35, 8, 8)
     return canvas.spans()
@@ -89,6 +91,15 @@ class _Canvas:
             self._put(x, y, "│", look)
         self._put(x, head, "▼", look)
         self._put(x + 1, wall + 1, count, "count" if look != "taken" else look)
+
+    def loop(self, name: str, wall: int, y: int) -> None:
+        """An arrow from the right wall of a box around its lower corner, and up into it again."""
+        count, look = self._arrow(name, name)
+        self._put(wall, y, "├──╮", look)
+        self._put(wall + 3, y + 1, "│", look)
+        self._put(wall - 1, y + 1, "▲", look)
+        self._put(wall - 1, y + 2, "╰───╯", look)
+        self._put(wall + 5, y, count, "count" if look != "taken" else look)
 
     def under(self, source: str, target: str, right: int, left: int, y: int) -> None:
         """An arrow from a box down to line `y`, to the left and up again into another."""

@@ -6,7 +6,6 @@ from typing import Any
 from phases.errors import PromptTooLong, RequestError
 from phases.files.asked import Asked
 from phases.files.results import answered, refused
-from phases.generation import check_stop
 from phases.generator import Generator
 from phases.request import GenerationRequest, RowRequest
 from phases.tokenize import check_prompt
@@ -44,7 +43,8 @@ def _ready(generator: Generator, asked: Iterable[Asked], give: Give) -> Iterator
         except RequestError as error:
             give(each, refused(each, error.told("--capacity") if isinstance(error, PromptTooLong) else str(error)))
             continue
-        yield each, RowRequest(token_ids=ids, params=each.row.params)
+        kept = each.row.save_system_prompt_kv_cache  # which part of it that is, the messages tell
+        yield each, each.row if kept else RowRequest(token_ids=ids, params=each.row.params)
 
 
 def _check_one_answer(row: RowRequest) -> None:
@@ -60,17 +60,15 @@ def _together(generator: Generator, batch: list[Ready], give: Give) -> None:
     left = dict(enumerate(batch))
     with generator.start(GenerationRequest(tuple(row for _, row in batch))) as run:
         try:
-            for _ in run.each(check_stop):
-                ended = [row for row in left if row not in run.context.live]
-                result = generator.result(run) if ended else None
-                for row in ended:
-                    assert result is not None
-                    params, (asked, _) = run.context.request.requests[row].params, left.pop(row)
-                    give(asked, answered(
-                        asked, text=result.output_texts[row], ids=result.output_ids[row],
-                        finish_reason=str(result.finish_reasons[row]), prompt_tokens=result.prompt_tokens[row],
-                        seed=params.seed or 0, model=generator.source,
-                    ))  # fmt: skip
+            for row, result in generator.finished(run):
+                params, (asked, _) = run.context.request.requests[row].params, left.pop(row)
+                if result.error is not None:
+                    give(asked, refused(asked, result.error))
+                    continue
+                give(asked, answered(
+                    asked, text=result.text, ids=result.output_ids, finish_reason=str(result.finish_reason),
+                    prompt_tokens=result.prompt_tokens, seed=params.seed or 0, model=generator.source,
+                ))  # fmt: skip
             return
         except PhaseError as error:
             if len(batch) == 1:

@@ -11,7 +11,8 @@ from phases.request import Message, RowRequest, SamplingParams
 Found = tuple[str | int | None, Form, RowRequest | RequestError]
 """The id that a request gives itself, the form of its answer, and what it asks for, or why that is nothing."""
 
-OWN = ("id", "prompt", "messages", "token_ids", "raw", "params")
+SAVE = "save_system_prompt_kv_cache"
+OWN = ("id", "prompt", "messages", "token_ids", "raw", "params", SAVE)
 ENDPOINTS = {"/v1/chat/completions": Form.CHAT, "/v1/completions": Form.TEXT}
 LONGEST_ID = 200
 
@@ -19,13 +20,13 @@ LONGEST_ID = 200
 REFERENCE = {
     "topP": "top_p", "topK": "top_k", "maxGenerateLength": "max_new_tokens", "max_generate_length": "max_new_tokens",
     "loraWeightsName": "lora_weights_name", "lora_name": "lora_weights_name",
-    "saveSystemPromptKVCache": "save_system_prompt_kv_cache", "batchSize": "batch_size",
+    "saveSystemPromptKVCache": SAVE, "batchSize": "batch_size",
 }  # fmt: skip
 OPENAI = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 
 # What may stand there, as it asks for nothing besides what is done anyway. None stands for nothing with any name.
 REFERENCE_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "lora_weights_name": ("",), "save_system_prompt_kv_cache": (False,), "disable_spec_decode": (False, True),
+    "lora_weights_name": ("",), "disable_spec_decode": (False, True),
     "enable_thinking": (False,), "add_generation_prompt": (True,), "available_lora_weights": ({},),
     "num_logprobs": (0,), "logit_bias": ({},), "stop": ([], ""),
 }  # fmt: skip
@@ -69,7 +70,7 @@ def _own(value: dict[str, Any]) -> RowRequest:
         raise RequestError(f"raw is true or false, not {raw!r:.200}")
     return RowRequest(
         prompt=value.get("prompt"), messages=_messages(value.get("messages")), token_ids=value.get("token_ids"),
-        params=SamplingParams.of(value.get("params")), raw=raw,
+        params=SamplingParams.of(value.get("params")), raw=raw, save_system_prompt_kv_cache=_saved(value.get(SAVE)),
     )  # fmt: skip
 
 
@@ -102,9 +103,13 @@ def _reference_row(shared: dict[str, Any], request: Any) -> RowRequest:
     templated = asked.pop("apply_chat_template", True)
     if not isinstance(templated, bool):
         raise RequestError(f"apply_chat_template is true or false, not {templated!r:.200}")
+    saved = _saved(asked.pop(SAVE, None))
     params = _params(asked, REFERENCE_NEUTRAL)
     if templated:
-        return RowRequest(messages=messages, params=params)
+        saved = saved and messages[0].role == "system"  # it is asked for of a whole batch there
+        return RowRequest(messages=messages, params=params, save_system_prompt_kv_cache=saved)
+    if saved:
+        raise RequestError(f"{SAVE} is for messages that go through the chat template: take one of them out")
     return RowRequest(prompt="".join(message.text for message in messages), raw=True, params=params)
 
 
@@ -139,6 +144,12 @@ def _openai_row(value: dict[str, Any]) -> RowRequest:
     if isinstance(given, list) and given and all(isinstance(token, int) for token in given):
         return RowRequest(token_ids=tuple(given), params=params)
     raise RequestError(f"prompt is one string or one list of token ids a line, not {given!r:.200}")
+
+
+def _saved(value: Any) -> bool:
+    if not isinstance(value, bool | None):
+        raise RequestError(f"{SAVE} is true or false, not {value!r:.200}")
+    return bool(value)
 
 
 def _params(asked: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> SamplingParams:

@@ -138,7 +138,7 @@ def answered(
         }  # fmt: skip
     chat = asked.form is Form.CHAT
     said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-    reason = "length" if finish_reason == "length" else "stop"
+    reason = "length" if finish_reason in ("length", "capacity") else "stop"
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(ids), "total_tokens": prompt_tokens + len(ids)}
     return _response(asked, 200, {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{asked.mark}", "object": asked.form.value, "created": int(time()),

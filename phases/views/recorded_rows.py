@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from phases import logits_digest
+from phases.check_stop import Stopped
 from phases.constrain import constrained
 from phases.context import Generation
 from phases.recorded import capacity_of, request_of
-from phases.token_ids import tokens_of
-from statemachine import Journal, JournalError, Machine
+from phases.token_ids import Tokens, tokens_of
+from statemachine import Edit, Journal, JournalError, Machine, Signal
 from statemachine.record.exact import shown, typed
-from statemachine.record.records import EditRecord, StepRecord
+from statemachine.record.records import EditRecord, SignalRecord, StepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,11 @@ class RecordedRows:
         request, capacity = request_of(journal), capacity_of(journal)
         self._path = journal.path
         machine = constrained(machine, request)
-        self._phases, self._edits = machine.phases, {edit.name: edit for edit in machine.edits}
+        self._phases = machine.phases
+        self._events: dict[str, Signal[Generation, Any] | Edit[Generation, Any]] = {
+            **{signal.name: signal for signal in machine.signals},
+            **{edit.name: edit for edit in machine.edits},
+        }
         self.context = Generation(request, tuple(range(len(request.requests))), capacity)
         self._coming: dict[int, Any] = {}  # by row, the digest of the logits that its next token will be drawn from
         self._drawn_from: dict[int, Any] = {}  # ... that the token just drawn was drawn from
@@ -64,28 +69,30 @@ class RecordedRows:
         phase, context = self._phases.get(record.p), self.context
         if phase is None:
             return Walked(())
-        rows = self._rows(record.p)
+        rows, lengths = self._rows(record.p), list(context.cached)
         if record.p == "sample":
             self._drawn_from, self._coming = self._coming, {}
         outcome = typed(record.o, phase)
         is_token = record.p == "check_stop" and outcome is not None
-        tokens = self._tokens(record, rows, tokens_of(outcome)) if is_token else ()
+        tokens = self._tokens(record, rows, outcome) if is_token else ()
         if outcome is not None:
             phase.apply(context, outcome)
+        if record.p == "prefill":
+            rows = tuple(row for row in rows if context.cached[row] != lengths[row])
         if record.d is not None:
             self._coming |= {row.row: tuple(row.probabilities) for row in logits_digest.read(record.d)}
         return Walked(rows, tokens)
 
-    def edit(self, record: EditRecord) -> None:
-        """Take an edit; one that the machine does not know is let pass."""
-        if edit := self._edits.get(record.name):
+    def event(self, record: EditRecord | SignalRecord) -> None:
+        """Take an edit or a signal; one that the machine does not know is let pass."""
+        if event := self._events.get(record.name):
             with self._naming(record):
-                edit.apply(self.context, typed(record.o, edit))
+                event.apply(self.context, typed(record.o, event))
 
     @contextmanager
-    def _naming(self, record: StepRecord | EditRecord) -> Iterator[None]:
+    def _naming(self, record: StepRecord | EditRecord | SignalRecord) -> Iterator[None]:
         """Tell of what does not fit a generation, or what went before, as an error that names file and step."""
-        name = record.p if isinstance(record, StepRecord) else f"edit {record.name}"
+        name = record.p if isinstance(record, StepRecord) else record.name
         try:
             yield
         except Exception as error:
@@ -103,12 +110,12 @@ class RecordedRows:
             return tuple(context.unfinished())
         return tuple(range(len(context.slots)))
 
-    def _tokens(self, record: StepRecord, rows: tuple[int, ...], ids: tuple[int, ...]) -> tuple[Token, ...]:
-        context = self.context
+    def _tokens(self, record: StepRecord, rows: tuple[int, ...], outcome: Tokens | Stopped) -> tuple[Token, ...]:
+        context, failed = self.context, dict(outcome.failed) if isinstance(outcome, Stopped) else {}
         return tuple(
             Token(
                 row, token, record.n, len(context.output_ids[row]) in context.forced[row],
                 self._drawn_from.get(row, ()),
             )
-            for row, token in zip(rows, ids, strict=False)
+            for row, token in zip((row for row in rows if row not in failed), tokens_of(outcome), strict=False)
         )  # fmt: skip

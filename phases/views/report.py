@@ -233,12 +233,14 @@ class _Walk:
             self._event(
                 record.n, "signal", record.name if record.o is None else f"{record.name} {plain_text(record.o)}"
             )
+            if self.rows:
+                self.rows.event(record)
         elif isinstance(record, RefusedRecord):
             self._event(record.n, "refused", f"signal {record.name}: {record.why}")
         elif isinstance(record, EditRecord):
             self._event(record.n, "edit", f"{record.name} {plain_text(record.o)}")
             if self.rows:
-                self.rows.edit(record)
+                self.rows.event(record)
         elif isinstance(record, PauseRecord):
             self._event(record.n, "pause", "")
         elif isinstance(record, ErrorRecord):
@@ -276,7 +278,8 @@ def _rows(walk: _Walk, text: TokenText) -> list[_Row]:
             for name, value in msgspec.to_builtins(request.params).items()
             if value is not None
         ]
-        row = _Row(number, prompt, params, count=len(tokens), finish_reason=str(context.finish_reasons[number] or ""))
+        reason = ": ".join(filter(None, (context.finish_reasons[number], context.errors[number])))
+        row = _Row(number, prompt, params, count=len(tokens), finish_reason=reason)
         shown = tokens[:SHOWN_TOKENS]
         words: dict[int, str] = {}  # a candidate comes up again and again
         for token, piece in zip(shown, text.pieces(token.id for token in shown), strict=True):

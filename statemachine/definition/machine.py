@@ -108,7 +108,8 @@ class Machine(Generic[Context]):
         between
             Into every transition that leads from the first of these phases to the second.
         before
-            Into every way into this phase: transitions, signals, and the start if it is the one.
+            Into every way into this phase: transitions, signals that are taken elsewhere, and the start if it is the
+            one.
 
         Raises
         ------
@@ -129,7 +130,10 @@ class Machine(Generic[Context]):
         changed: dict[str, Any] = {}
         if before is not None:
             changed["signals"] = [
-                replace(signal, to=phase) if name_of(signal.to) == target else signal for signal in self.signals
+                replace(signal, to=phase)
+                if name_of(signal.to) == target and {*map(name_of, signal.sources)} != {target}
+                else signal
+                for signal in self.signals
             ]
             changed["start"] = phase if self.start.name == target else self.start
         if table == list(self.transitions) and changed.get("start", self.start) is self.start:

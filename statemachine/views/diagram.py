@@ -162,8 +162,9 @@ def _graph(machine: Drawable, highlight: Phase[Any, Any] | str | None, tally: "T
     for signal in chart.signals:
         source, target = _signal_ends(signal, ids)
         words = " ".join(filter(None, (str(signal), _times(tally.signals[signal]) if tally else "")))
+        side = {"tailport": "w", "headport": "w"} if source == target else {}  # the other is for transitions
         graph.edge(source, target, label=f"  signal {text(words)}  ",
-                   style="dashed", color=FAINT, fontcolor=FAINT)  # fmt: skip
+                   style="dashed", color=FAINT, fontcolor=FAINT, **side)  # fmt: skip
     return graph
 
 

@@ -56,8 +56,8 @@ class Details(Protocol):
         """What a step comes to; called for every step in order."""
         ...
 
-    def edit(self, record: EditRecord) -> None:
-        """Note an edit; called in order with the steps."""
+    def event(self, record: EditRecord | SignalRecord) -> None:
+        """Note an edit, or a signal that was taken; called in order with the steps."""
         ...
 
 
@@ -69,7 +69,7 @@ class NoDetails:
     def step(self, record: StepRecord) -> Extra:
         return Extra()
 
-    def edit(self, record: EditRecord) -> None: ...
+    def event(self, record: EditRecord | SignalRecord) -> None: ...
 
 
 def write_trace(journal: Journal, file: BinaryIO, details: Details | None = None) -> int:
@@ -120,12 +120,13 @@ def events(journal: Journal, details: Details) -> Iterator[Event]:
             for name, series in extra.counters.items():
                 yield {"ph": "C", "name": name, "pid": PID, "tid": MACHINE, "ts": now / 1e3, "args": series}
         elif isinstance(record, SignalRecord):
+            details.event(record)
             payload = {} if record.o is None else {"payload": _shortened(record.o)}
             yield _mark(now, f"signal {record.name}", step=record.n, **payload)
         elif isinstance(record, RefusedRecord):
             yield _mark(now, f"refused signal {record.name}", step=record.n, why=record.why[:LONGEST])
         elif isinstance(record, EditRecord):
-            details.edit(record)
+            details.event(record)
             yield _mark(now, f"edit {record.name}", step=record.n, outcome=_shortened(record.o))
         elif isinstance(record, PauseRecord):
             yield _mark(now, "pause", step=record.n)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_chunks import chunks_of
 
-from phases import Generator, SamplingParams
+from phases import Generator, RequestError, SamplingParams
 from phases.context import Generation
 from phases.generation import machine
 from phases.replay import replay
@@ -28,7 +29,7 @@ PROMPTS = ("the quick", "Prefill fills the cache", "fox")
 
 @pytest.fixture(scope="module")
 def eight(chat_folder: Path) -> Iterator[Generator]:
-    with Generator.from_pretrained(chat_folder, max_batch=8) as loaded:
+    with chunks_of(8), Generator.from_pretrained(chat_folder, max_batch=8, max_prefill_tokens=8) as loaded:
         yield loaded
 
 
@@ -89,8 +90,9 @@ def rules(generator: Generator, contexts: st.SearchStrategy[Generation], **optio
         contexts,
         resources=spare.resources,
         edits=EDITS,
+        signals={"cancel_row": ROW},
         pinned=addresses,
-        **options,
+        **{"may_raise": RequestError, **options},
     )
 
 
@@ -142,7 +144,7 @@ def test_generation_keeps_the_rules_when_phases_fail(eight: Generator, faulty: G
         faulty.engine.arm(given[1])
         return faulty.start(*given[0]).context
 
-    under_test = rules(faulty, st.tuples(requests(), FAULTS).map(begin), may_raise=OSError)
+    under_test = rules(faulty, st.tuples(requests(), FAULTS).map(begin), may_raise=(OSError, RequestError))
     run_rules(under_test, SETTINGS)
     assert free(eight) == 8
 

@@ -392,7 +392,7 @@ def test_what_a_checkpoint_asks_for_and_nobody_heeds_is_told_once_a_load(tmp_pat
 def test_the_output_ends_where_the_capacity_ends(generator: Generator) -> None:
     result = generator.generate("the fox", SamplingParams(temperature=0, max_new_tokens=10**9, stop_token_ids=()))
     assert result.prompt_tokens[0] + result.output_tokens[0] == 128
-    assert result.finish_reasons == ["length"]
+    assert result.finish_reasons == ["capacity"]
 
 
 def test_what_is_unset_comes_from_the_checkpoint_then_from_the_defaults(tmp_path: Path) -> None:

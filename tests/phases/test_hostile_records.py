@@ -15,7 +15,7 @@ from phases.replay import load_generator, played_run, replay
 from phases.views.recorded_rows import RecordedRows
 from phases.views.report import report_of
 from statemachine import Journal, JournalError
-from statemachine.record.records import EditRecord, StepRecord
+from statemachine.record.records import EditRecord, SignalRecord, StepRecord
 from statemachine.record.snapshot import load, restore
 from statemachine.views.trace import write_trace
 
@@ -47,8 +47,8 @@ def read(path: Path) -> None:
     for record in journal.timeline():
         if isinstance(record, StepRecord):
             rows.step(record)
-        elif isinstance(record, EditRecord):
-            rows.edit(record)
+        elif isinstance(record, EditRecord | SignalRecord):
+            rows.event(record)
     write_trace(journal, io.BytesIO(), GenerationDetails(RecordedRows(journal, machine)))
     GenerationSession.recorded(path)
 

@@ -3,6 +3,7 @@
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,32 @@ def test_prefill_at_once_in_pieces_and_decode_agree(
         np.testing.assert_allclose(engine.read_logits(row), expected, atol=near)
         np.testing.assert_allclose(engine.export_kv(row, 0, 560), engine.export_kv(at_once, 0, 560), atol=near)
     assert [engine.kv_cache.length(row) for row in rows] == [560, 560, 560]
+
+
+def test_a_prompt_cut_where_the_engine_lets_it_be_has_the_bits_of_a_whole_one(
+    load: Load, tmp_path: Path, poison: Callable[[Engine], None], stands_in: bool
+) -> None:
+    count = 300 if stands_in else 600  # more than two chunks of 256, or one
+    folder = write_checkpoint(tmp_path, max_position_embeddings=1024, head_dim=64, num_hidden_layers=1)
+    engine = load(folder, max_batch=3, capacity=count + 40)
+    chunk = engine.prefill_chunk
+    assert chunk >= 1
+    random = np.random.default_rng(0)
+    tokens, other = (random.integers(0, VOCAB, n).tolist() for n in (count, 40))
+    whole, cut, company = engine.kv_cache.acquire(3)
+    poison(engine)
+    engine.write_prompt(whole, tokens)
+    engine.prefill([whole])
+    uneven = {chunk, min(count - 1, max(1, 37 // chunk) * chunk), (count - 1) // chunk * chunk}
+    places = [0, *sorted(place for place in uneven if 0 < place < count), count]
+    for first, last in pairwise(places):
+        engine.write_prompt(cut, tokens[first:last])
+        engine.kv_cache.truncate(company, 0)
+        engine.write_prompt(company, other[: len(places) + first % 7])
+        engine.prefill([company, cut])
+    assert engine.kv_cache.length(cut) == count
+    assert engine.read_logits(cut).tobytes() == engine.read_logits(whole).tobytes()
+    assert engine.export_kv(cut, 0, count).tobytes() == engine.export_kv(whole, 0, count).tobytes()
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from gpu import Engine
-from phases import Generator, SamplingParams
+from phases import Generator, RequestError, SamplingParams
 from phases.context import Generation
 from phases.debugger.distribution import Distribution, NoDistribution, distribution
-from phases.generation import machine
+from phases.generation import machine, sample
+from phases.prompt_cache import PromptCache
 from phases.replay import replay
+from phases.tokenizer import Tokenizer
 from statemachine import Run
 from statemachine.testing import machine_rules, run_rules
 
@@ -62,6 +65,49 @@ def test_tokens_are_those_of_the_reference(generator: Generator, reference: Gene
     assert generator.generate(PROMPTS, DRAWN).output_ids == reference.generate(PROMPTS, DRAWN).output_ids
 
 
+def test_a_prompt_cache_changes_no_bit_and_takes_in_what_a_prefill_would_leave(
+    load: Callable[..., Engine], chat_folder: Path
+) -> None:
+    params = SamplingParams(temperature=1.0, seed=3, max_new_tokens=14, stop_token_ids=())
+    told = tuple(5 + place * 7 % 80 for place in range(113))
+    engine = load(chat_folder, max_batch=2)
+    cache = PromptCache(engine, limit=10**9)
+    tokenizer = Tokenizer.from_pretrained(chat_folder)
+    generators = [
+        Generator(engine, tokenizer, folder=chat_folder, prompt_cache=kept, max_prefill_tokens=bound)
+        for kept, bound in ((None, 10**6), (cache, 10**6), (cache, 70))
+    ]
+    output = generators[1].generate(told[:100], params).output_ids[0]
+    if engine.prefill_chunk == 1:  # what was drawn is kept, too
+        told = (*told[:100], *output[:13])
+        assert cache.size == 64 * engine.model.kv_numbers * 4
+    found = []
+    for generator in generators:
+        with generator.start(told, params) as run:
+            bits = [engine.read_logits(run.context.slots[0]).tobytes() for step in run if step.phase == "decode"]
+        found.append((generator.result(run), bits))
+        expected = 0 if generator.prompt_cache is None else min(cache.block, 112) // cache.block * cache.block
+        assert found[-1][0].reused_tokens == [expected]
+    assert found[0] == found[1] == found[2]
+
+
+def test_decode_steps_leave_the_bits_of_a_prefill_where_a_prompt_may_be_cut_anywhere(
+    load: Callable[..., Engine], chat_folder: Path
+) -> None:
+    engine = load(chat_folder, max_batch=2)
+    if engine.prefill_chunk != 1:
+        pytest.skip("prompts are cut at more than one token, so nothing relies on it")
+    told = [5 + place * 7 % 80 for place in range(90)]
+    whole, stepped = engine.kv_cache.acquire(2)
+    engine.write_prompt(whole, told)
+    engine.write_prompt(stepped, told[:50])
+    engine.prefill([whole, stepped])
+    for token in told[50:]:
+        engine.write_token(stepped, token)
+        engine.decode([stepped])
+    assert engine.export_kv(stepped, 0, 90).tobytes() == engine.export_kv(whole, 0, 90).tobytes()
+
+
 ALL_THAT_CAN_BE_ASKED = [
     SamplingParams(
         temperature=1.0, seed=7, max_new_tokens=9, stop_token_ids=(), repetition_penalty=1.4, presence_penalty=0.4,
@@ -102,6 +148,54 @@ def test_a_run_that_asks_for_all_goes_back_forks_and_is_verified(generator: Gene
         verified = replay(path, generator=generator)
         verified.run.close()
         assert verified.divergence is None, verified.divergence.report()
+
+
+def test_prompts_in_pieces_come_to_the_bits_of_whole_ones(generator: Generator) -> None:
+    whole = generator.generate(PROMPTS, DRAWN).output_ids
+    found = []
+    for bound in (1, 5, 1000):
+        with started(generator, max_prefill_tokens=bound) as run:
+            run.until(sample)
+            found.append([generator.engine.read_logits(slot).tobytes() for slot in run.context.slots])
+            run.resume()
+            assert run.context.output_ids == whole, bound
+    assert found == [found[0]] * 3
+
+
+@pytest.mark.parametrize("place", [1, 2, 5, 9])
+def test_a_row_that_is_cancelled_leaves_the_others_to_the_bit(generator: Generator, tmp_path: Path, place: int) -> None:
+    prompts = ["fox", *PROMPTS]
+    params = [replace(DRAWN[0], logprobs=1), *(replace(params, logprobs=1) for params in DRAWN)]
+    whole = generator.generate(prompts, params)
+    path = tmp_path / "run.jsonl"
+    with generator.start(prompts, params, journal=path) as run:
+        while run.step_count < place:
+            run.step()
+        generator.cancel_row(run, 1)
+        run.resume()
+        result = generator.result(run)
+    kept = result.output_tokens[1]
+    assert result.finish_reasons == ["length", "cancelled", "length"]
+    assert result.output_ids == [whole.output_ids[0], whole.output_ids[1][:kept], whole.output_ids[2]]
+    assert (result.logprobs[0], result.logprobs[2]) == (whole.logprobs[0], whole.logprobs[2])
+    verified = replay(path, generator=generator)
+    verified.run.close()
+    assert verified.divergence is None
+
+
+def test_a_row_that_has_nothing_to_draw_from_fails_alone(generator: Generator, tmp_path: Path) -> None:
+    nothing = SamplingParams(allowed_token_ids=(40,), forbidden_token_ids=(40,))
+    path = tmp_path / "run.jsonl"
+    with generator.start([*PROMPTS, "fox"], [DRAWN[0], nothing, DRAWN[1]], journal=path) as run:
+        run.start()
+        result = generator.result(run)
+    alone = generator.generate([PROMPTS[0], "fox"], DRAWN).output_ids
+    assert result.finish_reasons == ["length", "failed", "length"]
+    assert result.output_ids == [alone[0], [], alone[1]]
+    assert "nothing but -inf" in (result.errors[1] or "")
+    verified = replay(path, generator=generator)
+    verified.run.close()
+    assert verified.divergence is None
 
 
 def test_a_run_goes_on_from_every_place_where_it_rests(generator: Generator) -> None:
@@ -295,6 +389,8 @@ def test_generation_keeps_the_rules(generator: Generator, stands_in: bool) -> No
             contexts,
             resources=spare.resources,
             edits=edits,
+            signals={"cancel_row": st.integers(0, 1)},
+            may_raise=RequestError,
             pinned=lambda context: {buffer.name: buffer.address for buffer in context.bound_engine.memory()},
         ),
         settings(

@@ -296,6 +296,26 @@ def test_logits_without_a_distribution_are_refused_of_their_row_alone(engine: En
     assert engine.sampled([0]) == (int(np.argmax(noise(VOCAB))),)
 
 
+def test_rows_without_a_distribution_are_named_and_all_others_are_drawn(engine: Engine) -> None:
+    best = int(np.argmax(noise(VOCAB)))
+    for row, value in ((0, np.nan), (1, None), (2, np.inf), (3, None)):
+        logits = noise(VOCAB)
+        if value is not None:
+            logits[row] = value
+        engine.write_logits(row, logits)
+
+    def draw() -> None:
+        engine.sample([0, 1, 2, 3])
+        engine.sampled([0, 1, 2, 3])
+
+    with pytest.raises(LogitsError) as refused:
+        draw()
+    assert sorted(refused.value.rows) == [0, 2]
+    assert "NaN" in refused.value.rows[0]
+    assert "+inf" in refused.value.rows[2]
+    assert engine.sampled([1, 3]) == (best, best)
+
+
 def test_refusals_say_what_is_wrong_and_change_nothing(engine: Engine) -> None:
     first, second = engine.kv_cache.acquire(2)
     prompted(engine, first, [1, 2])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from small_chunks import chunks_of
 
 from phases import Generator, Message, SamplingParams
 from phases.chat.machine import Turn, machine, start_request
@@ -22,7 +23,10 @@ TEXTS = st.sampled_from(["fox", "the quick", "Prefill fills the cache", "lazy do
 
 @pytest.fixture(scope="module")
 def eight(chat_folder: Path) -> Iterator[Generator]:
-    with Generator.from_pretrained(chat_folder, max_batch=8, machine=machine) as loaded:
+    with (
+        chunks_of(2),
+        Generator.from_pretrained(chat_folder, max_batch=8, max_prefill_tokens=2, machine=machine) as loaded,
+    ):
         yield loaded
 
 

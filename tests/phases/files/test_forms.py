@@ -61,6 +61,15 @@ def test_the_reference_s_words_are_those_of_its_structs_and_of_its_files() -> No
     ]
 
 
+def test_a_system_prompt_to_keep() -> None:
+    chat = [{"role": "system", "content": "Be kind."}, *SAY]
+    messages = (Message("system", "Be kind."), Message("user", "Hello"))
+    kept = RowRequest(messages=messages, save_system_prompt_kv_cache=True)
+    assert list(requests_of({"messages": chat, "save_system_prompt_kv_cache": True})) == [(None, Form.OURS, kept)]
+    batch = {"requests": [{"messages": chat}, {"messages": SAY}], "saveSystemPromptKVCache": True}  # for all of them
+    assert [found for _, _, found in requests_of(batch)] == [kept, RowRequest(messages=messages[1:])]
+
+
 BAD = [
     ([], "a JSON object"),
     ({}, "exactly one of them"),
@@ -79,7 +88,10 @@ BAD = [
     ({"requests": [{}]}, "has messages"),
     ({"requests": ["x"]}, "has messages"),
     ({"requests": [{"messages": SAY}], "loraWeightsName": "french"}, "lora_weights_name, which is not offered"),
-    ({"requests": [{"messages": SAY}], "saveSystemPromptKVCache": True}, "save_system_prompt_kv_cache, which is not"),
+    ({"requests": [{"messages": SAY}], "saveSystemPromptKVCache": 1}, "save_system_prompt_kv_cache is true or false"),
+    ({"messages": SAY, "save_system_prompt_kv_cache": "yes"}, "save_system_prompt_kv_cache is true or false"),
+    ({"messages": SAY, "save_system_prompt_kv_cache": True}, "begin with one of the role 'system'"),
+    ({"requests": [{"messages": SAY}], "saveSystemPromptKVCache": True, "apply_chat_template": False}, "take one of"),
     ({"requests": [{"messages": SAY}], "enable_thinking": True}, "enable_thinking, which is not"),
     ({"requests": [{"messages": SAY}], "numLogprob": 3}, "numLogprob, which is not"),
     ({"requests": [{"messages": SAY}], "num_logprobs": True}, "num_logprobs, which is not"),

@@ -222,6 +222,14 @@ def test_insert_before_a_phase_splices_into_every_way_into_it() -> None:
             machine.insert(first, **where)  # type: ignore[arg-type]
 
 
+def test_a_signal_that_leaves_a_run_where_it_is_leads_into_no_phase() -> None:
+    a, b, end = Phase("a"), Phase("b"), End("end")
+    signals = [Signal("stay", to=b, sources=(b,)), Signal("back", to=b, sources=(a, b))]
+    machine = Machine("short", start=a, transitions=[Transition(a, b), Transition(b, end)], signals=signals)
+    longer = machine.insert(Phase("first"), before=b)
+    assert [name_of(signal.to) for signal in longer.signals] == ["b", "first"]
+
+
 def test_one_phase_may_be_inserted_at_several_places() -> None:
     a, b, end = Phase("a"), Phase("b"), End("end")
     table = [Transition(a, b), Transition(b, b, yes), Transition(b, end, ~yes)]
