@@ -106,6 +106,12 @@ def stands_in(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
+def stride(stands_in: bool) -> int:
+    """How far apart the places are that a test goes to: 5 of a slow stand-in, which meets every phase of a round."""
+    return 5 if stands_in else 1
+
+
+@pytest.fixture
 def engine(load: Load, checkpoint: Path) -> Engine:
     return load(checkpoint, max_batch=4, capacity=48)
 
