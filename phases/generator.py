@@ -124,7 +124,7 @@ class Generator:
             Called with (what is done, bytes done, bytes in all) while the engine loads: 0 of 0 where none are counted.
         **options
             What only some engines take, see `gpu.load_engine`: `quantize="int8"` for weights of 8 bits (cuda, onnx),
-            `"fp8"` (cuda) or `"int4"` (onnx), `export=` a folder of `phasewalk export` (onnx), `decode=` (cuda,
+            `"fp8"` (cuda) or `"int4"` (onnx), `export=` a folder of `phasewalk export` (onnx), `decode=` (cuda, numpy,
             tensorrt). "auto" chooses an engine that has them. `phasewalk perplexity` tells what fewer bits cost in
             quality. Records say which weights they were made with, and are replayed and gone on with by no others.
 
