@@ -35,17 +35,19 @@ def short(prompt: str, tokens: int, **more: object) -> dict:
     return {"prompt": prompt, "params": {"temperature": 0, "max_new_tokens": tokens}} | more
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_each_request_has_the_answer_that_it_has_alone(phasewalk: Command, chat_folder: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "decode"), [(1, ()), (2, ()), (5, ()), (5, ("--decode", "together"))])
+def test_each_request_has_the_answer_that_it_has_alone(
+    phasewalk: Command, chat_folder: Path, size: int, decode: tuple[str, ...]
+) -> None:
     write([short("the fox " * (number % 3 + 1), 1 + number % 4, id=f"r{number}") for number in range(5)])
-    answer = phasewalk("run", *FILES, "--batch-size", str(size), "--model", str(chat_folder), *NUMPY)
+    answer = phasewalk("run", *FILES, "--batch-size", str(size), "--model", str(chat_folder), *NUMPY, *decode)
     assert (answer.code, answer.out) == (0, "")
     assert "5 requests, 11 tokens in " in answer.err
     found = {result["id"]: result for result in results()}
     for number in range(5):
         alone = json.loads(
-            phasewalk("run", "the fox " * (number % 3 + 1), "--model", str(chat_folder), *NUMPY, "--json",
-                      "--temperature", "0", "--max-new-tokens", str(1 + number % 4)).out
+            phasewalk("run", "the fox " * (number % 3 + 1), "--model", str(chat_folder), *NUMPY, *decode,
+                      "--json", "--temperature", "0", "--max-new-tokens", str(1 + number % 4)).out
         )  # fmt: skip
         result = found[f"r{number}"]
         assert (result["line"], result["text"], result["output_ids"], result["finish_reason"]) == (
