@@ -1,12 +1,15 @@
-"""Decode speed of the engines of the CPU beside Hugging Face generate and llama.cpp, one row and 8, in one table.
+"""Decode speed of the engines of the CPU beside Hugging Face generate and llama.cpp, 1, 8 and 32 rows, in one table.
 
-    python benchmarks/cpu_decode.py [--threads N] [--repeats N] [--shapes NAME ...] [--llama-python PYTHON]
+    python benchmarks/cpu_decode.py [--threads N] [--repeats N] [--shapes NAME ...] [--only [NAME ...]]
+                                    [--llama-python PYTHON]
 
 All run the same random weights, greedily, in turns: in each round the read bandwidth is measured, of one thread and of
-`--threads`, then each contender decodes one row, then each decodes 8, so that all see the same machine. Figures are
-medians over the rounds. `numpy, 1 thread` is the default of that engine, all others have `--threads`; of generate with
-one thread and with those, the faster is shown. `share` is that of the bandwidth of as many threads. Tokens are compared
-with those of `numpy` in float32; of fewer bits they are others, as they must be on random weights.
+`--threads`, then each contender decodes one row, then each decodes 8, then 32, so that all see the same machine.
+Figures are medians over the rounds. `numpy, 1 thread` is the default of that engine, all others have `--threads`; of
+generate with one thread and with those, the faster is shown. `x 1 row` is how many times the tokens of one row come of
+the batch, of the NumPy engine those of the way to decode in which one row is fastest. `share` is that of the bandwidth
+of as many threads. Tokens are compared with those of `numpy` in float32; of fewer bits they are others, as they must be
+on random weights.
 
 llama.cpp takes part if `--llama-python` names an interpreter that has it: `llama_cpp_decode.py` tells how to make one.
 """
@@ -38,9 +41,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import gpu
 
-PROMPT_TOKENS, CAPACITY, BATCHES = 16, 512, (1, 8)
+PROMPT_TOKENS, CAPACITY, BATCHES = 16, 512, (1, 8, 32)
 TARGETS = {"onnx float32": 1.1, "onnx int8": 2.2, "onnx int4": 2.8}  # times the NumPy engine with as many threads
+BATCH_TARGETS = {("numpy, together", 8): 2.5, ("numpy, together", 32): 5.0}  # times one row, see above
 LLAMA_CPP = Path(__file__).with_name("llama_cpp_decode.py")
+OTHERS = ("onnx", "llama.cpp")  # who may be left out; NumPy and generate always take part
 LLAMA_KINDS = ("F32", "Q8_0", "Q4_0")
 
 
@@ -113,6 +118,8 @@ class Result:
     tokens_per_s: float | None  # of all rows; None: it could not take part
     times_numpy: float | None
     target: float | None
+    times_one_row: float | None
+    batch_target: float | None
     read: float | None  # bytes/s
     share: float | None  # of the bandwidth that was measured in the same round
     same_tokens: bool | None
@@ -196,7 +203,9 @@ class LlamaCpp:
         return json.loads(line)
 
 
-def measure(name: str, *, threads: int, repeats: int, steps: int | None, llama: str | None) -> tuple[list[Result], str]:
+def measure(
+    name: str, *, threads: int, repeats: int, steps: int | None, only: Sequence[str], llama: str | None
+) -> tuple[list[Result], str]:
     """Let all contenders run in turns on one checkpoint of this shape; also gives what llama.cpp says of itself."""
     shape = SHAPES[name]
     torch.manual_seed(0)
@@ -219,7 +228,8 @@ def measure(name: str, *, threads: int, repeats: int, steps: int | None, llama: 
         if threads > 1:
             contenders["numpy, 1 thread"] = load("numpy", 1)
         contenders["numpy"] = load("numpy", threads)
-        for kind in ("float32", "int8", "int4"):
+        contenders["numpy, together"] = load("numpy", threads, decode="together")
+        for kind in ("float32", "int8", "int4") if "onnx" in only else ():
             if "onnx" in gpu.engines():
                 quantize = None if kind == "float32" else kind
                 contenders[f"onnx {kind}"] = load("onnx", threads, quantize=quantize, export=exported(folder, quantize))
@@ -227,7 +237,7 @@ def measure(name: str, *, threads: int, repeats: int, steps: int | None, llama: 
                 lacking[f"onnx {kind}"] = gpu.unavailable_engines()["onnx"]
         for some in sorted({1, threads}):
             contenders[f"HF generate, {some} thread{'s' * (some > 1)}"] = Contender(generate(model, some), some)
-        for kind in LLAMA_KINDS:
+        for kind in LLAMA_KINDS if "llama.cpp" in only else ():
             if llama is None:
                 lacking[f"llama.cpp {kind}"] = f"no --llama-python was named; {LLAMA_CPP.name} tells how to make one"
                 continue
@@ -275,6 +285,8 @@ def results(
     """Give the medians; of generate with one thread and with all, only the better."""
     median = statistics.median
     rates = {key: median(key[1] * count / turn.seconds for turn in turns) for key, turns in found.items()}
+    one_row = {name: rate for (name, batch), rate in rates.items() if batch == 1}
+    fastest = max(rate for name, rate in one_row.items() if name.startswith("numpy"))
     made = []
     for (name, batch), turns in found.items():
         others = [rate for (other, size), rate in rates.items() if other.startswith("HF") and size == batch]
@@ -291,6 +303,8 @@ def results(
                 tokens_per_s=rates[name, batch],
                 times_numpy=rates[name, batch] / rates["numpy", batch],
                 target=TARGETS.get(name),
+                times_one_row=rates[name, batch] / (fastest if name.startswith("numpy") else one_row[name]),
+                batch_target=BATCH_TARGETS.get((name, batch)),
                 read=median(reads),
                 # Round by round, since the bandwidth of a shared machine changes from one second to the next.
                 share=median(read / bandwidth for read, bandwidth in zip(reads, possible, strict=True)),
@@ -302,7 +316,7 @@ def results(
 
 def missing(shape: str, lacking: dict[str, str]) -> list[Result]:
     return [
-        Result(shape, name, batch, None, None, TARGETS.get(name), None, None, None, reason)
+        Result(shape, name, batch, None, None, TARGETS.get(name), None, None, None, None, None, reason)
         for batch in BATCHES
         for name, reason in lacking.items()
     ]
@@ -310,17 +324,29 @@ def missing(shape: str, lacking: dict[str, str]) -> list[Result]:
 
 def table(shape: str, found: Sequence[Result]) -> Table:
     made = Table(title=f"Decode, {shape} Llama, {PROMPT_TOKENS} tokens of prompt, random weights")
-    for column in ("rows", "contender", "tokens/s", "x numpy", "target", "reads", "share", "tokens"):
+    for column in (
+        "rows",
+        "contender",
+        "tokens/s",
+        "x numpy",
+        "target",
+        "x 1 row",
+        "target",
+        "reads",
+        "share",
+        "tokens",
+    ):
         made.add_column(column, justify="left" if column in ("contender", "tokens") else "right", no_wrap=True)
     for batch in BATCHES:
         for result in (result for result in found if result.batch == batch):
             target = f"{result.target}x" if result.target else ""
             if result.tokens_per_s is None or result.read is None:
-                made.add_row(str(batch), result.contender, "--", "", target, "", "", "", style="dim")
+                made.add_row(str(batch), result.contender, "--", "", target, "", "", "", "", "", style="dim")
                 continue
             same = {None: "", True: "same", False: "DIFFER"}[result.same_tokens]
             made.add_row(
                 str(batch), result.contender, f"{result.tokens_per_s:.1f}", f"{result.times_numpy:.2f}x", target,
+                f"{result.times_one_row:.2f}x", f"{result.batch_target}x" if result.batch_target else "",
                 f"{result.read / 1e9:.1f} GB/s", f"{result.share:.0%}", same,
             )  # fmt: skip
         made.add_section()
@@ -352,14 +378,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are taken over them (default 7)")
     parser.add_argument("--steps", type=int, help="decode steps of a turn (default: 96 of 32M, 40 of 160M)")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument(
+        "--only", nargs="*", choices=OTHERS, default=OTHERS, help="beside NumPy and generate (default: all)"
+    )
     parser.add_argument("--llama-python", metavar="PYTHON", help="an interpreter that has llama-cpp-python and gguf")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args()
     all_found: list[Result] = []
     for shape in options.shapes:
         found, about = measure(
-            shape, threads=options.threads, repeats=options.repeats, steps=options.steps, llama=options.llama_python
-        )
+            shape, threads=options.threads, repeats=options.repeats, steps=options.steps, only=options.only,
+            llama=options.llama_python,
+        )  # fmt: skip
         console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
         console.print(table(shape, found))
         console.print(

@@ -26,7 +26,7 @@ import llama_cpp
 import numpy as np
 from gguf.quants import quantize
 
-CAPACITY, SEQUENCES = 512, 8
+CAPACITY, SEQUENCES = 512, 32
 NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",

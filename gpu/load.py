@@ -53,11 +53,16 @@ _MISSING: dict[str, Callable[[], str | None]] = {
 _DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda, "tensorrt": describe_cuda}
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
     "cuda": ("decode", "quantize", "timeout"),
+    "numpy": ("decode",),
     "onnx": ("export", "quantize"),
     "tensorrt": ("plan", "dtype", "decode", "timeout"),
 }
 _QUANTIZED = {"cuda": ("int8", "fp8"), "onnx": ("int8", "int4")}  # what an engine can quantise weights to
-_DECODES = {"cuda": ("per-op", "persistent"), "tensorrt": ("whole", "fitted")}  # the ways in which an engine decodes
+_DECODES = {
+    "cuda": ("per-op", "persistent"),
+    "numpy": ("alone", "together"),
+    "tensorrt": ("whole", "fitted"),
+}  # the ways in which an engine decodes
 _WEIGHTS = {
     "cuda": "bfloat16",
     "numpy": "float32",
@@ -181,16 +186,16 @@ def load_engine(
     capacity : int, optional
         Tokens a row can hold, prompt included; the smaller of 4096 and the model's positions if not given.
     threads : int, optional
-        Threads of a decode step; the engine's own choice if not given (numpy: 1, see `gpu.numpy.linear.Linear`).
+        Threads of a decode step; the engine's own choice if not given (numpy: 1, see `NumpyEngine`).
     self_check : bool
         Run the engine's check of itself, which costs about eight decode steps.
     progress : callable, optional
         Called with (what is done, bytes done, bytes in all): as weights are read, and with 0 of 0 bytes before
         anything else that takes long, as compiling kernels does.
     **options
-        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; onnx: `export`,
-        `quantize`, see `OnnxEngine`; tensorrt: `plan`, `dtype`, `decode`, `timeout`, see `TensorRTEngine`); None leaves
-        the choice to it.
+        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; numpy: `decode`, see
+        `NumpyEngine`; onnx: `export`, `quantize`, see `OnnxEngine`; tensorrt: `plan`, `dtype`, `decode`, `timeout`, see
+        `TensorRTEngine`); None leaves the choice to it.
 
     Raises
     ------

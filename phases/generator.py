@@ -154,7 +154,7 @@ class Generator:
             device.
         **options
             What only some engines take, see `gpu.load_engine`: `quantize="int8"` for weights of 8 bits (cuda, onnx),
-            `"fp8"` (cuda) or `"int4"` (onnx), `export=` a folder of `phasewalk export` (onnx), `decode=` (cuda,
+            `"fp8"` (cuda) or `"int4"` (onnx), `export=` a folder of `phasewalk export` (onnx), `decode=` (cuda, numpy,
             tensorrt). "auto" chooses an engine that has them. `phasewalk perplexity` tells what fewer bits cost in
             quality. Records say which weights they were made with, and are replayed and gone on with by no others.
 

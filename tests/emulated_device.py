@@ -29,10 +29,23 @@ from gpu.cuda.engine import CudaEngine
 HEADER = Path(__file__).parent / "gpu" / "cuda" / "emulated_cuda.hpp"
 CAN_EMULATE = shutil.which("g++") is not None and platform.machine() == "x86_64" and os.name == "posix"
 _FLAGS = (
-    "-std=c++17", "-O2", "-mfma", "-ffp-contract=off", "-shared", "-fPIC", "-w",
+    "-std=c++17", "-O1", "-mfma", "-ffp-contract=off", "-shared", "-fPIC", "-w",
     "-fno-gnu-unique", "-Wl,-Bsymbolic",  # shared memory of the same name is each library's own
 )  # fmt: skip
+_OF_WIDE_TILES = re.compile(r'(?m)^#line 1 "\w+_\d+x\d+\.cu"')
 _BUILT = Path(tempfile.gettempdir()) / f"phasewalk-emulated-{os.getuid() if hasattr(os, 'getuid') else 0}"
+
+
+def _source(modules: Sequence[Module]) -> str:
+    """Give the text of modules in one: what several begin with is compiled once."""
+    parts = (part for module in modules for part in re.split(r"(?m)^(?=#line 1 )", module.source))
+    return "".join([HEADER.read_text(), *dict.fromkeys(parts)])
+
+
+def _place(text: str, defines: Sequence[str]) -> Path:
+    """Say where the library of such a text lies once it is compiled."""
+    name = hashlib.sha256("\0".join([text, *defines, *_FLAGS]).encode()).hexdigest()
+    return _BUILT / f"{name}.so"
 
 
 def _compile(text: str, defines: Sequence[str], library: Path) -> None:
@@ -82,6 +95,7 @@ class EmulatedDevice:
         self._memory: list[np.ndarray] = []
         self._recording: list[Callable[[], None]] | None = None
         self._libraries: list[Any] = []
+        self._later: list[Module] = []  # compiled once one of their kernels is launched
 
     @property
     def reserved(self) -> int:
@@ -119,21 +133,26 @@ class EmulatedDevice:
         self._memory = [found for found in self._memory if not 0 <= address - found.ctypes.data < found.nbytes]
 
     def build(self, modules: Sequence[Module], *, compiling: Callable[[], None]) -> None:
-        # Modules of the same macros are made into one: what several begin with is compiled once.
-        parts: dict[tuple[str, ...], dict[str, None]] = {}
-        for module in modules:
-            parts.setdefault(module.defines, {}).update(dict.fromkeys(re.split(r"(?m)^(?=#line 1 )", module.source)))
-        built = {}
-        for defines, texts in parts.items():
-            text = "".join([HEADER.read_text(), *texts])
-            name = hashlib.sha256("\0".join([text, *defines, *_FLAGS]).encode()).hexdigest()
-            built[_BUILT / f"{name}.so"] = text, defines
+        # Most runs have no prompt that is long enough for the products of wide tiles.
+        self._later += [module for module in modules if _OF_WIDE_TILES.search(module.source)]
+        self._build([module for module in modules if not _OF_WIDE_TILES.search(module.source)], compiling)
+
+    def _build(self, modules: Sequence[Module], compiling: Callable[[], None]) -> None:
+        macros = {module.defines: None for module in modules}
+        texts = {defines: _source([one for one in modules if one.defines == defines]) for defines in macros}
+        built = {_place(text, defines): (text, defines) for defines, text in texts.items()}
         if not all(library.exists() for library in built):
             compiling()
         for library, (text, defines) in built.items():
             if not library.exists():
                 _compile(text, defines, library)
             self._libraries.append(ctypes.CDLL(str(library)))
+
+    def _library_of(self, kernel: str) -> Any:
+        if not any(hasattr(library, kernel) for library in self._libraries):
+            later, self._later = self._later, []
+            self._build(later, lambda: None)
+        return next(library for library in reversed(self._libraries) if hasattr(library, kernel))
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, *parameters: int, shared: int = 0,
@@ -145,7 +164,7 @@ class EmulatedDevice:
         self, kernel: str, grid: tuple[int, int, int], threads: int, parameters: tuple[int, ...], shared: int,
         together: bool,
     ) -> None:  # fmt: skip
-        library = next(library for library in reversed(self._libraries) if hasattr(library, kernel))
+        library = self._library_of(kernel)
         values = (ctypes.c_uint64 * len(parameters))(*parameters)
         library.stack_bytes.restype = ctypes.c_size_t
         with self._one_at_a_time:

@@ -23,9 +23,9 @@ def test_every_contender_has_a_row_at_every_batch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    names = {"numpy", "onnx float32", "onnx int8", "onnx int4", "HF generate, 1 thread"}
+    names = {"numpy", "numpy, together", "onnx float32", "onnx int8", "onnx int4", "HF generate, 1 thread"}
     missing = {"llama.cpp F32", "llama.cpp Q8_0", "llama.cpp Q4_0"}
-    for batch in (1, 8):
+    for batch in (1, 8, 32):
         rows = {row["contender"]: row for row in found if row["batch"] == batch}
         assert rows.keys() == names | missing
         assert all(rows[name]["tokens_per_s"] > 0 and rows[name]["share"] > 0 for name in names)

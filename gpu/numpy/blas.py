@@ -2,8 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_in_turns.acquire, after_in_parent=_in_turns.release, after_in_child=_in_turns.release)
 
 
+class _OneThread:
+    """A turn with one thread: threadpoolctl's `limit`, which leaves objects for the collector of garbage each time."""
+
+    def __init__(self, controller: ThreadpoolController) -> None:
+        self._libraries = controller.lib_controllers
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        _in_turns.acquire()
+        try:
+            self._before = [library.get_num_threads() for library in self._libraries]
+            for library in self._libraries:
+                library.set_num_threads(1)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for library, count in zip(self._libraries, self._before, strict=False):
+                library.set_num_threads(count)
+        finally:
+            _in_turns.release()
+
+
 class Blas:
     """NumPy's BLAS as it stands in this process."""
 
@@ -27,17 +51,12 @@ class Blas:
             of_numpy = [lib["filepath"] for lib in loaded.info() if Path(lib["filepath"]).parent in places]
             self._controller = loaded.select(filepath=of_numpy) if of_numpy else loaded
             self._info: list[dict[str, Any]] = self._controller.info()
+        self._one_thread = _OneThread(self._controller)
         self.threads: int = max((int(library["num_threads"]) for library in self._info), default=1)
 
-    @contextmanager
-    def at_work(self, *, one_thread: bool) -> Iterator[None]:
+    def at_work(self, *, one_thread: bool) -> AbstractContextManager[Any]:
         """Compute on all threads or on one; another engine that needs them waits."""
-        with _in_turns:
-            if one_thread:
-                with self._controller.limit(limits=1):
-                    yield
-            else:
-                yield
+        return self._one_thread if one_thread else _in_turns
 
     def environment(self) -> dict[str, Any]:
         """Tell what of it can change a bit."""

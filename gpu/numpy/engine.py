@@ -8,16 +8,19 @@ import numpy as np
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
-from gpu.errors import CheckpointError
+from gpu.errors import CheckpointError, OptionError
 from gpu.host_engine import HostEngine
 from gpu.memory import check_capacity, check_weights, size, too_large
 from gpu.numpy.blas import Blas
 from gpu.numpy.layers import Attention, rms_norm, rotate, swiglu
 from gpu.numpy.linear import Linear
+from gpu.numpy.together import Together, usual_threads
 from gpu.numpy.weights import Weights
 from gpu.numpy.workspace import Workspace
+from gpu.printable import printable
 from gpu.processor import processor
 
+ALONE, TOGETHER = "alone", "together"  # ways to decode
 _CHUNK = 96  # tokens of a prompt that go through the layers together
 _WORTH_THREADS = 4e8  # floating-point operations: a smaller product is done before threads have paid for their start
 
@@ -41,14 +44,34 @@ class NumpyEngine(HostEngine):
     capacity : int
         Tokens a row can hold.
     threads : int, optional
-        1, the default, decodes on the calling thread; more on the threads of the BLAS, see `Linear`.
+        1, the default, decodes on the calling thread; more on the threads of the BLAS, see `Linear`. Together, so many
+        threads of this process share the products, two if not given, and give the same bits as one.
+    decode : {"alone", "together"}, optional
+        How the rows of a step go through the matrices: alone if not given, each with dot products of its own. Together
+        they do so in blocks, see `Together`: a block of 8 takes little longer than one row of it, so that many rows
+        are much faster, but a row without company two to three times as slow. A row has the same bits in any company
+        in either way, and others in the one way than in the other. Engines that decode together take turns.
+
+    Raises
+    ------
+    OptionError
+        If there is no such way to decode, or rows cannot decode together with the BLAS that is at hand.
     """
 
     name = "numpy"
 
     def __init__(
-        self, model: ModelConfig, checkpoint: Checkpoint, *, rows: int, capacity: int, threads: int | None = None
+        self,
+        model: ModelConfig,
+        checkpoint: Checkpoint,
+        *,
+        rows: int,
+        capacity: int,
+        threads: int | None = None,
+        decode: str | None = None,
     ) -> None:
+        if decode not in (None, ALONE, TOGETHER):
+            raise OptionError(f"the engine numpy has no decode {printable(decode, 40)}: expected {ALONE} or {TOGETHER}")
         chunk = min(_CHUNK, capacity)
 
         def needs(rows: int, capacity: int) -> Mapping[str, int]:
@@ -78,9 +101,15 @@ class NumpyEngine(HostEngine):
             raise CheckpointError(f"the system refused the {size(weights)} that the weights take") from None
         self._weight_bytes = self._weights.bytes_per_step
         self.prefill_chunk = chunk
-        self._threads = threads or 1
         self._blas = Blas()
-        self._linear = Linear(self._threads)
+        self._together: Together | None = None
+        if decode == TOGETHER:
+            with self._blas.at_work(one_thread=True):
+                self._together = Together(self._weights.shapes, rows=rows, threads=threads or usual_threads())
+            self._threads = self._together.threads
+        else:
+            self._threads = threads or 1
+        self._linear = self._together or Linear(self._threads)
         self._steps: dict[int, Workspace] = {}  # by the number of rows in a step
 
     def decode(self, rows: Sequence[int]) -> None:
@@ -163,7 +192,9 @@ class NumpyEngine(HostEngine):
         return self._blas.at_work(one_thread=largest < _WORTH_THREADS)
 
     def _decode_threads(self) -> AbstractContextManager[Any]:
-        """Let the BLAS have its threads if decode uses them."""
+        """Let the BLAS have its threads if decode uses them; one where decode has threads of its own."""
+        if self._together is not None:
+            return self._blas.at_work(one_thread=True)
         return self._blas.at_work(one_thread=False) if self._threads > 1 else nullcontext()
 
     def _workspace(self, rows: int) -> Workspace:
@@ -221,11 +252,20 @@ class NumpyEngine(HostEngine):
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
-            "decode_threads": self._blas.threads if self._threads > 1 else 1,
+            "decode": ALONE if self._together is None else TOGETHER,
+            "decode_threads": self._blas.threads if self._threads > 1 and self._together is None else self._threads,
+            **({} if self._together is None else {"decode_block": self._together.block}),
             **self._blas.environment(),
             "numpy": np.__version__,
             **processor(),
         }
+
+    def facts(self) -> dict[str, str | int]:
+        """Tell how rows decode, if not as they do unless somebody says otherwise."""
+        if self._together is None:
+            return {}
+        block, threads = self._together.block, self._together.threads
+        return {"decode": f"{TOGETHER}, in blocks of {block} rows, on {threads} thread{'s' * (threads > 1)}"}
 
     def close(self) -> None:
         """Give the weights back; prefill and decode are refused from now on."""
@@ -233,6 +273,8 @@ class NumpyEngine(HostEngine):
             return
         with self._lock:
             self._weights = None
+            if self._together is not None:
+                self._together.close()
 
     def _project(self, rows: Sequence[int], step: Workspace, weights: Weights) -> None:
         """Turn the residual stream of these rows into their logits."""

@@ -96,6 +96,13 @@ class Weights:
         return cls(embedding, layers, None, head)
 
     @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """The shapes of the matrices that a decode step multiplies by."""
+        layer = self.layers[0]
+        matrices = (layer.qkv, layer.output, layer.gate_up, layer.down, self.head)
+        return tuple((len(matrix), matrix.shape[1]) for matrix in matrices)
+
+    @property
     def bytes_per_step(self) -> int:
         """Bytes that one decode step reads, without the few of the embedding rows."""
         return sum(layer.nbytes for layer in self.layers) + self.head.nbytes

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phases.cli import logprobs
 from phases.cli.process import FAILED, INTERRUPTED
 from phases.cli.screen import print_json, stderr, warn
 from phases.printable import printable
+from phases.views import logprobs
 
 if TYPE_CHECKING:
     from phases.context import Generation

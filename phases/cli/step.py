@@ -73,6 +73,16 @@ def step(
     min_p: options.MinP = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = None,
+    min_new_tokens: options.MinNewTokens = None,
+    stop: options.Stop = None,
+    keep_stop: options.KeepStop = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
+    logit_bias: options.LogitBias = None,
+    allow: options.Allow = None,
+    forbid: options.Forbid = None,
     json_schema: constraining.JsonSchema = None,
     regex: constraining.Regex = None,
     choice: constraining.Choice = None,
@@ -138,7 +148,10 @@ def step(
     check_new(journal, "--journal")
     params = options.sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, max_new_tokens=max_new_tokens,
-        constraint=constraint_of(json_schema, regex, choice, grammar),
+        min_new_tokens=min_new_tokens, stop=stop, keep_stop=keep_stop, repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty, frequency_penalty=frequency_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size, logit_bias=logit_bias or (), allowed_token_ids=allow,
+        forbidden_token_ids=forbid, constraint=constraint_of(json_schema, regex, choice, grammar),
     )  # fmt: skip
     engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
     with loading_bar(model or "the demo model") as progress:

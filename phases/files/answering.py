@@ -1,6 +1,7 @@
 """Answers many requests in batches; what is wrong with one of them stops none of the others."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 from phases.errors import PromptTooLong, RequestError
@@ -18,18 +19,28 @@ Ready = tuple[Asked, RowRequest]
 
 
 def answer_all(generator: Generator, asked: Iterable[Asked], *, batch_size: int, give: Give) -> None:
-    """Answer requests, so many together; a row that has ended leaves its batch and is given at once."""
+    """Answer requests, so many rows together; a row that has ended leaves its batch.
+
+    A request is given when its last row has ended: it has `n` of them.
+    """
     batch: list[Ready] = []
-    for ready in _ready(generator, asked, give):
-        batch.append(ready)
-        if len(batch) == batch_size:
+    rows = 0
+    for ready in _ready(generator, asked, batch_size, give):
+        count = _rows_of(ready)
+        if rows + count > batch_size:
             _together(generator, batch, give)
-            batch = []
+            batch, rows = [], 0
+        batch.append(ready)
+        rows += count
     if batch:
         _together(generator, batch, give)
 
 
-def _ready(generator: Generator, asked: Iterable[Asked], give: Give) -> Iterator[Ready]:
+def _rows_of(ready: Ready) -> int:
+    return ready[1].params.n or 1
+
+
+def _ready(generator: Generator, asked: Iterable[Asked], batch_size: int, give: Give) -> Iterator[Ready]:
     """The requests that can be run, as token ids; the others are refused."""
     engine = generator.engine
     for each in asked:
@@ -37,7 +48,8 @@ def _ready(generator: Generator, asked: Iterable[Asked], give: Give) -> Iterator
             give(each, refused(each, each.problem))
             continue
         try:
-            _check_one_answer(each.row)
+            if (each.row.params.n or 1) > batch_size:
+                raise RequestError(f"n is {each.row.params.n}, more than the {batch_size} rows of a --batch-size")
             ids = generator.tokenizer.encode(each.row)
             check_prompt(0, ids, engine.kv_cache.capacity, engine.model)
         except RequestError as error:
@@ -47,28 +59,21 @@ def _ready(generator: Generator, asked: Iterable[Asked], give: Give) -> Iterator
         yield each, each.row if kept else RowRequest(token_ids=ids, params=each.row.params)
 
 
-def _check_one_answer(row: RowRequest) -> None:
-    """Raise RequestError for a request that asks for more than one text."""
-    params = row.params
-    if (params.n or 1) != 1:
-        raise RequestError("a line has one answer, so n is 1: write it so many times, with a seed each")
-    if params.logprobs is not None or params.prompt_logprobs is not None:
-        raise RequestError("answers in a file have no log-probabilities: take logprobs out")
-
-
 def _together(generator: Generator, batch: list[Ready], give: Give) -> None:
-    left = dict(enumerate(batch))
+    ends = list(accumulate(map(_rows_of, batch)))
+    left = dict(zip(ends, batch, strict=True))  # by the row behind its last one
     with generator.start(GenerationRequest(tuple(row for _, row in batch))) as run:
         try:
-            for row, result in generator.finished(run):
-                params, (asked, _) = run.context.request.requests[row].params, left.pop(row)
-                if result.error is not None:
-                    give(asked, refused(asked, result.error))
+            for row, _ in generator.finished(run):
+                end = next(end for end in ends if row < end)
+                if end not in left or {*(rows := range(end - _rows_of(left[end]), end))} & {*run.context.live}:
                     continue
-                give(asked, answered(
-                    asked, text=result.text, ids=result.output_ids, finish_reason=str(result.finish_reason),
-                    prompt_tokens=result.prompt_tokens, seed=params.seed or 0, model=generator.source,
-                ))  # fmt: skip
+                (asked, _), result = left.pop(end), generator.result(run)
+                if wrong := [error for error in result.errors[rows.start : rows.stop] if error is not None]:
+                    give(asked, refused(asked, wrong[0]))
+                    continue
+                seeds = [run.context.request.requests[row].params.seed or 0 for row in rows]
+                give(asked, answered(asked, result, rows, seeds, generator.tokenizer, model=generator.source))
             return
         except PhaseError as error:
             if len(batch) == 1:

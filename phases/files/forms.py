@@ -31,7 +31,7 @@ REFERENCE_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "num_logprobs": (0,), "logit_bias": ({},), "stop": ([], ""),
 }  # fmt: skip
 OPENAI_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "stream": (False,), "echo": (False,), "logprobs": (False,), "top_logprobs": (0,),
+    "best_of": (1,), "stream": (False,), "echo": (False,), "top_logprobs": (0,),
     "logit_bias": ({},), "stop": ([], ""), "suffix": ("",),
     "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (False, True),
     "response_format": ({"type": "text"},),
@@ -135,6 +135,10 @@ def _openai_row(value: dict[str, Any]) -> RowRequest:
         raise RequestError(f"the body of {url} has {what}")
     others = {name: one for name, one in body.items() if name not in (what, *OPENAI_LABELS)}
     asked = {OPENAI.get(name, name): one for name, one in others.items()}
+    if ENDPOINTS[url] is Form.CHAT:
+        asked["logprobs"] = _logprobs_of_chat(asked.pop("logprobs", None), asked.pop("top_logprobs", None))
+    if asked.get("prompt_logprobs") is not None:
+        raise RequestError("it asks for prompt_logprobs, which an answer in OpenAI's form does not have: take it out")
     params = _params(asked, OPENAI_NEUTRAL)
     given = body[what]
     if what == "messages":
@@ -150,6 +154,17 @@ def _saved(value: Any) -> bool:
     if not isinstance(value, bool | None):
         raise RequestError(f"{SAVE} is true or false, not {value!r:.200}")
     return bool(value)
+
+
+def _logprobs_of_chat(wanted: Any, top: Any) -> Any:
+    """How many likeliest tokens are to be told beside each token; None if not even its own log-probability is."""
+    if not isinstance(wanted, bool | None):
+        raise RequestError(f"logprobs is true or false in a chat, not {wanted!r:.200}")
+    if wanted:
+        return 0 if top is None else top
+    if top not in (None, 0):
+        raise RequestError("top_logprobs wants logprobs to be true")
+    return None
 
 
 def _params(asked: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> SamplingParams:

@@ -2,16 +2,21 @@
 
 import os
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from phases.errors import RequestError
 from phases.files.asked import Asked, Form
 from phases.printable import one_line
+from phases.views.logprobs import as_json
+
+if TYPE_CHECKING:
+    from phases.request import GenerationResult
+    from phases.tokenizer import Tokenizer
 
 try:
     import fcntl
@@ -128,22 +133,79 @@ def _torn(line: bytes, marks: frozenset[str]) -> bool:
 
 
 def answered(
-    asked: Asked, *, text: str, ids: list[int], finish_reason: str, prompt_tokens: int, seed: int, model: str
+    asked: Asked,
+    result: "GenerationResult",
+    rows: Sequence[int],
+    seeds: Sequence[int],
+    tokenizer: "Tokenizer",
+    *,
+    model: str,
 ) -> dict[str, Any]:
-    """An answer in the form in which it was asked for."""
+    """An answer in the form in which it was asked for.
+
+    Parameters
+    ----------
+    result
+        Of a batch, in which these rows have ended.
+    rows, seeds
+        The rows that continue this request, and the seed of each.
+    """
+    prompt_tokens, output_tokens = result.prompt_tokens[rows[0]], sum(result.output_tokens[row] for row in rows)
     if asked.form is Form.OURS:
-        return {
-            **_head(asked), "text": text, "output_ids": ids, "finish_reason": finish_reason,
-            "prompt_tokens": prompt_tokens, "output_tokens": len(ids), "seed": seed,
-        }  # fmt: skip
+        counts = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+        samples = [
+            {
+                "text": result.output_texts[row], "output_ids": result.output_ids[row],
+                "finish_reason": str(result.finish_reasons[row]), "seed": seed, **as_json(tokenizer, result, row),
+            }
+            for row, seed in zip(rows, seeds, strict=True)
+        ]  # fmt: skip
+        return {**_head(asked), **(samples[0] if len(samples) == 1 else {"samples": samples}), **counts}
     chat = asked.form is Form.CHAT
-    said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-    reason = "length" if finish_reason in ("length", "capacity") else "stop"
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(ids), "total_tokens": prompt_tokens + len(ids)}
+    choices = [
+        {
+            "index": index,
+            **({"message": {"role": "assistant", "content": text}} if chat else {"text": text}),
+            "logprobs": (_of_chat if chat else _of_text)(tokenizer, result, row),
+            "finish_reason": "length" if result.finish_reasons[row] in ("length", "capacity") else "stop",
+        }
+        for index, (row, text) in enumerate((row, result.output_texts[row]) for row in rows)
+    ]
     return _response(asked, 200, {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{asked.mark}", "object": asked.form.value, "created": int(time()),
-        "model": model, "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}], "usage": usage,
+        "model": model, "choices": choices,
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": output_tokens,
+                  "total_tokens": prompt_tokens + output_tokens},
     })  # fmt: skip
+
+
+def _of_chat(tokenizer: "Tokenizer", result: "GenerationResult", row: int) -> dict[str, Any] | None:
+    """The log-probabilities of a row as an answer of a chat has them."""
+
+    def told(token: int, logprob: float) -> dict[str, Any]:
+        text = tokenizer.decode_token(token)
+        return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
+
+    if (found := result.logprobs[row]) is None:
+        return None
+    tokens = [one for one in found if one is not None]
+    content = [
+        told(one.token_id, one.logprob) | {"top_logprobs": [told(*other) for other in one.top]} for one in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _of_text(tokenizer: "Tokenizer", result: "GenerationResult", row: int) -> dict[str, Any] | None:
+    """The log-probabilities of a row as a completion has them."""
+    if (found := result.logprobs[row]) is None:
+        return None
+    ids, tokens = result.output_ids[row], [one for one in found if one is not None]
+    return {
+        "tokens": [tokenizer.decode_token(one.token_id) for one in tokens],
+        "token_logprobs": [one.logprob for one in tokens],
+        "top_logprobs": [{tokenizer.decode_token(token): logprob for token, logprob in one.top} for one in tokens],
+        "text_offset": [len(tokenizer.decode(ids[:place])) for place in range(len(tokens))],
+    }
 
 
 def refused(asked: Asked, problem: str) -> dict[str, Any]:

@@ -78,6 +78,11 @@ def test_what_is_loaded_is_what_is_chosen(large: Path, checkpoint: Path, cache: 
         ({"quantize": [None]}, "cuda", "the fastest that runs here"),
         ({"decode": "per-op", "timeout": 3}, "cuda", "with the option decode and the option timeout"),
         ({"decode": "fitted"}, "tensorrt", "not cuda: it decodes per-op or persistent; not onnx: it has no option dec"),
+        (
+            {"decode": "together"},
+            "numpy",
+            "with the option decode; not cuda: it decodes per-op or persistent; not onnx",
+        ),
         ({"export": "folder"}, "onnx", "with the option export; not cuda: it has no option export"),
         ({"decode": None, "export": None, "quantize": None}, "cuda", "the fastest that runs here"),
     ],
@@ -100,7 +105,7 @@ def test_an_engine_has_what_is_asked_for(
         ({"decode": "per-op"}, "here has the option decode: cuda has, and cannot run here: cuda is far away"),
         ({"decode": "fitted"}, "here has the option decode: tensorrt has, and cannot run here: tensorrt is far away"),
         ({"decode": "at a run"}, "no engine has the option decode: cuda: it decodes per-op or persistent; onnx: it has "
-                                 "no option decode; numpy: it has no option decode; tensorrt: it decodes whole or fit"),
+                                 "no option decode; numpy: it decodes alone or together; tensorrt: it decodes whole"),
         ({"quantize": "int3"}, "no engine has int3 weights: cuda: its weights are bfloat16 or int8 or fp8; onnx: its "
                                "weights are float32 or int8 or int4; numpy: its weights are float32"),
         ({"quantize": ["int4", "fp8"]}, "no engine has int4 weights and fp8 weights: cuda"),

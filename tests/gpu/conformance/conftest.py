@@ -42,6 +42,7 @@ def _taking_adapters(folder: Path, **options: Any) -> Engine:
 ENGINES: dict[str, Load] = {
     **{name: partial(load_engine, engine=name) for name in engines()},
     "numpy, 2 threads": partial(load_engine, engine="numpy", threads=2),
+    "numpy, together": partial(load_engine, engine="numpy", threads=2, decode="together"),
     **(
         {
             "onnx, int8": partial(load_engine, engine="onnx", quantize="int8"),
@@ -55,7 +56,7 @@ ENGINES: dict[str, Load] = {
     **({"cuda, emulated": emulated} if CAN_EMULATE else {}),
     **({"tensorrt, stand-in": stood_in} if CAN_STAND_IN else {}),
 }
-ALLOCATES_NOTHING = ("numpy",)  # whose decode promises it
+ALLOCATES_NOTHING = ("numpy", "numpy, together")  # whose decode promises it
 CLEARS = ("tensorrt", "tensorrt, stand-in")  # whose steps look at positions without a token, and make them zero first
 OF_CODES = ("onnx, int8",)  # whose weights are quantised, and activations rounded
 OF_DEVICES = ("cuda", "tensorrt")  # engines that need one, and are skipped visibly where there is none
@@ -103,6 +104,12 @@ def on_device(request: pytest.FixtureRequest) -> bool:
 def stands_in(request: pytest.FixtureRequest) -> bool:
     """Whether the engine under test stands in for one on a device, so slowly that less is computed."""
     return request.node.callspec.params["load"] in STAND_INS
+
+
+@pytest.fixture
+def stride(stands_in: bool) -> int:
+    """How far apart the places are that a test goes to: 5 of a slow stand-in, which meets every phase of a round."""
+    return 5 if stands_in else 1
 
 
 @pytest.fixture

@@ -44,11 +44,12 @@ def at(generator: Generator, place: int, **options: Any) -> Run[Generation]:
     return run
 
 
-def places(generator: Generator) -> range:
-    """Every place where a run rests before its end."""
+@pytest.fixture
+def places(generator: Generator, stride: int) -> range:
+    """Every place where a run rests before its end, or many of them."""
     with started(generator) as run:
         run.start()
-        return range(run.step_count)
+        return range(0, run.step_count, stride)
 
 
 def rest(run: Run[Generation]) -> list[list[int]]:
@@ -132,9 +133,11 @@ def test_all_that_can_be_asked_for_is_as_on_the_reference(generator: Generator, 
             assert np.allclose(found, wanted, atol=0.02)  # an engine may round weights
 
 
-def test_a_run_that_asks_for_all_goes_back_forks_and_is_verified(generator: Generator, tmp_path: Path) -> None:
+def test_a_run_that_asks_for_all_goes_back_forks_and_is_verified(
+    generator: Generator, stride: int, tmp_path: Path
+) -> None:
     whole = generator.generate(PROMPTS[:2], ALL_THAT_CAN_BE_ASKED)
-    for place in range(3, 24, 4):
+    for place in range(3, 24, max(4, 2 * stride)):
         path = tmp_path / f"{place}.jsonl"
         run = generator.start(PROMPTS[:2], ALL_THAT_CAN_BE_ASKED, journal=path, keep=True)
         run.start()
@@ -198,15 +201,17 @@ def test_a_row_that_has_nothing_to_draw_from_fails_alone(generator: Generator, t
     assert verified.divergence is None
 
 
-def test_a_run_goes_on_from_every_place_where_it_rests(generator: Generator) -> None:
+def test_a_run_goes_on_from_every_place_where_it_rests(generator: Generator, places: range) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
-    for place in places(generator):
+    for place in places:
         assert rest(at(generator, place)) == whole, place
 
 
-def test_a_run_goes_back_to_every_place_and_verifies_to_the_bit(generator: Generator, tmp_path: Path) -> None:
+def test_a_run_goes_back_to_every_place_and_verifies_to_the_bit(
+    generator: Generator, places: range, tmp_path: Path
+) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
-    for place in places(generator):
+    for place in places:
         path = tmp_path / f"{place}.jsonl"
         run = started(generator, journal=path, digest_every=1)
         run.start()
@@ -217,9 +222,9 @@ def test_a_run_goes_back_to_every_place_and_verifies_to_the_bit(generator: Gener
         assert verified.divergence is None, verified.divergence.report()
 
 
-def test_back_and_ahead_again(generator: Generator) -> None:
+def test_back_and_ahead_again(generator: Generator, places: range) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
-    for place in places(generator):
+    for place in places:
         run = at(generator, place)
         for back in (place // 2, 0, place):
             run.goto(back)
@@ -227,12 +232,12 @@ def test_back_and_ahead_again(generator: Generator) -> None:
 
 
 def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(
-    generator: Generator, poison: Callable[[Engine], None]
+    generator: Generator, stride: int, poison: Callable[[Engine], None]
 ) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
     with started(generator) as run:
         run.until(lambda run: run.step_count == 12)
-        for place in range(13):
+        for place in range(0, 13, stride):
             poison(generator.engine)
             assert rest(run.fork(place)) == whole, place
         run.resume()
@@ -241,10 +246,15 @@ def test_a_fork_at_every_place_has_the_same_future_and_disturbs_nobody(
 
 @pytest.mark.parametrize("kv", ["copy", "recompute"])
 def test_a_snapshot_of_every_place_goes_on_in_its_engine_and_in_the_reference(
-    generator: Generator, reference: Generator, tmp_path: Path, kv: str, poison: Callable[[Engine], None]
+    generator: Generator,
+    reference: Generator,
+    places: range,
+    tmp_path: Path,
+    kv: str,
+    poison: Callable[[Engine], None],
 ) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
-    for place in places(generator):
+    for place in places:
         for source, target in ((generator, generator), (generator, reference), (reference, generator)):
             path = tmp_path / f"{place}.snapshot"
             with at(source, place) as run:
@@ -272,23 +282,25 @@ def test_what_was_resumed_goes_back_to_its_prompt_and_verifies(
 
 
 def test_a_record_is_gone_on_with_from_every_place(
-    generator: Generator, tmp_path: Path, poison: Callable[[Engine], None]
+    generator: Generator, places: range, tmp_path: Path, poison: Callable[[Engine], None]
 ) -> None:
     whole = rest(started(generator, journal=tmp_path / "journal.jsonl"))
-    for place in places(generator):
+    for place in places:
         poison(generator.engine)
         forked = replay(tmp_path / "journal.jsonl", "fork", generator=generator, at=place)
         assert forked.divergence is None
         assert rest(forked.run) == whole, place
 
 
-def test_edits_at_every_place_come_to_the_same_as_in_the_reference(generator: Generator, reference: Generator) -> None:
+def test_edits_at_every_place_come_to_the_same_as_in_the_reference(
+    generator: Generator, reference: Generator, stride: int
+) -> None:
     edits: list[tuple[str, dict[str, Any]]] = [
         ("sampling", {"row": 0, "temperature": 0.0}),
         ("force", {"row": 1, "tokens": [7, 8]}),
         ("append", {"row": 0, "text": " fox"}),
     ]
-    for place in range(12):
+    for place in range(0, 12, stride):
         for name, arguments in edits:
             found = []
             for each in (generator, reference):
@@ -313,7 +325,7 @@ def test_a_token_that_is_drawn_is_not_drawn_otherwise_by_a_later_edit(generator:
         assert rest(run)[0][0] == whole[0]
 
 
-def test_the_debugger_sees_the_same_logits_wherever_it_comes_from(generator: Generator) -> None:
+def test_the_debugger_sees_the_same_logits_wherever_it_comes_from(generator: Generator, stride: int) -> None:
     def seen(run: Run[Generation]) -> Distribution | str:
         try:
             return distribution(run.context, 0)
@@ -321,7 +333,7 @@ def test_the_debugger_sees_the_same_logits_wherever_it_comes_from(generator: Gen
             return str(error)
 
     last = at(generator, 15)
-    for place in (*range(15, 1, -1), *range(2, 16)):
+    for place in (*range(15, 1, -stride), *range(2, 16, stride)):
         last.goto(place)
         with at(generator, place) as run:
             assert seen(last) == seen(run), place
@@ -345,9 +357,11 @@ class Interrupted:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("verb", ["decode", "sample"])
-def test_fresh_logits_that_were_interrupted_change_nothing(generator: Generator, verb: str, after: bool) -> None:
+def test_fresh_logits_that_were_interrupted_change_nothing(
+    generator: Generator, stride: int, verb: str, after: bool
+) -> None:
     whole = generator.generate(PROMPTS, DRAWN).output_ids
-    for place in range(2, 14):
+    for place in range(2, 14, stride):
         run = at(generator, 14)
         run.goto(place)
         engine: Any = Interrupted(generator.engine, verb, after=after)
@@ -394,7 +408,7 @@ def test_generation_keeps_the_rules(generator: Generator, stands_in: bool) -> No
             pinned=lambda context: {buffer.name: buffer.address for buffer in context.bound_engine.memory()},
         ),
         settings(
-            max_examples=10 if stands_in else 30, stateful_step_count=14, deadline=None, derandomize=True,
+            max_examples=4 if stands_in else 12, stateful_step_count=14, deadline=None, derandomize=True,
             database=None, suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

@@ -117,14 +117,14 @@ def test_bits_are_the_same_at_once_in_pieces_one_by_one_and_in_company(
         assert np.array_equal(engine.export_kv(row, 0, 545), cache)
 
 
+# Hands of 3 and of 1; of 4, and units that come in fours, but the last.
+HANDS_OF_3 = {"hidden_size": 768, "intermediate_size": 1056, "vocab_size": 2060}
+HANDS_OF_4 = {"hidden_size": 1024, "intermediate_size": 4108, "vocab_size": 97}
+
+
 @pytest.mark.parametrize(
-    "sizes",
-    [  # hands of 3 and of 1; of 4, and units that come in fours, but the last
-        {"hidden_size": 768, "intermediate_size": 1056, "vocab_size": 2060},
-        {"hidden_size": 1024, "intermediate_size": 4108, "vocab_size": 97},
-    ],
+    ("sizes", "quantize"), [(HANDS_OF_3, None), (HANDS_OF_4, None), (HANDS_OF_3, "fp8"), (HANDS_OF_4, "int8")]
 )
-@QUANTIZE
 def test_bits_are_the_same_in_the_products_for_few_and_for_many_tokens(
     load: Load, tmp_path: Path, sizes: dict[str, int], quantize: str | None
 ) -> None:

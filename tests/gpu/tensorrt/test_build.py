@@ -8,7 +8,6 @@ from typing import Any
 
 import onnx
 import pytest
-from checkpoints import FAMILIES
 
 from gpu import ExportError, PlanError, model_fingerprint
 from gpu.onnx.graph import seal
@@ -48,9 +47,11 @@ def change_graph(export: Path, change: Callable[[onnx.GraphProto], None], *, sea
     (export / "model.onnx").write_bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_builds_in_every_dtype(exported: Any, one_class: list[str], family: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*(("llama", dtype) for dtype in DTYPES), ("mistral", "bfloat16"), ("qwen2", "float16"), ("qwen3", "float32")],
+)
+def test_every_family_and_every_dtype_builds(exported: Any, one_class: list[str], family: str, dtype: str) -> None:
     from gpu.tensorrt.build import build
     from gpu.tensorrt.library import FLAVOUR, VERSION
 
@@ -66,7 +67,7 @@ def test_every_family_builds_in_every_dtype(exported: Any, one_class: list[str],
     assert left_beside(export) == ["model.plan"]
 
 
-@pytest.mark.parametrize(("family", "dtype"), [("llama", "bfloat16"), ("qwen2", "float16"), ("qwen3", "float32")])
+@pytest.mark.parametrize(("family", "dtype"), [("qwen2", "bfloat16"), ("qwen3", "float32")])
 def test_a_plan_takes_adapters_and_says_so(exported: Any, one_class: list[str], family: str, dtype: str) -> None:
     from gpu.tensorrt.build import build
 
@@ -80,12 +81,11 @@ def test_a_plan_takes_adapters_and_says_so(exported: Any, one_class: list[str], 
     assert dtype == "float32" or b"gemm_mha_v" in plan  # attention of a prefill is still one kernel, see below
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_one_plan_is_for_several_classes(exported: Any, several_classes: list[str], dtype: str) -> None:
+def test_one_plan_is_for_several_classes(exported: Any, several_classes: list[str]) -> None:
     from gpu.tensorrt.build import build
     from gpu.tensorrt.library import FLAVOUR, VERSION
 
-    export = exported("qwen3", dtype=dtype)
+    export = exported("qwen3", dtype="float32")
     made = build(export, export.with_name("model.plan"), devices=several_classes)
     assert made.devices == ("sm86", "sm89", "sm120")
     for device in made.devices:
@@ -139,8 +139,9 @@ def test_a_class_named_twice_counts_once_and_an_unknown_one_is_refused(
     assert left_beside(export) == []
 
 
-@pytest.mark.parametrize("head_dim", [64, 80, 128])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "head_dim"), [*((dtype, 128) for dtype in DTYPES), ("bfloat16", 80), ("float32", 64)]
+)
 def test_usual_sizes_of_heads_build(exported: Any, one_class: list[str], dtype: str, head_dim: int) -> None:
     from gpu.tensorrt.build import build
 
@@ -156,7 +157,7 @@ def test_attention_is_one_kernel_but_for_prefill_in_float32(
     from gpu.tensorrt.build import build
 
     export = exported(dtype=dtype, config={"head_dim": 64})
-    build(export, export.with_name("model.plan"), devices=several_classes)
+    assert build(export, export.with_name("model.plan"), devices=several_classes).devices == tuple(several_classes)
     plan = export.with_name("model.plan").read_bytes()
     found = {kernel for kernel in (b"gemm_mha_v", b"gemv_mha_v") if kernel in plan}  # of prefill, and of decode
     assert found == ({b"gemm_mha_v", b"gemv_mha_v"} if fused else {b"gemv_mha_v"})

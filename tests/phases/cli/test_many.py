@@ -35,17 +35,19 @@ def short(prompt: str, tokens: int, **more: object) -> dict:
     return {"prompt": prompt, "params": {"temperature": 0, "max_new_tokens": tokens}} | more
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_each_request_has_the_answer_that_it_has_alone(phasewalk: Command, chat_folder: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "decode"), [(1, ()), (2, ()), (5, ()), (5, ("--decode", "together"))])
+def test_each_request_has_the_answer_that_it_has_alone(
+    phasewalk: Command, chat_folder: Path, size: int, decode: tuple[str, ...]
+) -> None:
     write([short("the fox " * (number % 3 + 1), 1 + number % 4, id=f"r{number}") for number in range(5)])
-    answer = phasewalk("run", *FILES, "--batch-size", str(size), "--model", str(chat_folder), *NUMPY)
+    answer = phasewalk("run", *FILES, "--batch-size", str(size), "--model", str(chat_folder), *NUMPY, *decode)
     assert (answer.code, answer.out) == (0, "")
     assert "5 requests, 11 tokens in " in answer.err
     found = {result["id"]: result for result in results()}
     for number in range(5):
         alone = json.loads(
-            phasewalk("run", "the fox " * (number % 3 + 1), "--model", str(chat_folder), *NUMPY, "--json",
-                      "--temperature", "0", "--max-new-tokens", str(1 + number % 4)).out
+            phasewalk("run", "the fox " * (number % 3 + 1), "--model", str(chat_folder), *NUMPY, *decode,
+                      "--json", "--temperature", "0", "--max-new-tokens", str(1 + number % 4)).out
         )  # fmt: skip
         result = found[f"r{number}"]
         assert (result["line"], result["text"], result["output_ids"], result["finish_reason"]) == (
@@ -104,28 +106,73 @@ def test_what_the_command_line_says_holds_where_a_request_says_nothing(phasewalk
 def test_openai_s_lines_are_answered_in_openai_s_form(phasewalk: Command, chat_folder: Path) -> None:
     body = {"model": "any", "messages": [{"role": "user", "content": "the fox"}], "max_tokens": 3, "temperature": 0}
     line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    write([line, line | {"custom_id": "two", "body": body | {"n": 3}}])
+    asked = {
+        "two": body | {"n": 3, "temperature": 1.0, "seed": 4}, "ten": body | {"n": 10},
+        "told": body | {"logprobs": True, "top_logprobs": 2}, "odd": body | {"top_logprobs": 2},
+        "prompt": body | {"prompt_logprobs": 1},
+    }  # fmt: skip
+    write([line, *(line | {"custom_id": name, "body": one} for name, one in asked.items())])
     assert phasewalk("run", *FILES, "--model", str(chat_folder), *NUMPY).code == 0
     found = {result["custom_id"]: result["response"] for result in results()}
-    assert found["one"]["body"]["choices"][0]["finish_reason"] == "length"
+    [one] = found["one"]["body"]["choices"]
+    assert (one["finish_reason"], one["logprobs"]) == ("length", None)
     assert found["one"]["body"]["usage"]["completion_tokens"] == 3
-    assert found["two"]["status_code"] == 400
-    assert "has one answer" in found["two"]["body"]["error"]["message"]
+    samples = found["two"]["body"]["choices"]
+    assert [sample["index"] for sample in samples] == [0, 1, 2]
+    assert len({sample["message"]["content"] for sample in samples}) > 1
+    assert found["two"]["body"]["usage"]["completion_tokens"] == 9
+    for name, words in (("ten", "n is 10, more than the 8 rows"), ("odd", "top_logprobs wants logprobs to be true"),
+                        ("prompt", "prompt_logprobs, which an answer in OpenAI's form does not have")):  # fmt: skip
+        assert found[name]["status_code"] == 400
+        assert words in found[name]["body"]["error"]["message"]
+    [told] = found["told"]["body"]["choices"]
+    content = told["logprobs"]["content"]
+    assert told["message"] == one["message"]
+    assert "".join(token["token"] for token in content) == one["message"]["content"]
+    for token in content:  # greedily, so that the likeliest came
+        assert {"token": token["token"], "logprob": token["logprob"]}.items() <= token["top_logprobs"][0].items()
+        assert len(token["top_logprobs"]) == 2
+        assert token["bytes"] == (None if "\ufffd" in token["token"] else list(token["token"].encode()))
 
 
-def test_each_line_has_one_text_and_what_else_is_asked_for_is_refused_by_name(
-    phasewalk: Command, chat_folder: Path
-) -> None:
-    asked = [{"n": 2}, {"logprobs": 1}, {"prompt_logprobs": 0}, {"logit_bias": {"7": 10000}, "repetition_penalty": 2}]
-    write([{"prompt": "fox", "params": {"max_new_tokens": 3, "temperature": 0} | params} for params in asked])
+def test_a_completion_s_log_probabilities_are_in_openai_s_form(phasewalk: Command) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 6, "temperature": 0, "logprobs": 2}
+    write([{"custom_id": "text", "method": "POST", "url": "/v1/completions", "body": body}])
+    assert phasewalk("run", *FILES, *NUMPY).code == 0
+    [completed] = results()[0]["response"]["body"]["choices"]
+    told = completed["logprobs"]
+    assert len(told["tokens"]) == 6
+    assert [completed["text"][start:] for start in told["text_offset"]] == [
+        "".join(told["tokens"][place:]) for place in range(6)
+    ]
+    assert [len(top) for top in told["top_logprobs"]] == [2] * 6
+    assert [max(top.values()) for top in told["top_logprobs"]] == told["token_logprobs"]
+
+
+def test_samples_and_log_probabilities_are_those_of_the_command_line(phasewalk: Command, chat_folder: Path) -> None:
+    asked = [{"n": 3, "seed": 5}, {"logprobs": 1, "prompt_logprobs": 0}, {"n": 2, "logprobs": 0, "seed": 1}, {"n": 5}]
+    write([{"prompt": "fox", "params": {"max_new_tokens": 4} | params} for params in asked])
+    model = ("--model", str(chat_folder), *NUMPY)
+    assert phasewalk("run", *FILES, *model, "--batch-size", "4").code == 0
+    found = {result["line"]: result for result in results()}
+    assert "n is 5, more than the 4 rows of a --batch-size" in found[4]["error"]
+    told = ("text", "output_ids", "finish_reason", "seed", "logprobs", "prompt_logprobs")
+    for line, options in ((1, ("-n", "3", "--seed", "5")), (2, ("--logprobs", "1", "--prompt-logprobs", "0")),
+                          (3, ("-n", "2", "--logprobs", "0", "--seed", "1"))):  # fmt: skip
+        seed = () if "seed" in asked[line - 1] else ("--seed", str(found[line]["seed"]))
+        alone = json.loads(phasewalk("run", "fox", *model, "--max-new-tokens", "4", *options, *seed, "--json").out)
+        rows, samples = alone.get("rows", [alone]), found[line].get("samples", [found[line]])
+        assert [{name: row.get(name) for name in told} for row in rows] == [
+            {name: sample.get(name) for name in told} for sample in samples
+        ]
+        assert found[line]["output_tokens"] == sum(row["output_tokens"] for row in rows)
+
+
+def test_biases_and_penalties_of_a_request_hold(phasewalk: Command, chat_folder: Path) -> None:
+    params = {"logit_bias": {"7": 10000}, "repetition_penalty": 2, "max_new_tokens": 3, "temperature": 0}
+    write([{"prompt": "fox", "params": params}])
     assert phasewalk("run", *FILES, "--model", str(chat_folder), *NUMPY).code == 0
-    errors = [result.get("error", "") for result in sorted(results(), key=lambda result: result["line"])]
-    assert "n is 1" in errors[0]
-    assert "log-probabilities" in errors[1]
-    assert "log-probabilities" in errors[2]
-    assert not errors[3]
-    [last] = [result for result in results() if result["line"] == 4]
-    assert last["output_ids"] == [7, 7, 7]
+    assert [result["output_ids"] for result in results()] == [[7, 7, 7]]
 
 
 # --- kills --------------------------------------------------------------------------------------------------------

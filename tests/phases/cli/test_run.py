@@ -122,7 +122,8 @@ def test_ranges_of_the_real_package_change_nothing(phasewalk: Command, chat_fold
 
 
 FAILURES = [
-    (("run", "x", "--engine", "numpy", "--decode", "per-op"), "the engine numpy has no option decode"),
+    (("run", "x", "--engine", "numpy", "--decode", "per-op"),
+     "the engine numpy has no decode per-op: expected alone or together"),
     (("run", "x", "--engine", "numpy", "--plan", __file__),
      "the engine numpy has no option plan: leave it out, or take the engine tensorrt"),
     (("run", "", *NUMPY), "row 0 is empty"),

@@ -8,6 +8,7 @@ import pytest
 from command_line import Command
 
 from phases import Generator, RowRequest
+from phases.replay import replay
 
 PROMPT = "Tell me a story about a fox."
 GIVEN: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -40,6 +41,19 @@ def test_options_are_the_fields_of_that_name(
         for row, found in zip(rows, getattr(expected, name), strict=True):
             told = [one and one["logprob"] for one in row[name]] if name in row else None
             assert told == (None if found is None else [one and one.logprob for one in found])
+
+
+@pytest.mark.parametrize(("options", "params"), [given for given in GIVEN if given[0][0] not in ("-n", "--logprobs")])
+def test_a_run_that_is_stepped_takes_them_too(
+    phasewalk: Command, demo: Generator, tmp_path: Path, options: tuple[str, ...], params: dict[str, Any]
+) -> None:
+    how = ("--seed", "5", "--max-new-tokens", "30", "--engine", "numpy", "--plain")
+    path = tmp_path / "stepped.jsonl"
+    assert phasewalk("step", PROMPT, *how, *options, "--journal", str(path), stdin="run\n").code == 0
+    stepped = replay(path, "play").run.context
+    expected = demo.generate(RowRequest(prompt=PROMPT), {"seed": 5, "max_new_tokens": 30} | params)
+    assert stepped.output_ids == expected.output_ids
+    assert stepped.output_texts == expected.output_texts
 
 
 def test_log_probabilities_are_told_in_lines_beside_the_text(phasewalk: Command, demo: Generator) -> None:

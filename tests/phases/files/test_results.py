@@ -10,17 +10,25 @@ from hypothesis import strategies as st
 from phases.errors import RequestError
 from phases.files.asked import Asked, Form
 from phases.files.results import Results, answered, refused
+from phases.generator import DEMO_MODEL
+from phases.request import FinishReason, GenerationResult
+from phases.tokenizer import Tokenizer
 
 ASKED = [
     Asked(1, 1, "a" * 24, Form.OURS, None),
     Asked(2, "two", "b" * 24, Form.CHAT, None),
     Asked(3, "three", "c" * 24, Form.TEXT, None),
 ]
+TOKENIZER = Tokenizer.from_pretrained(DEMO_MODEL)
 MARKS = [asked.mark for asked in ASKED]
 
 
 def answer(asked: Asked) -> dict:
-    return answered(asked, text="Hi\n\x1b", ids=[1, 2], finish_reason="length", prompt_tokens=3, seed=4, model="m")
+    result = GenerationResult(
+        output_ids=[[1, 2]], output_texts=["Hi\n\x1b"], finish_reasons=[FinishReason.LENGTH], prompt_tokens=[3],
+        output_tokens=[2], logprobs=[None], prompt_logprobs=[None], time_to_first_token=0.0, time_per_token=0.0,
+    )  # fmt: skip
+    return answered(asked, result, [0], [4], TOKENIZER, model="m")
 
 
 def whole(folder: Path) -> bytes:
