@@ -9,6 +9,7 @@ import numpy.typing as npt
 from gpu.adapter import Adapter, adapted_shapes
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
+from gpu.numpy.layers import ONE_THREAD_ELEMENTS
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -20,10 +21,22 @@ class _Change:
     """What an adapter adds to a part of a product: (x Aᵀ) Bᵀ."""
 
     a: Float32Array  # [rank, in] float32
-    b: Float32Array  # [out, rank] float32
+    b: Float32Array  # [rank, out] float32, which is Bᵀ
     part: slice  # of the product's numbers
     between: Float32Array  # [rank] float32, x Aᵀ of one token
-    added: Float32Array  # [out] float32, of one token
+    blocks: list[tuple[Float32Array, slice, Float32Array]]  # of b, the part that each changes, and by what
+
+    @classmethod
+    def of(cls, a: Float32Array, b: Float32Array, part: slice, between: Float32Array, added: Float32Array) -> "_Change":
+        """Part b into blocks that no BLAS splits over threads."""
+        rank, outputs = b.shape
+        size = max(1, ONE_THREAD_ELEMENTS // rank)
+        blocks = []
+        for first in range(0, outputs, size):
+            count = min(size, outputs - first)
+            at = part.start + first
+            blocks.append((b[:, first : first + count], slice(at, at + count), added[:count]))
+        return cls(a, b, part, between[:rank], blocks)
 
 
 class Adapters:
@@ -71,14 +84,14 @@ class Adapters:
         for name, (a, b) in adapter.matrices.items():
             rank, inputs = a.shape
             outputs = len(b)
-            mine = _Change(
+            mine = _Change.of(
                 self._a[name][index, : a.size].reshape(rank, inputs),
-                self._b[name][index, : b.size].reshape(outputs, rank),
+                self._b[name][index, : b.size].reshape(rank, outputs),
                 self._part(name),
-                self._between[:rank],
-                self._added[:outputs],
+                self._between,
+                self._added,
             )
-            mine.a[...], mine.b[...] = a, b
+            mine.a[...], mine.b[...] = a, b.T
             _, _, layer, _, projection = name.split(".")
             product = _PRODUCTS[projection]
             if product in (QKV, GATE_UP):
@@ -98,8 +111,9 @@ class Adapters:
         """
         for change in self._changes[index][layer][product]:
             np.vecdot(change.a, x, out=change.between)
-            np.vecdot(change.b, change.between, out=change.added)
-            out[change.part] += change.added
+            for b, part, added in change.blocks:
+                np.vecmat(change.between, b, out=added)
+                out[part] += added
 
     def add_to_chunk(self, index: int, layer: int, product: int, x: Float32Array, out: Float32Array) -> None:
         """Add to a product of several tokens of a row.
@@ -111,11 +125,11 @@ class Adapters:
         """
         tokens = len(x)
         for change in self._changes[index][layer][product]:
-            rank, outputs = len(change.a), len(change.b)
+            rank, outputs = change.b.shape
             between = self._between_chunk[: tokens * rank].reshape(tokens, rank)
             added = self._added_chunk[: tokens * outputs].reshape(tokens, outputs)
             np.matmul(x, change.a.T, out=between)
-            np.matmul(between, change.b.T, out=added)
+            np.matmul(between, change.b, out=added)
             out[:, change.part] += added
 
     def _part(self, name: str) -> slice:

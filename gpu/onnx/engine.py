@@ -19,7 +19,7 @@ from gpu.onnx.cached import DTYPE, cached_export
 from gpu.onnx.codes import CODES
 from gpu.onnx.data import places
 from gpu.onnx.export import check_export, told
-from gpu.onnx.fuse import cannot_fuse, fused
+from gpu.onnx.fuse import cannot_fuse, fused, lone_tokens_accompanied
 from gpu.onnx.graph import cache_names, model_of
 from gpu.onnx.identity import FORMAT, Identity
 from gpu.onnx.lora import AdapterInputs, no_adapter
@@ -133,6 +133,8 @@ class OnnxEngine(HostEngine):
         if self._unfused is None:
             with told(folder):
                 graph = fused(graph, model, identity)
+        if identity.lora_rank is not None:
+            graph = lone_tokens_accompanied(graph)
         self._inputs = [entry.name for entry in graph.graph.input]
         self._session: Session | None = open_session(graph.SerializeToString(), data=folder, threads=self._threads)
         self._batches = _NOT_YET if self._unfused is None else f"{_IN_TURN}: {self._unfused}"
