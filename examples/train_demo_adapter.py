@@ -62,6 +62,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     base, tokenizer = load(MODEL, torch.device("cpu"))
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=MODULES, task_type="CAUSAL_LM"))
+    model.peft_config["default"].base_model_name_or_path = "phasewalk's demo model"  # not where it lies on this machine
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.0)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)

@@ -124,11 +124,15 @@ class Generation:
             engine.write_token(self.slots[row], token)
 
     def prefill(self, rows: Iterable[int]) -> None:
-        """Feed the prompts of rows, each different one once, and copy what came of it; keep the logits it left."""
-        engine, first, copies = self.bound_engine, dict[tuple[int, ...], int](), []
+        """Feed the prompts of rows, each different one once, and copy what came of it; keep the logits it left.
+
+        The same prompt is another one with another adapter.
+        """
+        engine, first, copies = self.bound_engine, dict[tuple[tuple[int, ...], str | None], int](), []
         for row in rows:
             slot = self.slots[row]
-            source = first.setdefault(self.prompt_ids[row], slot)
+            adapter = self.request.requests[row].lora_fingerprint
+            source = first.setdefault((self.prompt_ids[row], adapter), slot)
             if source != slot:
                 copies.append((source, slot))
         engine.prefill(list(first.values()))

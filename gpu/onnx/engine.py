@@ -116,6 +116,7 @@ class OnnxEngine(HostEngine):
             _check_fits(identity, rows, capacity, quantize)
             if adapters:
                 rank = _fitting_rank(identity, rank if max_lora_rank else None)
+        self._exported_rank = identity.lora_rank
         if adapters and identity.lora_rank is None:  # the weights of both graphs lie alike
             identity = replace(identity, lora_rank=rank)
             graph = model_of(model, identity)
@@ -201,7 +202,7 @@ class OnnxEngine(HostEngine):
             "dtype": DTYPE,
             "quantize": self._identity.quantize,
             **({} if self._identity.quantize is None else {"activations": "int8"}),
-            **({} if self._identity.lora_rank is None else {"lora_rank": self._identity.lora_rank}),
+            **({} if self._exported_rank is None else {"lora_rank": self._exported_rank}),
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
@@ -370,7 +371,7 @@ def _check_fits(identity: Identity, rows: int, capacity: int, quantize: str | No
 
 
 def _fitting_rank(identity: Identity, rank: int | None) -> int:
-    """Give the rank of adapters that there is room for, at most that of the export; refuse one that takes none, or none of this rank."""
+    """Give the rank of adapters that there is room for; refuse an export that takes none, or none of this rank."""
     if identity.lora_rank is None:
         raise OptionError(
             f"the export takes no adapters: export the checkpoint with --lora-rank {rank or DEFAULT_RANK}"

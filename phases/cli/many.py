@@ -19,7 +19,7 @@ SENSIBLE = {
     "source", "output", "batch_size", "model", "engine", "decode", "plan", "quantize", "export", "strict", "capacity",
     "machine", "temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens", "min_new_tokens", "stop",
     "keep_stop", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "logit_bias",
-    "allow", "forbid", "json_schema", "regex", "choice", "grammar",
+    "allow", "forbid", "lora", "use_lora", "json_schema", "regex", "choice", "grammar",
 }  # fmt: skip
 
 

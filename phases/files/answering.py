@@ -1,6 +1,7 @@
 """Answers many requests in batches; what is wrong with one of them stops none of the others."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from phases.errors import PromptTooLong, RequestError
@@ -39,12 +40,13 @@ def _ready(generator: Generator, asked: Iterable[Asked], give: Give) -> Iterator
             continue
         try:
             _check_one_answer(each.row)
-            ids = generator.tokenizer.encode(each.row)
+            [row] = generator.with_adapters(GenerationRequest((each.row,))).requests
+            ids = generator.tokenizer.encode(row)
             check_prompt(0, ids, engine.kv_cache.capacity, engine.model)
         except RequestError as error:
             give(each, refused(each, error.told("--capacity") if isinstance(error, PromptTooLong) else str(error)))
             continue
-        yield each, RowRequest(token_ids=ids, params=each.row.params)
+        yield each, replace(row, messages=None, prompt=None, raw=False, token_ids=ids)
 
 
 def _check_one_answer(row: RowRequest) -> None:

@@ -11,7 +11,7 @@ from phases.request import Message, RowRequest, SamplingParams
 Found = tuple[str | int | None, Form, RowRequest | RequestError]
 """The id that a request gives itself, the form of its answer, and what it asks for, or why that is nothing."""
 
-OWN = ("id", "prompt", "messages", "token_ids", "raw", "params")
+OWN = ("id", "prompt", "messages", "token_ids", "raw", "params", "lora_weights_name")
 ENDPOINTS = {"/v1/chat/completions": Form.CHAT, "/v1/completions": Form.TEXT}
 LONGEST_ID = 200
 
@@ -25,7 +25,7 @@ OPENAI = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_toke
 
 # What may stand there, as it asks for nothing besides what is done anyway. None stands for nothing with any name.
 REFERENCE_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "lora_weights_name": ("",), "save_system_prompt_kv_cache": (False,), "disable_spec_decode": (False, True),
+    "save_system_prompt_kv_cache": (False,), "disable_spec_decode": (False, True),
     "enable_thinking": (False,), "add_generation_prompt": (True,), "available_lora_weights": ({},),
     "num_logprobs": (0,), "logit_bias": ({},), "stop": ([], ""),
 }  # fmt: skip
@@ -69,7 +69,7 @@ def _own(value: dict[str, Any]) -> RowRequest:
         raise RequestError(f"raw is true or false, not {raw!r:.200}")
     return RowRequest(
         prompt=value.get("prompt"), messages=_messages(value.get("messages")), token_ids=value.get("token_ids"),
-        params=SamplingParams.of(value.get("params")), raw=raw,
+        params=SamplingParams.of(value.get("params")), raw=raw, lora_weights_name=value.get("lora_weights_name"),
     )  # fmt: skip
 
 
@@ -102,10 +102,12 @@ def _reference_row(shared: dict[str, Any], request: Any) -> RowRequest:
     templated = asked.pop("apply_chat_template", True)
     if not isinstance(templated, bool):
         raise RequestError(f"apply_chat_template is true or false, not {templated!r:.200}")
+    adapter = asked.pop("lora_weights_name", None) or None  # "" is what it has where nothing is said
     params = _params(asked, REFERENCE_NEUTRAL)
     if templated:
-        return RowRequest(messages=messages, params=params)
-    return RowRequest(prompt="".join(message.text for message in messages), raw=True, params=params)
+        return RowRequest(messages=messages, params=params, lora_weights_name=adapter)
+    text = "".join(message.text for message in messages)
+    return RowRequest(prompt=text, raw=True, params=params, lora_weights_name=adapter)
 
 
 def _of_openai(value: dict[str, Any]) -> Found:
