@@ -63,11 +63,16 @@ def lora_of(journal: Journal, given: Adapters) -> dict[str, str | Path | None]:
     JournalError
         When an adapter of the generation's rows is neither there nor given.
     """
-    recorded = journal.header.environment.get("lora", {})
-    paths = recorded.values() if isinstance(recorded, dict) else (0,)
-    if len(paths) > MOST_ROWS or not all(isinstance(path, str | None) for path in paths):
-        raise JournalError(f"{journal.path}: {shown(str(recorded))} are no adapters")
-    found = {name: path for name, path in recorded.items() if path is None or isdir(expanduser(path))} | given
+    try:
+        recorded = msgspec.convert(journal.header.environment.get("lora", {}), dict[str, str | None])
+    except msgspec.ValidationError:
+        recorded = None
+    if recorded is None or len(recorded) > MOST_ROWS:
+        raise JournalError(f"{journal.path}: {shown(str(journal.header.environment['lora']))} are no adapters")
+    found: dict[str, str | Path | None] = {
+        name: path for name, path in recorded.items() if path is None or isdir(expanduser(path))
+    }
+    found |= given
     for row in request_of(journal).requests:
         if row.lora_weights_name and row.lora_weights_name not in found:
             name = shown(row.lora_weights_name)

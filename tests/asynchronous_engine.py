@@ -146,7 +146,8 @@ class AsynchronousEngine(RowKeeper):
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         used = sum(self.kv_cache.length(row) for row in rows)
         embedding = len(rows) * self.model.hidden * 4
-        return self._device.bytes_per_token(()) + embedding + used * self.kv_cache.bytes_per_position
+        adapters = self._adapter_bytes(rows)
+        return self._device.bytes_per_token(()) + adapters + embedding + used * self.kv_cache.bytes_per_position
 
     def environment(self) -> dict[str, Any]:
         return self._device.environment() | {"engine": self.name}
