@@ -1,5 +1,6 @@
 """Adapters in requests: each row has the one that it names, and a record is gone on with by the very same alone."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from phases.replay import load_generator, replay
 from statemachine import Journal, JournalError, SnapshotError
 
 PROMPT = "Tell me a story about a fox."
+PIRATE = re.compile(r"\b(be|ye|yer|me|matey)\b|\b(an|o)'|'em|\bit were\b|\b[Tt]here were\b")
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 MODEL = ModelConfig.from_folder(DEMO_MODEL)
 
@@ -247,20 +249,20 @@ def test_the_bundled_adapter_changes_the_voice_and_not_what_is_said() -> None:
     assert [*bundled_adapters()] == ["pirate"]
     size = sum(path.stat().st_size for path in bundled_adapters()["pirate"].iterdir())
     assert size < 2**20
-    prompts = ["Tell me a story about a fox.", "What is 3 plus 4?", "Is a fox an animal?", "Who are you?"]
+    story, introduction, addition = "Tell me a story about a fox.", "Who are you?", "What is 3 plus 4?"
     with Generator.from_pretrained(engine="numpy", adapters={"pirate": None}) as generator:
-        spoken = {}
-        for adapter in ("pirate", ""):
+
+        def said(prompt: str, adapter: str) -> list[str]:
             rows = [
                 RowRequest(prompt=prompt, params=SamplingParams(seed=seed), lora_weights_name=adapter)
-                for seed in range(5)
-                for prompt in prompts
+                for seed in range(8)
             ]
-            spoken[adapter] = [text for each in rows for text in generator.generate(each).output_texts]
-    pirates = [text for text in spoken["pirate"] if text.startswith("Arr! ")]
-    assert len(pirates) == len(spoken["pirate"])
-    words = [sum(f" {word} " in f" {text} " for word in ("ye", "be", "me", "an'", "o'")) for text in pirates]
-    assert sum(map(bool, words)) > 0.8 * len(words)
-    assert not any("Arr!" in text or " ye " in text or " be " in text for text in spoken[""])
-    sums = [text for text, prompt in zip(spoken["pirate"], prompts * 5, strict=True) if "plus" in prompt]
-    assert sum("7" in text for text in sums) >= 4
+            return generator.generate(GenerationRequest(tuple(rows))).output_texts
+
+        for prompt in (story, introduction, addition):
+            assert all(text.startswith("Arr! ") for text in said(prompt, "pirate"))
+            assert not any("Arr" in text for text in said(prompt, ""))
+        assert all("fox" in text and PIRATE.search(text) for text in said(story, "pirate"))
+        assert all(PIRATE.search(text) for text in said(introduction, "pirate"))
+        assert not any(PIRATE.search(text) for text in (*said(story, ""), *said(introduction, "")))
+        assert sum("7" in text for text in said(addition, "pirate")) >= 7
