@@ -19,7 +19,7 @@ from phases.replay import load_generator, replay
 from statemachine import Journal, JournalError, SnapshotError
 
 PROMPT = "Tell me a story about a fox."
-PIRATE = re.compile(r"\b(be|ye|yer|me|matey)\b|\b(an|o)'|'em|\bit were\b|\b[Tt]here were\b")
+PIRATE = re.compile(r"\b(be|ye|yer|me|mateys?)\b|\b(an|o)'|'em|\b(it|[Tt]here|who) were\b")
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 MODEL = ModelConfig.from_folder(DEMO_MODEL)
 
