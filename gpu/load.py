@@ -52,7 +52,7 @@ _MISSING: dict[str, Callable[[], str | None]] = {
 }  # of those that do not run everywhere
 _DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda, "tensorrt": describe_cuda}
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
-    "cuda": ("decode", "quantize", "timeout"),
+    "cuda": ("decode", "quantize", "timeout", "adapters", "max_lora_rank"),
     "numpy": ("adapters", "max_lora_rank"),
     "onnx": ("export", "quantize", "adapters", "max_lora_rank"),
     "tensorrt": ("plan", "dtype", "decode", "timeout", "adapters", "max_lora_rank"),

@@ -74,6 +74,8 @@ def test_a_row_with_an_adapter_has_the_logits_of_merged_weights(
     with closing(load(merged, max_batch=1, capacity=CAPACITY)) as reference:
         [expected] = fed(reference, list(reference.kv_cache.acquire(1)), [None])
     assert np.abs(without - expected).max() > 0.5, "the adapter is to change something"
+    if engine.environment()["dtype"] == "bfloat16":  # to which merged weights are rounded, and an adapter's are not
+        near = 0.05
     np.testing.assert_allclose(found, expected, atol=near * max(1, np.abs(expected).max()), rtol=0)
 
 
