@@ -49,7 +49,7 @@ template <int KIND> __device__ __forceinline__ float2 bias_of(const float* bias,
 }
 // With adapters, each token has a bias of its own, of the kernel before.
 template <int KIND> __device__ __forceinline__ float2 added_to(const float* added, int token, int column, bool here) {
-    const float* at = added + (i64)token * Matrix<KIND>::n + column;
+    const float* at = added + (u32)(token * Matrix<KIND>::n + column);  // it has fewer than 2^31 numbers
     if (!here) return {0, 0};
     return make_float2(__ldcg(at), column + 1 < Matrix<KIND>::n ? __ldcg(at + 1) : 0.0f);
 }
@@ -273,6 +273,10 @@ __device__ __forceinline__ void product(
             for_pairs<KIND, TOKENS>(pass, first_token, tokens, [&](int item, int token, int column, bool here) {
                 if (here) with[item] = __ldcg((const float2*)((const float*)output + (i64)token * HIDDEN_PADDED + column));
             });
+        if (ADAPTED && KIND != HEAD)
+            for_pairs<KIND, TOKENS>(pass, first_token, tokens, [&](int item, int token, int column, bool here) {
+                biases[item] = added_to<KIND>(bias, token, column, here);
+            });
         if (M::normed && first)
             for (int token = warp; token < TOKENS && first_token + token < tokens; token += WARPS) {
                 const int source = KIND == HEAD && pick ? pick[first_token + token] : first_token + token;
@@ -329,7 +333,7 @@ __device__ __forceinline__ void product(
             }
             Given given = {scale[local], KIND != HEAD && bias, {0, 0}, row_of[local], position_of[local], {0, 0}, {0, 0}, {0, 0}, {0, 0}};
             if (QUANTIZED) given.row_scale = row_scales[buffer][item / (TOKENS * 4) * 4 + item % 4];
-            if (given.biased) given.bias = ADAPTED ? added_to<KIND>(bias, token, column, here) : biases[item];
+            if (given.biased) given.bias = biases[item];
             if (KIND == QKV) given.turn = with[item];
             if (M::residual) given.x = with[item], given.next_norm = norms[item];
             finish<KIND>(sum, given, target, token, column, here);
