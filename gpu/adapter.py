@@ -43,8 +43,11 @@ _NAMED = {"use_dora": "DoRA", "modules_to_save": "whole modules", "fan_in_fan_ou
 # Ways to begin training that leave the base's weights as they are; after another one, they are no longer those that
 # the adapter was trained on.
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-# A pattern is a regular expression of whoever made the file. Without quantifiers, it is matched in no time.
+# A pattern is a regular expression of whoever made the file, and must not take long. A name does not; what is more than
+# that has no quantifier but one "any", and few alternatives, and there are few such patterns.
+_NAME = re.compile(r"\^?[\w.]+\$?", re.ASCII)
 _PATTERN = re.compile(r"[\w.^$|()\\-]{1,200}", re.ASCII)
+_ANY, _ALTERNATIVES, _PATTERNS = 1, 4, 16
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -155,11 +158,11 @@ class _Config:
         return cls(
             r=_number("r", values.get("r"), _MOST_RANK, whole=True),
             alpha=_number("lora_alpha", values.get("lora_alpha"), _MOST_ALPHA),
-            rslora=bool(values.get("use_rslora")),
+            rslora=_flag("use_rslora", values.get("use_rslora")),
             ranks=_pattern("rank_pattern", values, _MOST_RANK, whole=True),
             alphas=_pattern("alpha_pattern", values, _MOST_ALPHA),
             targets=None if isinstance(targets, str) else _names("target_modules", targets),
-            excluded=_names("exclude_modules", list(excluded)) if excluded else (),
+            excluded=_names("exclude_modules", excluded) if excluded else (),
             layers=frozenset(_layers(layers)) if layers not in (None, []) else None,
         )
 
@@ -201,6 +204,12 @@ def _number(name: str, value: Any, most: float, *, whole: bool = False) -> Any:
     return value
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | None):
+        raise AdapterError(f"{name} is {value!r:.80}, expected true or false")
+    return bool(value)
+
+
 def _names(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
         raise AdapterError(f"{name} is {value!r:.200}, expected a list of names")
@@ -222,15 +231,20 @@ def _pattern(name: str, values: Mapping[str, Any], most: float, *, whole: bool =
         raise AdapterError(f"{name} is a {type(given).__name__}, expected a JSON object")
     for key, value in given.items():
         _number(f"{name} of {key}", value, most, whole=whole)
-        # PEFT's own way to say "any layer" is the one quantifier that is let through, twice at most.
-        plain = key.replace(".*", ".", 2)
-        try:
-            if not _PATTERN.fullmatch(plain):
-                raise re.error("it is no name, or holds a quantifier")
-            re.compile(key)
-        except re.error as error:
-            raise AdapterError(f"{name} has a key {key!r:.200} that cannot be matched: {error}") from None
+        if not _NAME.fullmatch(key):
+            _check_pattern(name, key)
+    if sum(not _NAME.fullmatch(key) for key in given) > _PATTERNS:
+        raise AdapterError(f"{name} has more than {_PATTERNS} keys that are no plain names of modules")
     return given
+
+
+def _check_pattern(name: str, key: str) -> None:
+    try:
+        if not _PATTERN.fullmatch(key.replace(".*", ".", _ANY)) or key.count("|") > _ALTERNATIVES:
+            raise re.error("it holds a quantifier, or too many alternatives")
+        re.compile(key)
+    except re.error as error:
+        raise AdapterError(f"{name} has a key {key!r:.200} that cannot be matched: {error}") from None
 
 
 def _matched(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from adapters import ALPHA, random_adapter, write_adapter
 from checkpoints import FAMILIES, write_checkpoint, write_safetensors
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gpu import Adapter, AdapterError, CheckpointError, ModelConfig, load_engine
 
@@ -114,8 +116,12 @@ def test_the_fingerprint_is_that_of_the_files(tmp_path: Path, model: ModelConfig
         ({"lora_alpha": float("nan")}, "lora_alpha is nan, expected a number"),
         ({"alpha_pattern": [1]}, "alpha_pattern is a list, expected a JSON object"),
         ({"alpha_pattern": {"q_proj": -1}}, "alpha_pattern of q_proj is -1"),
-        ({"alpha_pattern": {"(a+)+": 1}}, "cannot be matched: it is no name, or holds a quantifier"),
-        ({"alpha_pattern": {".*.*.*": 1}}, "cannot be matched: it is no name, or holds a quantifier"),
+        ({"use_rslora": "false"}, "use_rslora is 'false', expected true or false"),
+        ({"exclude_modules": 5}, "exclude_modules is 5, expected a list of names"),
+        ({"alpha_pattern": {"(a+)+": 1}}, "cannot be matched: it holds a quantifier, or too many alternatives"),
+        ({"alpha_pattern": {".*a.*": 1}}, "cannot be matched: it holds a quantifier, or too many alternatives"),
+        ({"alpha_pattern": {"(.|.)" * 31 + "x": 1}}, "it holds a quantifier, or too many alternatives"),
+        ({"alpha_pattern": {f"({number}|b)": 1 for number in range(17)}}, "more than 16 keys that are no plain names"),
         ({"rank_pattern": {"(q_proj": 4}}, "cannot be matched: missing"),
         ({"target_modules": None}, "target_modules is None, expected a list of names"),
         ({"target_modules": ["q_proj", "lm_head"]}, "it adapts lm_head, which the model has not"),
@@ -193,6 +199,34 @@ def test_files_that_are_not_there_or_are_damaged_are_refused(tmp_path: Path, mod
 def test_room_for_no_adapters_is_refused(checkpoint: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
         load_engine(checkpoint, "numpy", **{name: 0})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = [
+    "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "bias",
+    "layers_to_transform", "layers_pattern", "peft_type", "task_type", "init_lora_weights", "use_dora", "anything",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changed=st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3))
+def test_any_configuration_is_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, model: ModelConfig, changed: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("odd") / "adapter"
+    write_adapter(folder, random_adapter(model, 4))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | changed))
+    try:
+        adapter = Adapter.read(folder, model)
+    except AdapterError as error:
+        assert str(error).isprintable()  # noqa: PT017
+    else:
+        assert all(np.isfinite(a).all() and np.isfinite(b).all() for a, b in adapter.matrices.values())
 
 
 # --- PEFT itself ----------------------------------------------------------------------------------------------------
