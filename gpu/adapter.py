@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,24 +89,12 @@ class Adapter:
             names or shapes), it has a higher rank than `max_rank`, or it asks for what is not supported: DoRA, biases,
             modules saved whole, other matrices than those of attention and MLP.
         """
-        folder = Path(folder).expanduser()
-        try:
+        with _told(Path(folder).expanduser()) as folder:
             return cls._read(folder, model, max_rank)
-        except (CheckpointError, OSError) as error:
-            reason = error if isinstance(error, CheckpointError) else error.strerror or error
-            raise AdapterError(
-                f"the adapter in {printable(folder)} cannot be used: {printable(reason, 2000)}"
-            ) from None
 
     @classmethod
     def _read(cls, folder: Path, model: ModelConfig, max_rank: int) -> "Adapter":
-        if not folder.is_dir():
-            raise AdapterError("there is no such folder")
-        if not (folder / CONFIG).exists():
-            raise AdapterError(f"it has no {CONFIG}: is it the folder of a PEFT adapter?")
-        if not (folder / WEIGHTS).exists():
-            pickled = " (it holds pickled ones, which are never read)" if any(folder.glob("*.bin")) else ""
-            raise AdapterError(f"it has no {WEIGHTS}{pickled}: save the adapter with safetensors")
+        files = _files(folder)
         config = _Config.of(read_object(folder / CONFIG, largest=_LARGEST_CONFIG))
         found = _matrices(read_header(folder / WEIGHTS))
         shapes = adapted_shapes(model)
@@ -117,7 +106,38 @@ class Adapter:
                 _check_matrices(module, found[module], shapes[module], rank, max_rank)
                 matrices[module] = _read_matrices(module, found[module], np.float32(config.scale(module, rank)))
         rank = max(len(a) for a, _ in matrices.values())
-        return cls(matrices, rank, fingerprint([folder / CONFIG, folder / WEIGHTS]))
+        return cls(matrices, rank, fingerprint(files))
+
+
+def adapter_fingerprint(folder: str | Path) -> str:
+    """Give the fingerprint of the adapter in a folder, unread; raises AdapterError if there is none."""
+    with _told(Path(folder).expanduser()) as folder:
+        return fingerprint(_files(folder))
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[Path]:
+    """Say of every fault which adapter has it."""
+    try:
+        yield folder
+    except (CheckpointError, OSError) as error:
+        reason = error if isinstance(error, CheckpointError) else error.strerror or error
+        raise AdapterError(f"the adapter in {printable(folder)} cannot be used: {printable(reason, 2000)}") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    """Give the two files of an adapter, if they are there."""
+    if not folder.is_dir():
+        raise AdapterError("there is no such folder")
+    if not (folder / CONFIG).exists():
+        raise AdapterError(f"it has no {CONFIG}: is it the folder of a PEFT adapter?")
+    if not (folder / WEIGHTS).exists():
+        pickled = " (it holds pickled ones, which are never read)" if any(folder.glob("*.bin")) else ""
+        raise AdapterError(f"it has no {WEIGHTS}{pickled}: save the adapter with safetensors")
+    for path in (folder / CONFIG, folder / WEIGHTS):
+        if not path.is_file():
+            raise AdapterError(f"{path.name} is no regular file")
+    return [folder / CONFIG, folder / WEIGHTS]
 
 
 def adapted_shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:

@@ -31,13 +31,18 @@ def read_adapter(name: str, path: str | Path | None, model: ModelConfig, max_ran
         When it is no LoRA adapter of this model, or is damaged.
     """
     check_name(name)
-    if path is None:
-        if name not in bundled_adapters():
-            raise RequestError(
-                f"no adapter {name!r:.80} comes with phasewalk, only {', '.join(bundled_adapters())}: name its folder"
-            )
-        path = bundled_adapters()[name]
-    return Adapter.read(path, model, max_rank=max_rank or DEFAULT_RANK)
+    return Adapter.read(folder_of(name, path), model, max_rank=max_rank or DEFAULT_RANK)
+
+
+def folder_of(name: str, path: str | Path | None) -> str | Path:
+    """The folder of an adapter; raises RequestError where none is given, and none of that name is bundled."""
+    if path is not None:
+        return path
+    if name not in bundled_adapters():
+        raise RequestError(
+            f"no adapter {name!r:.80} comes with phasewalk, only {', '.join(bundled_adapters())}: name its folder"
+        )
+    return bundled_adapters()[name]
 
 
 def check_name(name: str) -> None:

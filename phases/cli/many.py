@@ -96,10 +96,16 @@ def _tokens(answer: dict[str, Any]) -> int | None:
 def _salt(params: "SamplingParams", loading: Loading) -> str:
     """What an answer depends on besides its request; two engines give the same, but for rounding."""
     from gpu import model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
+    from gpu.adapter import adapter_fingerprint
+    from phases.cli.options import adapters_of
     from phases.generator import DEMO_MODEL
+    from phases.lora import folder_of
 
+    adapters = adapters_of(loading.lora, loading.use_lora)
     folder = resolve_checkpoint(DEMO_MODEL if loading.model is None else loading.model)
     return repr((
         model_fingerprint(folder), tokenizer_fingerprint(folder), loading.quantize.value, loading.capacity, params,
         loading.machine.fingerprint,
+        *((name, adapter_fingerprint(folder_of(name, path))) for name, path in sorted(adapters.items())),
+        *([] if loading.use_lora is None else [loading.use_lora]),
     ))  # fmt: skip

@@ -121,5 +121,17 @@ def test_lines_of_a_file_name_their_own(phasewalk: Command, mine: Path) -> None:
         texts = {each["id"]: each.get("text") for each in found}
         assert [texts[name] for name in ("none", "own", "odd", "off")] == [expected, PIRATE, None, PLAIN]
         assert PIRATE in [text for name, text in texts.items() if name not in ("none", "own", "odd", "off")]
+        # The same command finds all of it answered.
+        assert "nothing was left to do" in phasewalk("run", *files).err
         [refused] = [each for each in found if each["id"] == "odd"]
         assert "there is no adapter 'odd'; there are 'own'" in json.dumps(refused)
+
+
+def test_answers_of_another_adapter_are_no_answers(phasewalk: Command, mine: Path) -> None:
+    Path("in.jsonl").write_text(json.dumps({"prompt": WHO, "params": {"temperature": 0}}) + "\n")
+    files = ("run", "--input", "in.jsonl", "--output", "out.jsonl", "--engine", "numpy")
+    assert phasewalk(*files, "--lora", f"own={mine}", "--use-lora", "own").code == 0
+    answer = phasewalk(*files, "--use-lora", "pirate")
+    assert answer.code == 1
+    assert "out.jsonl" in answer.err
+    assert len(Path("out.jsonl").read_text().splitlines()) == 1
