@@ -214,6 +214,6 @@ def test_an_engine_that_decoded_together_is_closed_whole(checkpoint: Path, cache
     engine.close()
     assert engine._session is None
     assert engine._bindings == {}
-    assert engine._prompt_bindings == []
+    assert engine._prompt_bindings == {}
     with pytest.raises(RuntimeError, match="closed"):
         engine.decode(rows)
