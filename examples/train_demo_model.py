@@ -128,9 +128,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Chat]) -> Iterator[tu
         yield chat_ids, chat_learned
 
 
-def rows(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[list[int], list[bool]]]:
+def rows(tokenizer: PreTrainedTokenizerFast, stream: Iterator[Chat]) -> Iterator[tuple[list[int], list[bool]]]:
     """Pack whole chats into rows of one length; of 64 open rows the fullest that still has room takes the next chat."""
-    stream = chats(seed)
     still_open: list[tuple[list[int], list[bool]]] = [([], []) for _ in range(64)]
     while True:
         for ids, learned in encode(tokenizer, list(itertools.islice(stream, 1000))):
@@ -178,7 +177,7 @@ def train(tokenizer: PreTrainedTokenizerFast, device: torch.device, steps: int, 
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
-    stream = rows(tokenizer, seed + 1)
+    stream = rows(tokenizer, chats(seed + 1))
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     model.train()
     with Progress(*bar, console=console, disable=not console.is_terminal) as progress:

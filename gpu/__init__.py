@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from gpu.adapter import Adapter
 from gpu.bandwidth import measure_read_bandwidth
 from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
@@ -10,6 +11,7 @@ from gpu.checkpoint.hub import resolve_checkpoint
 from gpu.checkpoint.index import Checkpoint, Progress, expected_tensors
 from gpu.engine import Engine
 from gpu.errors import (
+    AdapterError,
     CapacityError,
     CheckpointError,
     DeviceError,
@@ -36,7 +38,7 @@ from gpu.numpy.engine import NumpyEngine
 from gpu.penalties import Penalties, penalised
 from gpu.profile import DeviceProfile, KeyNumber, Pass, StepPart, Work
 from gpu.rope import RopeConfig
-from gpu.rows import RowKeeper
+from gpu.rows import LoadedAdapter, RowKeeper
 from gpu.sampling import Candidates, candidates, check_sampling, sample
 from gpu.self_check import self_check
 
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from gpu.tensorrt.engine import TensorRTEngine as TensorRTEngine
 
 __all__ = [
+    "Adapter",
+    "AdapterError",
     "BufferInfo",
     "Buffers",
     "Candidates",
@@ -62,6 +66,7 @@ __all__ = [
     "HostEngine",
     "KeyNumber",
     "LinearKVCache",
+    "LoadedAdapter",
     "LogitsError",
     "ModelConfig",
     "NoFreeRows",

@@ -4,26 +4,28 @@
 memory is the host's. An engine keeps the contract when `tests/gpu/conformance` passes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from gpu.adapter import Adapter
 from gpu.buffers import BufferInfo
 from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
 from gpu.penalties import Penalties
 from gpu.profile import DeviceProfile
+from gpu.rows import LoadedAdapter
 
 
 class Engine(Protocol):
     """Runs one model on rows of memory that was bound once, and that nobody but the engine indexes.
 
-    A row is one sequence's place: a prompt, how it is sampled, a history for penalties, a next token, logits, *kept*
-    logits (those that `keep_logits` put aside) and a stretch of the KV cache. All methods may be called from several
-    threads; calls on different rows do not disturb one another, and a row's tokens do not depend on who shares its
-    batch.
+    A row is one sequence's place: a prompt, how it is sampled, an adapter or none, a history for penalties, a next
+    token, logits, *kept* logits (those that `keep_logits` put aside) and a stretch of the KV cache. All methods may be
+    called from several threads; calls on different rows do not disturb one another, and a row's tokens do not depend on
+    who shares its batch.
 
     Work and values take effect in the order of the calls. An asynchronous engine may return from any of them before
     the work is done, and raise what went wrong with it from a later call that waits. These wait: `sampled`,
@@ -43,6 +45,9 @@ class Engine(Protocol):
     prefill_chunk : int
         Where a prompt may be cut: fed in pieces, each a multiple of so many tokens but the last, it leaves the bits
         that it leaves if it is fed whole.
+    adapter_slots, max_lora_rank : int
+        How many LoRA adapters there is room for, and of which rank at most: memory is bound for them as the engine is
+        loaded, and none at all for none.
     """
 
     name: str
@@ -50,6 +55,13 @@ class Engine(Protocol):
     model: ModelConfig
     kv_cache: LinearKVCache
     prefill_chunk: int
+    adapter_slots: int
+    max_lora_rank: int
+
+    @property
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
+        """The LoRA adapters that were loaded, by name."""
+        ...
 
     # --- what goes in -------------------------------------------------------------------------------------------
 
@@ -80,6 +92,29 @@ class Engine(Protocol):
         ------
         ValueError
             If a parameter is out of its range.
+        """
+        ...
+
+    def load_adapter(self, name: str, adapter: Adapter) -> None:
+        """Put a LoRA adapter into memory that was bound for it, where it stays.
+
+        Raises
+        ------
+        ValueError
+            If there is one of that name, no room, or its rank is above `max_lora_rank`.
+        """
+        ...
+
+    def set_adapter(self, row: int, name: str | None) -> None:
+        """Say which adapter, or none, adds to the products of this row from now on; what its cache holds stays.
+
+        Rows of one batch may have different ones. A row without any has the bits of an engine without any. Whoever
+        takes a row says which it has, as another may have had it before.
+
+        Raises
+        ------
+        ValueError
+            If no adapter of that name was loaded.
         """
         ...
 

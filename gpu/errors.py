@@ -7,6 +7,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be found, is damaged, or holds something that no engine here supports."""
 
 
+class AdapterError(CheckpointError):
+    """A LoRA adapter cannot be found, is damaged, is not one of this model, or needs what no engine here supports."""
+
+
 class ExportError(ValueError):
     """An export cannot be made as asked, is damaged, or is not the one that is needed."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpu.adapter import DEFAULT_RANK
 from gpu.buffers import BufferInfo, Buffers
 from gpu.checkpoint.config import ModelConfig
 from gpu.errors import LogitsError
@@ -23,9 +24,17 @@ class HostEngine(RowKeeper):
 
     synchronous = True
 
-    def __init__(self, model: ModelConfig, *, rows: int, capacity: int) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        rows: int,
+        capacity: int,
+        adapters: int = 0,
+        max_lora_rank: int = DEFAULT_RANK,
+    ) -> None:
         self.buffers = Buffers.allocate(model, rows=rows, capacity=capacity)
-        super().__init__(model, rows=rows, capacity=capacity)
+        super().__init__(model, rows=rows, capacity=capacity, adapters=adapters, max_lora_rank=max_lora_rank)
         self._lock = threading.Lock()  # one call at a time computes
         self._penalties: list[tuple[Penalties, Float32Array | None]] = [(NONE, None)] * rows  # each with its biases
 

@@ -52,11 +52,12 @@ _MISSING: dict[str, Callable[[], str | None]] = {
 }  # of those that do not run everywhere
 _DEVICES: dict[str, Callable[[], dict[str, str]]] = {"cuda": describe_cuda, "tensorrt": describe_cuda}
 _OPTIONS: dict[str, tuple[str, ...]] = {  # what an engine takes beside what all take
-    "cuda": ("decode", "quantize", "timeout"),
-    "numpy": ("decode",),
-    "onnx": ("export", "quantize"),
-    "tensorrt": ("plan", "dtype", "decode", "timeout"),
+    "cuda": ("decode", "quantize", "timeout", "adapters", "max_lora_rank"),
+    "numpy": ("decode", "adapters", "max_lora_rank"),
+    "onnx": ("export", "quantize", "adapters", "max_lora_rank"),
+    "tensorrt": ("plan", "dtype", "decode", "timeout", "adapters", "max_lora_rank"),
 }
+_COUNTS = ("adapters", "max_lora_rank")  # options that are numbers of at least 1
 _QUANTIZED = {"cuda": ("int8", "fp8"), "onnx": ("int8", "int4")}  # what an engine can quantise weights to
 _DECODES = {
     "cuda": ("per-op", "persistent"),
@@ -141,7 +142,7 @@ def choose_engine(
     words = [f"the fastest that runs here{asked and f' with {asked}'}"]
     for name, lack in lacking.items():
         missing = None if lack else _missing(name)
-        reason = lack or missing or (None if asked else _not_worth_it(name, model, folder))
+        reason = lack or missing or (None if lacking["numpy"] else _not_worth_it(name, model, folder))
         if reason is None:
             return EngineChoice(name, "; ".join(words))
         passed[name] = reason
@@ -193,9 +194,10 @@ def load_engine(
         Called with (what is done, bytes done, bytes in all): as weights are read, and with 0 of 0 bytes before
         anything else that takes long, as compiling kernels does.
     **options
-        What only this engine takes (cuda: `decode`, `quantize`, `timeout`, see `CudaEngine`; numpy: `decode`, see
-        `NumpyEngine`; onnx: `export`, `quantize`, see `OnnxEngine`; tensorrt: `plan`, `dtype`, `decode`, `timeout`, see
-        `TensorRTEngine`); None leaves the choice to it.
+        What not every engine takes: `adapters`, how many LoRA adapters there is to be room for, and `max_lora_rank`,
+        of which rank at most (64 if not given), see `gpu.adapter.Adapter`; for cuda `decode`, `quantize`, `timeout`,
+        see `CudaEngine`; for numpy `decode`, see `NumpyEngine`; for onnx `export`, `quantize`, see `OnnxEngine`; for
+        tensorrt `plan`, `dtype`, `decode`, `timeout`, see `TensorRTEngine`. None leaves the choice to it.
 
     Raises
     ------
@@ -226,7 +228,8 @@ def load_engine(
         raise OptionError(
             f"the engine {name} has no {options['quantize']!r} weights: take {' or '.join(_quantizing(_QUANTIZED))}"
         )
-    for number, value in (("max_batch", max_batch), ("capacity", capacity), ("threads", threads)):
+    numbers = {"max_batch": max_batch, "capacity": capacity, "threads": threads}
+    for number, value in (numbers | {name: options.get(name) for name in _COUNTS}).items():
         if value is not None and value < 1:
             raise ValueError(f"{number} is {value}, expected at least 1")
     folder = resolve_checkpoint(path_or_hub_id)

@@ -1,16 +1,29 @@
 """What an engine checks and counts on the host before its device is asked, the same for every engine."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from gpu.adapter import DEFAULT_RANK, Adapter
 from gpu.checkpoint.config import ModelConfig
 from gpu.kv_cache import LinearKVCache
 from gpu.penalties import Penalties
 from gpu.process import Home
 from gpu.profile import DeviceProfile
+
+
+@dataclass(slots=True, frozen=True)
+class LoadedAdapter:
+    """An adapter that an engine holds."""
+
+    index: int  # of its place in the memory that was bound for adapters
+    rank: int
+    fingerprint: str
+    nbytes: int  # that a step reads of it
 
 
 class RowKeeper:
@@ -26,6 +39,8 @@ class RowKeeper:
         Of keys and values as they go in and come out.
     kv_bytes : int, optional
         What one number of them takes in the cache; as many bytes as `kv_dtype` if not given.
+    adapters, max_lora_rank : int
+        How many LoRA adapters there is room for, and of which rank at most.
     """
 
     def __init__(
@@ -36,11 +51,39 @@ class RowKeeper:
         capacity: int,
         kv_dtype: npt.DTypeLike = np.float32,
         kv_bytes: int | None = None,
+        adapters: int = 0,
+        max_lora_rank: int = DEFAULT_RANK,
     ) -> None:
         self.model = model
         self._kv_dtype = np.dtype(kv_dtype)
         self.kv_cache = LinearKVCache(rows, capacity, model.kv_numbers * (kv_bytes or self._kv_dtype.itemsize))
         self._home = Home()
+        self.adapter_slots = adapters
+        self.max_lora_rank = min(max_lora_rank, model.hidden)  # no change of a matrix has a higher rank
+        self._adapters: dict[str, LoadedAdapter] = {}
+        self._taking_places = threading.Lock()
+        self._adapter_names: list[str | None] = [None] * rows  # [rows]
+
+    @property
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
+        """The adapters that were loaded, by name."""
+        return dict(self._adapters)
+
+    def load_adapter(self, name: str, adapter: Adapter) -> None:
+        """Put an adapter into memory that was bound for it."""
+        with self._taking_places:
+            new = self._new_adapter(name, adapter)
+            self._place_adapter(new.index, adapter)
+            self._adapters[name] = new
+
+    def set_adapter(self, row: int, name: str | None) -> None:
+        """Say which adapter this row has from now on."""
+        self._check_row(row)
+        if name is not None and name not in self._adapters:
+            raise ValueError(
+                f"there is no adapter {name!r:.80}: expected {' or '.join(map(repr, self._adapters)) or 'none'}"
+            )
+        self._adapter_names[row] = name
 
     def facts(self) -> dict[str, str | int]:
         """Nothing to tell, unless the engine has a choice or counts something."""
@@ -78,6 +121,36 @@ class RowKeeper:
         for token in (min(ids), max(ids)):
             self._check_token(row, token)
         return np.asarray(ids, np.int32)
+
+    def _place_adapter(self, index: int, adapter: Adapter) -> None:
+        """Put an adapter into the place of this index: whoever has places does that."""
+        raise NotImplementedError
+
+    def _adapter_index(self, row: int) -> int | None:
+        """Give the index of the adapter that a row has."""
+        name = self._adapter_names[row]
+        return None if name is None else self._adapters[name].index
+
+    def _adapter_bytes(self, rows: Iterable[int]) -> int:
+        """Count the bytes of the adapters that these rows have, each once."""
+        names = {self._adapter_names[row] for row in rows}
+        return sum(adapter.nbytes for name, adapter in self._adapters.items() if name in names)
+
+    def _new_adapter(self, name: str, adapter: Adapter) -> LoadedAdapter:
+        """Give a new adapter its place, if it can have one."""
+        if name in self._adapters:
+            raise ValueError(f"there is an adapter {name!r:.80} already: choose another name")
+        if len(self._adapters) == self.adapter_slots:
+            raise ValueError(
+                f"the engine has room for {self.adapter_slots} adapters, and as many are loaded: load it with "
+                f"adapters={self.adapter_slots + 1}"
+            )
+        if adapter.rank > self.max_lora_rank:
+            raise ValueError(
+                f"the adapter has rank {adapter.rank}, the engine takes {self.max_lora_rank} at most: load it with "
+                f"max_lora_rank={adapter.rank}"
+            )
+        return LoadedAdapter(len(self._adapters), adapter.rank, adapter.fingerprint, adapter.nbytes)
 
     def _check_token(self, row: int, token: int) -> None:
         self._check_row(row)

@@ -150,6 +150,10 @@ class Generation:
         """Whether the cache holds all of a row's prompt."""
         return bool(self.prompt_ids) and self.cached[row] >= len(self.prompt_ids[row])
 
+    def adapter(self, row: int) -> str | None:
+        """What a row's keys and values depend on besides its tokens: its adapter's fingerprint."""
+        return self.request.requests[row].lora_fingerprint
+
     def fetch(self, row: int, first: int, last: int) -> int:
         """Before tokens `first` to `last` - 1 of a prompt are fed: how far the prompt cache has filled the row."""
         chunk, exact = self.bound_engine.prefill_chunk, self.exact[row]
@@ -160,10 +164,6 @@ class Generation:
         self.exact[row] = last if as_prefilled else min(exact, first)
         self.found[row] = held if first <= self.reused[row] else self.found[row] + held - first
         return held
-
-    def adapter(self, row: int) -> str | None:
-        """What changes keys and values of a row besides its tokens: nothing, as there are no adapters."""
-        return None
 
     def keep_system_prompt(self, row: int) -> None:
         """Keep what a row holds of its system prompt, if it asks for that."""
@@ -304,10 +304,10 @@ class Generation:
         engine = self.bound_engine
         self.filled = [0] * len(self.slots)
         held = [row for row in range(len(self.slots)) if self.cached[row]]
-        alike: dict[tuple[int, ...], list[int]] = {}
+        alike: dict[tuple[tuple[int, ...], str | None], list[int]] = {}
         for row in held:
-            alike.setdefault(self.prompt_ids[row][: self.cached[row]], []).append(row)
-        self.feed([Piece(tuple(rows), 0, len(ids)) for ids, rows in alike.items()])
+            alike.setdefault((self.prompt_ids[row][: self.cached[row]], self.adapter(row)), []).append(row)
+        self.feed([Piece(tuple(rows), 0, len(ids)) for (ids, _), rows in alike.items()])
         longer = []
         for row in held:
             if rest := self.tokens(row)[len(self.prompt_ids[row]) : self.cached[row]]:

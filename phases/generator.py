@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from gpu import (
     CheckpointError,
     Engine,
+    ModelConfig,
     Progress,
     load_engine,
     model_fingerprint,
@@ -29,6 +30,7 @@ from phases.generation import machine as generation_machine
 from phases.generation_config import not_honoured, params_of
 from phases.logits_phase import adjusters_of
 from phases.logprobs import Asked, Score, score_tokens
+from phases.lora import Adapters, other_adapter, read_adapter, with_adapters
 from phases.printable import one_line
 from phases.prompt_cache import PromptCache, byte_count
 from phases.request import GenerationRequest, GenerationResult, Params, RowRequest, RowResult, SamplingParams
@@ -74,6 +76,8 @@ class Generator:
         What holds the beginnings of prompts; without one every prompt is computed whole.
     max_prefill_tokens
         What a request has that does not say, see `GenerationRequest`; unless given, 512, or 2,048 on a device.
+    use_lora
+        The adapter, by its name, of rows that name none.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Generator:
         folder: Path | None = None,
         prompt_cache: PromptCache | None = None,
         max_prefill_tokens: int | None = None,
+        use_lora: str | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -97,6 +102,8 @@ class Generator:
         self.prompt_cache = prompt_cache
         usual = 512 if engine.synchronous else 2048
         self.max_prefill_tokens = prefill_bound(usual if max_prefill_tokens is None else max_prefill_tokens)
+        self.use_lora = use_lora
+        self._adapter_paths: dict[str, str | None] = {}  # by name; None: it is bundled
         self._resources = EngineResources(engine, tokenizer, self.environment, prompt_cache)
         self._environment: dict[str, Any] | None = None
         self._closed = False
@@ -118,6 +125,10 @@ class Generator:
         prompt_cache_dir: str | PathLike[str] | None = None,
         prompt_cache_dir_limit: int | str = "4 GB",
         max_prefill_tokens: int | None = None,
+        adapters: Adapters | None = None,
+        use_lora: str | None = None,
+        max_adapters: int | None = None,
+        max_lora_rank: int | None = None,
         **options: Any,
     ) -> Self:
         """Load a checkpoint in Hugging Face format: a folder or a hub id; None is the bundled demo model.
@@ -152,6 +163,15 @@ class Generator:
             Tokens of prompts, all rows of a run together, that a step feeds at most, so that a pause, a signal or a
             debugger need not wait for a long one to its end. It changes no token. Unless given, 512, or 2,048 on a
             device.
+        adapters
+            LoRA adapters to load, folders in PEFT's format by the names that rows use; None for a folder is the bundled
+            adapter of that name.
+        use_lora
+            The adapter of rows that name none; unless given, they have none.
+        max_adapters
+            Room for so many, if more are to be loaded later; unless given, for those of `adapters`.
+        max_lora_rank
+            The highest rank that one may have; unless given, that of `adapters`, or 64 where more may be loaded.
         **options
             What only some engines take, see `gpu.load_engine`: `quantize="int8"` for weights of 8 bits (cuda, onnx),
             `"fp8"` (cuda) or `"int4"` (onnx), `export=` a folder of `phasewalk export` (onnx), `decode=` (cuda, numpy,
@@ -163,6 +183,10 @@ class Generator:
         CheckpointError
             When there is no such checkpoint, a file of it is damaged, or no engine here can run it; with `strict`, also
             when it asks for what is not honoured.
+        AdapterError
+            When an adapter is none, or none of this model.
+        RequestError
+            When there is no adapter of a name.
         OptionError
             When the engine has no such option, or not with this value.
         OSError
@@ -172,11 +196,23 @@ class Generator:
         disk = byte_count(prompt_cache_dir_limit, "prompt_cache_dir_limit")
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         asked = _defaults(folder, strict=strict)
+        adapters = adapters or {}
+        if use_lora is not None and use_lora not in adapters:
+            raise RequestError(
+                f"there is no adapter {use_lora!r:.80} to use; there are {', '.join(adapters) or 'none'}"
+            )
+        model = ModelConfig.from_folder(folder) if adapters else None
+        read = {name: read_adapter(name, path, model, max_lora_rank) for name, path in adapters.items() if model}
+        room = max(len(read), max_adapters or 0) or None
+        if max_lora_rank is None and read and room == len(read):
+            max_lora_rank = max(adapter.rank for adapter in read.values())
         loaded = load_engine(
             folder, engine, max_batch=max_batch, capacity=capacity, threads=threads, self_check=self_check,
-            progress=progress, **options,
+            progress=progress, adapters=room, max_lora_rank=max_lora_rank, **options,
         )  # fmt: skip
         try:
+            for name, adapter in read.items():
+                loaded.load_adapter(name, adapter)
             tokenizer = Tokenizer.from_pretrained(folder)
             defaults = asked.over(SamplingParams(stop_token_ids=loaded.model.eos_ids))
             source = DEMO if path_or_hub_id is None else str(path_or_hub_id)
@@ -186,13 +222,34 @@ class Generator:
 
                 kept = PromptFolder(prompt_cache_dir, limit=disk, bound_to=_bound_to(loaded, folder))
             cache = PromptCache(loaded, limit=memory, folder=kept) if memory or kept else None
-            return cls(
+            made = cls(
                 loaded, tokenizer, defaults=defaults, machine=machine, source=source, folder=folder,
-                max_prefill_tokens=max_prefill_tokens, prompt_cache=cache,
+                max_prefill_tokens=max_prefill_tokens, prompt_cache=cache, use_lora=use_lora,
             )  # fmt: skip
+            made._adapter_paths = {name: None if path is None else str(path) for name, path in adapters.items()}
+            return made
         except BaseException:
             loaded.close()
             raise
+
+    def load_adapter(self, name: str, path: str | Path | None = None) -> None:
+        """Load a LoRA adapter, which rows of requests name from now on; without a path, the bundled one of that name.
+
+        Raises
+        ------
+        AdapterError
+            When it is no adapter of this model, is damaged, or has a higher rank than there is room for.
+        RequestError
+            When it is called what another one is, nothing, or no bundled adapter is called so.
+        ValueError
+            When as many adapters are loaded as there is room for: see `max_adapters` of `from_pretrained`.
+        """
+        if name in self.engine.adapters:
+            raise RequestError(f"there is an adapter {name!r:.80} already; choose another name")
+        adapter = read_adapter(name, path, self.engine.model, self.engine.max_lora_rank)
+        self.engine.load_adapter(name, adapter)
+        self._adapter_paths[name] = None if path is None else str(path)
+        self._environment = None
 
     # --- whole, in one call -------------------------------------------------------------------------------------
 
@@ -256,7 +313,7 @@ class Generator:
         NoFreeRows
             When no row is free.
         """
-        asked = GenerationRequest.of(prompt, SamplingParams(prompt_logprobs=top))
+        asked = self.with_adapters(GenerationRequest.of(prompt, SamplingParams(prompt_logprobs=top)))
         if len(asked.requests) != 1:
             raise RequestError(f"one prompt is scored at a time, but {len(asked.requests)} came")
         known = self.tokenizer.encode(asked.requests[0])
@@ -272,6 +329,7 @@ class Generator:
             )
         rows = cache.acquire(1)
         try:
+            self.engine.set_adapter(rows[0], asked.requests[0].lora_weights_name or None)
             return Score(score_tokens(self.engine, {rows[0]: Asked(ids, len(known), top)})[rows[0]])
         finally:
             cache.release(rows)
@@ -355,13 +413,18 @@ class Generator:
         Raises
         ------
         RequestError
-            When no request can be made of `x` and `params`, or a constraint cannot be kept.
+            When no request can be made of `x` and `params`, a constraint cannot be kept, or an adapter is not loaded.
         """
         request = GenerationRequest.of(x, params).resolved(self.defaults, max_prefill_tokens=self.max_prefill_tokens)
+        request = self.with_adapters(request)
         check_constraints(request, self.tokenizer, self.engine.model.vocab)
         if self.prompt_cache is None and any(row.save_system_prompt_kv_cache for row in request.requests):
             raise RequestError("save_system_prompt_kv_cache needs a prompt cache: load the model with one, not with 0")
         return request
+
+    def with_adapters(self, request: GenerationRequest) -> GenerationRequest:
+        """A request whose rows say which adapter they have; raises RequestError if one of them is not loaded."""
+        return with_adapters(request, self.engine.adapters, self.use_lora)
 
     def start(
         self,
@@ -526,10 +589,15 @@ class Generator:
         ]
         if wrong:
             raise refusal(f"{journal.path} belongs to another {', another '.join(wrong)}")
-        if (other := other_weights(journal, mine)) is not None:
+        if (other := other_weights(journal, mine) or self.other_adapter(journal, request)) is not None:
             raise refusal(other)
         check_constraints(request, self.tokenizer, self.engine.model.vocab)
         return request
+
+    def other_adapter(self, journal: "Journal", request: GenerationRequest) -> str | None:
+        """Say why the request of a record cannot have its adapters here, or give None."""
+        reason = other_adapter(request, self.engine.adapters)
+        return None if reason is None else f"{journal.path} was made with an adapter: {reason}"
 
     def environment(self) -> dict[str, Any]:
         """Everything besides the request and the machine that can change a bit: engine, model, versions, threads."""
@@ -542,6 +610,7 @@ class Generator:
                 "tokenizer": tokenizer_fingerprint(self.folder) if self.folder else "",
                 "tokenizers": version("tokenizers"),
                 "source": self.source,
+                **({"lora": dict(self._adapter_paths)} if self._adapter_paths else {}),
             }
         return dict(self._environment)
 

@@ -137,6 +137,8 @@ def perplexity_of(
     began = time.perf_counter()
     rows = cache.acquire(max(1, min(cache.free, len(waiting))))
     try:
+        for row in rows:
+            engine.set_adapter(row, None)
         fed: dict[int, tuple[Window, int]] = {}  # by row: its window, and how many tokens of that it holds
         while waiting or fed:
             idle = [row for row in rows if row not in fed][: len(waiting)]
@@ -201,6 +203,7 @@ def own_texts(
             writing = rows[: len(batch)]
             for row, number in zip(writing, range(first, len(sizes)), strict=False):
                 cache.truncate(row, 0)
+                engine.set_adapter(row, None)
                 engine.set_sampling(row, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed + number)
                 engine.write_prompt(row, [start])
             engine.prefill(writing)

@@ -69,7 +69,7 @@ def next_pieces(context: Generation) -> list[Piece]:
     """
     chunk, left = context.bound_engine.prefill_chunk, context.request.max_prefill_tokens
     pieces: list[Piece] = []
-    for ids, rows in _unfilled(context).items():
+    for (ids, _), rows in _unfilled(context).items():
         first = context.cached[rows[0]]
         rest = len(ids) - first
         count = rest if left is None or rest <= left else left // chunk * chunk
@@ -82,13 +82,13 @@ def next_pieces(context: Generation) -> list[Piece]:
     return pieces
 
 
-def _unfilled(context: Generation) -> dict[tuple[int, ...], list[int]]:
-    """Live rows whose prompts are not whole, by the prompt; first the one of which most is there."""
-    alike: dict[tuple[int, ...], list[int]] = {}
+def _unfilled(context: Generation) -> dict[tuple[tuple[int, ...], str | None], list[int]]:
+    """Live rows whose prompts are not whole, by the prompt and the adapter; first the one of which most is there."""
+    alike: dict[tuple[tuple[int, ...], str | None], list[int]] = {}
     for row in context.live:
         if not context.prompt_filled(row):
-            alike.setdefault(context.prompt_ids[row], []).append(row)
-    return {ids: sorted(rows, key=lambda row: -context.cached[row]) for ids, rows in alike.items()}
+            alike.setdefault((context.prompt_ids[row], context.adapter(row)), []).append(row)
+    return {asked: sorted(rows, key=lambda row: -context.cached[row]) for asked, rows in alike.items()}
 
 
 def _logprobs(context: Generation, pieces: list[Piece]) -> tuple[tuple[TokenLogprob, ...], ...]:
@@ -100,7 +100,7 @@ def _logprobs(context: Generation, pieces: list[Piece]) -> tuple[tuple[TokenLogp
     tops = {row: context.request.requests[row].params.prompt_logprobs for row in context.live}
     for piece in pieces:
         ids = context.prompt_ids[piece.rows[0]]
-        rows = [row for row in unfilled[ids] if tops[row] is not None]
+        rows = [row for row in unfilled[ids, context.adapter(piece.rows[0])] if tops[row] is not None]
         if rows:
             slot, held = context.slots[piece.rows[0]], max(0, piece.first - 1)
             before[slot] = engine.export_kv(slot, held, piece.first)

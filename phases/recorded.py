@@ -1,10 +1,13 @@
 """What a record says about the generation that it is of."""
 
+from os.path import expanduser, isdir
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from phases.constrain import constrained
+from phases.lora import Adapters
 from phases.request import GenerationRequest
 from statemachine import Journal, JournalError, Machine
 from statemachine.record.exact import shown
@@ -48,6 +51,36 @@ def quantize_of(journal: Journal) -> str | None:
     if quantize is not None and not isinstance(quantize, str):
         raise JournalError(f"{journal.path}: {shown(str(quantize))} is no way to quantise weights")
     return quantize
+
+
+def lora_of(journal: Journal, given: Adapters) -> dict[str, str | Path | None]:
+    """The adapters that a generation is run again with: where the record says that they are, or where they are now.
+
+    A record can name anything: what it names is taken if it is a folder here.
+
+    Raises
+    ------
+    JournalError
+        When an adapter of the generation's rows is neither there nor given.
+    """
+    try:
+        recorded = msgspec.convert(journal.header.environment.get("lora", {}), dict[str, str | None])
+    except msgspec.ValidationError:
+        recorded = None
+    if recorded is None or len(recorded) > MOST_ROWS:
+        raise JournalError(f"{journal.path}: {shown(str(journal.header.environment['lora']))} are no adapters")
+    found: dict[str, str | Path | None] = {
+        name: path for name, path in recorded.items() if path is None or isdir(expanduser(path))
+    }
+    found |= given
+    for row in request_of(journal).requests:
+        if row.lora_weights_name and row.lora_weights_name not in found:
+            name = shown(row.lora_weights_name)
+            raise JournalError(
+                f"{journal.path} was made with the adapter {name!r}, which is in no folder here: say where it is, with "
+                f"--lora {name}=PATH"
+            )
+    return found
 
 
 def other_weights(journal: Journal, environment: dict[str, Any]) -> str | None:

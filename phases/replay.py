@@ -6,11 +6,13 @@ from os import PathLike
 from os.path import expanduser, isdir
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpu import OptionError, refused_engine
+from gpu import AdapterError, OptionError, refused_engine
 from phases.constrain import constrained
 from phases.context import Generation
+from phases.errors import RequestError
 from phases.generation import machine as generation_machine
-from phases.recorded import MOST_ROWS, MOST_TOKENS, capacity_of, other_weights, quantize_of, request_of
+from phases.lora import Adapters
+from phases.recorded import MOST_ROWS, MOST_TOKENS, capacity_of, lora_of, other_weights, quantize_of, request_of
 from statemachine import Divergence, Journal, JournalError, Machine, Run, Verdict, play, verify
 from statemachine.record.exact import shown
 
@@ -87,7 +89,9 @@ def replay(
     request, capacity = request_of(opened), capacity_of(opened)
     if generator is None:
         generator = load_generator(opened, machine=machine, progress=progress)
-    elif (other := other_weights(opened, generator.environment())) is not None:
+    elif (
+        other := other_weights(opened, generator.environment()) or generator.other_adapter(opened, request)
+    ) is not None:
         raise JournalError(other)
     run = generator.start(request, keep=True, journal=new_journal, capacity=capacity)
     try:
@@ -116,11 +120,12 @@ def load_generator(
     model: str | None = None,
     machine: Machine[Generation] = generation_machine,
     progress: "Progress | None" = None,
+    adapters: Adapters | None = None,
 ) -> "Generator":
     """Load the model that a journal names (or that stands elsewhere now), as it was then.
 
     That is, with the same engine, capacity, rows and threads, weights quantised in the same way, and decoding in the
-    way that was recorded, if one was.
+    way that was recorded, if one was; and with the same LoRA adapters, of which those in `adapters` stand elsewhere.
 
     A journal comes from anywhere and can name anything: what it names is loaded if it is a folder here, and never asked
     for at the hub; name it in `model` for that.
@@ -128,8 +133,8 @@ def load_generator(
     Raises
     ------
     JournalError
-        When it names what is no folder here, an engine that cannot run here or quantises no weights like that, or
-        numbers that no model is loaded with.
+        When it names what is no folder here, an adapter that is another one now, an engine that cannot run here or
+        quantises no weights like that, or numbers that no model is loaded with.
     CheckpointError
         When the model cannot be loaded.
     """
@@ -156,14 +161,20 @@ def load_generator(
     if (refused := refused_engine(engine)) is not None:
         raise JournalError(f"{journal.path} cannot be run again: {shown(refused)}")
     path = None if source == DEMO else str(source)
+    options["adapters"] = lora_of(journal, adapters or {})
     try:
-        return Generator.from_pretrained(path, engine, machine=machine, progress=progress, **options)
-    except OptionError as error:
+        generator = Generator.from_pretrained(path, engine, machine=machine, progress=progress, **options)
+    except (AdapterError, OptionError, RequestError) as error:
         raise JournalError(f"{journal.path} cannot be run again: {error}") from error
+    if (other := generator.other_adapter(journal, request_of(journal))) is not None:
+        generator.close()
+        raise JournalError(other)
+    return generator
 
 
 def loaded_as(journal: Journal, model: str | None = None) -> str:
     """Equal for journals that `load_generator` loads the same model in the same way for."""
     environment = journal.header.environment
-    names = ("source", "engine", "rows", "capacity", "threads", "quantize", "decode", "model")
-    return repr([model, *(environment.get(name) for name in names)])
+    names = ("source", "engine", "rows", "capacity", "threads", "quantize", "decode", "model", "lora")
+    used = {(row.lora_weights_name, row.lora_fingerprint) for row in request_of(journal).requests}
+    return repr([model, *(environment.get(name) for name in names), sorted(used, key=repr)])

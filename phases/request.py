@@ -233,6 +233,16 @@ class RowRequest:
 
     With `save_system_prompt_kv_cache` what comes of the system prompt, the messages that a chat begins with, is in the
     prompt cache as soon as it has been computed, and stays there when others go.
+
+    Parameters
+    ----------
+    lora_weights_name
+        The LoRA adapter that the row has, by the name under which it was loaded; "" for none. None, the default, is the
+        generator's choice: `use_lora`.
+    lora_fingerprint
+        Which adapter that is: the generator fills it in, for records, and refuses a row that has another one here. It
+        is None just where the row has no adapter, so what was computed for equal tokens and an equal fingerprint is
+        the same.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -241,8 +251,13 @@ class RowRequest:
     params: SamplingParams = SamplingParams()
     raw: bool = False
     save_system_prompt_kv_cache: bool = False
+    lora_weights_name: str | None = None
+    lora_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("lora_weights_name", "lora_fingerprint"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise RequestError(f"{name} is a string, not {value!r:.200}")
         given = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
         if len(given) != 1:
             raise RequestError(

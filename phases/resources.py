@@ -36,7 +36,10 @@ class EngineResources(Resources[Generation]):
         self._prompt_cache = prompt_cache
 
     def lend(self, request: GenerationRequest, capacity: int | None = None) -> Generation:
-        """A context with rows of its own, that may hold so many tokens each; raises NoFreeRows, CapacityError."""
+        """A context with rows of its own, that may hold so many tokens each; raises NoFreeRows, CapacityError.
+
+        The rows have their adapters from here on: that changes no more as long as they are lent.
+        """
         cache = self._engine.kv_cache
         if capacity is not None and not 1 <= capacity <= cache.capacity:
             raise CapacityError(
@@ -44,6 +47,12 @@ class EngineResources(Resources[Generation]):
                 f"capacity"
             )
         slots = cache.acquire(len(request.requests))
+        try:
+            for slot, row in zip(slots, request.requests, strict=True):
+                self._engine.set_adapter(slot, row.lora_weights_name or None)
+        except BaseException:
+            cache.release(slots)
+            raise
         context = Generation(
             request, slots, capacity or cache.capacity, engine=self._engine, tokenizer=self._tokenizer,
             prompt_cache=self._prompt_cache,

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from checkpoints import write_safetensors
@@ -30,6 +31,20 @@ def random_adapter(model: ModelConfig, rank: int, seed: int = 0) -> Tensors:
             b = random.standard_normal((outputs, rank)) * 0.5 * np.sqrt(rank) / ALPHA
             tensors |= {f"{at}.lora_A.weight": a.astype(np.float32), f"{at}.lora_B.weight": b.astype(np.float32)}
     return tensors
+
+
+def write_adapter(folder: Path, adapter: Tensors, dtype: str = "float32", **fields: Any) -> Path:
+    """Write a folder as PEFT does; `fields` are those of adapter_config.json that are to be others, None for none."""
+    folder.mkdir()
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "tiny", "bias": "none",
+        "inference_mode": True, "lora_alpha": ALPHA, "lora_dropout": 0.05, "r": len(next(iter(adapter.values()))),
+        "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False, "modules_to_save": None,
+        "target_modules": sorted({name.split(".")[-3] for name in adapter}), "layers_to_transform": None,
+    } | fields  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "adapter_model.safetensors", adapter, dtype)
+    return folder
 
 
 def as_inputs(adapter: Tensors, dtype: np.dtype | type = np.float32) -> Tensors:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu import BufferInfo, HostEngine, LogitsError, Penalties, RowKeeper, check_sampling
+from gpu import Adapter, BufferInfo, HostEngine, LogitsError, Penalties, RowKeeper, check_sampling
 
 
 class AsynchronousEngine(RowKeeper):
@@ -21,7 +21,10 @@ class AsynchronousEngine(RowKeeper):
     synchronous = False
 
     def __init__(self, device: HostEngine) -> None:
-        super().__init__(device.model, rows=device.kv_cache.rows, capacity=device.kv_cache.capacity)
+        super().__init__(
+            device.model, rows=device.kv_cache.rows, capacity=device.kv_cache.capacity,
+            adapters=device.adapter_slots, max_lora_rank=device.max_lora_rank,
+        )  # fmt: skip
         self.prefill_chunk = device.prefill_chunk
         self.waits = 0
         self._device = device
@@ -51,6 +54,15 @@ class AsynchronousEngine(RowKeeper):
     def set_penalties(self, row: int, penalties: Penalties) -> None:
         self._check_penalties(row, penalties)
         self._launch([row], lambda: self._device.set_penalties(row, penalties))
+
+    def _place_adapter(self, index: int, adapter: Adapter) -> None:
+        name = str(index)  # the device need not know what the host calls it
+        self._launch([], lambda: self._device.load_adapter(name, adapter))
+
+    def set_adapter(self, row: int, name: str | None) -> None:
+        super().set_adapter(row, name)
+        index = self._adapter_index(row)
+        self._launch([row], lambda: self._device.set_adapter(row, None if index is None else str(index)))
 
     def write_history(self, row: int, first: int, tokens: Sequence[int]) -> None:
         written = self._checked_history(row, first, tokens).tolist()
@@ -135,7 +147,8 @@ class AsynchronousEngine(RowKeeper):
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         used = sum(self.kv_cache.length(row) for row in rows)
         embedding = len(rows) * self.model.hidden * 4
-        return self._device.bytes_per_token(()) + embedding + used * self.kv_cache.bytes_per_position
+        adapters = self._adapter_bytes(rows)
+        return self._device.bytes_per_token(()) + adapters + embedding + used * self.kv_cache.bytes_per_position
 
     def environment(self) -> dict[str, Any]:
         return self._device.environment() | {"engine": self.name}

@@ -210,14 +210,14 @@ class EmulatedDevice:
 
 def emulated(
     folder: Path, *, max_batch: int = 8, capacity: int | None = None, quantize: str | None = None,
-    self_check: bool = True, **_: Any,
+    self_check: bool = True, adapters: int = 0, max_lora_rank: int = 16, **_: Any,
 ) -> Engine:  # fmt: skip
     """Load a checkpoint into the CUDA engine on an emulated device, as `load_engine` does on a real one."""
     model = ModelConfig.from_folder(folder)
     capacity = capacity or model.max_positions
     engine = CudaEngine(
         model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity, quantize=quantize,
-        device=EmulatedDevice(),
+        adapters=adapters, max_lora_rank=max_lora_rank, device=EmulatedDevice(),
     )  # fmt: skip
     if self_check:
         check_engine(engine)

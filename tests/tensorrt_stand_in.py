@@ -345,7 +345,8 @@ class Ada(EmulatedDevice):
 
 def stood_in(
     folder: Path, *, max_batch: int = 8, capacity: int | None = None, self_check: bool = True,
-    device: EmulatedDevice | None = None, decode: str | None = None, **_: Any,
+    device: EmulatedDevice | None = None, decode: str | None = None, adapters: int = 0,
+    max_lora_rank: int | None = None, **_: Any,
 ) -> Engine:  # fmt: skip
     """Load a checkpoint into the TensorRT engine, with the stand-in."""
     from gpu.tensorrt.engine import TensorRTEngine
@@ -354,10 +355,11 @@ def stood_in(
     device = Ada() if device is None else device
     capacity = capacity or model.max_positions
     with tempfile.TemporaryDirectory() as made:
-        plan = write_stand_in_plan(folder, Path(made) / "plan", rows=max_batch, capacity=capacity)
+        rank = (max_lora_rank or 16) if adapters else None
+        plan = write_stand_in_plan(folder, Path(made) / "plan", rows=max_batch, capacity=capacity, lora_rank=rank)
         engine = TensorRTEngine(
             model, Checkpoint.open(folder, model), rows=max_batch, capacity=capacity, device=device, plan=plan,
-            decode=decode, runtime=StandIn(device),
+            decode=decode, adapters=adapters, max_lora_rank=max_lora_rank, runtime=StandIn(device),
         )  # fmt: skip
         if self_check:
             check_engine(engine)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpu.adapter import DEFAULT_RANK
 from gpu.buffers import BufferInfo
 from gpu.cuda.arena import Arena, Plan
 from gpu.cuda.cache_numbers import CacheNumbers
@@ -47,14 +48,27 @@ class DeviceEngine(RowKeeper):
         Seconds after which a device that does not answer has failed, see `gpu.cuda.watchdog`.
     device : Device, optional
         Where it runs; the first NVIDIA GPU if not given.
+    adapters, max_lora_rank : int
+        How many LoRA adapters there is room for, and of which rank at most.
     """
 
     synchronous = False
 
     def __init__(
-        self, shape: Shape, *, capacity: int, numbers: CacheNumbers, timeout: float | None, device: Device | None
+        self,
+        shape: Shape,
+        *,
+        capacity: int,
+        numbers: CacheNumbers,
+        timeout: float | None,
+        device: Device | None,
+        adapters: int = 0,
+        max_lora_rank: int = DEFAULT_RANK,
     ) -> None:
-        super().__init__(shape.model, rows=shape.rows, capacity=capacity, kv_bytes=numbers.itemsize)
+        super().__init__(
+            shape.model, rows=shape.rows, capacity=capacity, kv_bytes=numbers.itemsize, adapters=adapters,
+            max_lora_rank=max_lora_rank,
+        )  # fmt: skip
         self._shape, self._numbers = shape, numbers
         if device is None:
             from gpu.cuda.driver import CudaDevice  # imports CUDA

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from gpu.adapter import DEFAULT_RANK, Adapter
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
+from gpu.cuda import adapters as lora
 from gpu.cuda import persistent
 from gpu.cuda.arena import Arena, Plan, size_of
 from gpu.cuda.cache_numbers import CACHE_NUMBERS
@@ -54,6 +56,9 @@ class CudaEngine(DeviceEngine):
         What matrices are rounded to at load, each row of them with a scale; bfloat16 if not given.
     timeout : float, optional
         Seconds after which a device that does not answer has failed, see `gpu.cuda.watchdog`.
+    adapters, max_lora_rank : int
+        How many LoRA adapters there is room for, and of which rank at most. They stay in float32. With room for any,
+        steps go one kernel an operation, two more for each product, whatever rows have.
     device : Device, optional
         Where it runs; the first NVIDIA GPU if not given.
     """
@@ -72,12 +77,20 @@ class CudaEngine(DeviceEngine):
         decode: str | None = None,
         quantize: str | None = None,
         timeout: float | None = None,
+        adapters: int = 0,
+        max_lora_rank: int = DEFAULT_RANK,
         device: Device | None = None,
     ) -> None:
-        shape = Shape(model, rows, capacity, quantize)
+        rank = min(max_lora_rank, model.hidden) if adapters else 0
+        shape = Shape(model, rows, capacity, quantize, adapters=adapters, lora_rank=rank)
         shape.check()
-        super().__init__(shape, capacity=capacity, numbers=CACHE_NUMBERS["bfloat16"], timeout=timeout, device=device)
+        super().__init__(
+            shape, capacity=capacity, numbers=CACHE_NUMBERS["bfloat16"], timeout=timeout, device=device,
+            adapters=adapters, max_lora_rank=rank,
+        )  # fmt: skip
         self._no_whole_step = persistent.missing(shape, self._device)
+        if adapters:
+            self._no_whole_step = "one kernel for a whole step adds no adapters"
         check_path(decode, self._no_whole_step)
         with self._loading():
             self._bind(checkpoint, decode)
@@ -88,12 +101,12 @@ class CudaEngine(DeviceEngine):
 
         def state(rows: int, capacity: int) -> Plan:
             planned = replace(shape, rows=rows, capacity=capacity)
-            return {**planned.state(), **persistent.state(planned)}
+            return {**planned.state(), **persistent.state(planned), **lora.state(planned)}
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
             plan = state(rows, capacity)
-            cache = size_of({"kv_cache": plan["kv_cache"]})
-            return {"KV cache": cache, "buffers": size_of(plan) - cache}
+            cache, room = size_of({"kv_cache": plan["kv_cache"]}), size_of(lora.state(replace(shape, rows=rows)))
+            return {"KV cache": cache, "buffers": size_of(plan) - cache - room, "adapters": room}
 
         quantised = None if shape.quantize else size_of(replace(shape, quantize="int8").weights())
         check_weights(weights, device=free, quantised=quantised)
@@ -124,6 +137,8 @@ class CudaEngine(DeviceEngine):
         table = self.model.rope.table(self.model.head_dim, self.kv_cache.capacity)
         half = self.model.head_dim // 2
         self._staging.write(self._arena.lines("rope"), np.concatenate([table[0, :, :half], table[1, :, half:]], axis=1))
+        if shape.adapters:
+            self._staging.write(self._arena.lines("adapters"), np.full(rows, lora.NOBODY, np.int32))
         self._weight_bytes = shape.bytes_per_step()
         if checkpoint is None:
             write_random(device, shape, self._weights, self._staging)
@@ -143,6 +158,21 @@ class CudaEngine(DeviceEngine):
             self._decoding.compare(shape, self._arena, self._staging, self._window)
         if weights > _COMPARED_FROM:
             self._prefilling.compare(self._window)
+
+    # --- what goes in -------------------------------------------------------------------------------------------
+
+    def set_adapter(self, row: int, name: str | None) -> None:
+        """Say which adapter this row has from now on."""
+        super().set_adapter(row, name)
+        if self._shape.adapters:
+            index = self._adapter_index(row)
+            with self._launching():
+                known = np.array([lora.NOBODY if index is None else index], np.int32)
+                self._staging.write(self._arena.lines("adapters", row), known)
+
+    def _place_adapter(self, index: int, adapter: Adapter) -> None:
+        with self._launching():
+            lora.load(index, adapter, self._shape, self._arena, self._staging)
 
     # --- what is computed ---------------------------------------------------------------------------------------
 
@@ -172,7 +202,8 @@ class CudaEngine(DeviceEngine):
         """Count the bytes that one decode step of these rows reads."""
         used = sum(self.kv_cache.length(row) for row in rows)
         embedding = self._shape.embedding_bytes
-        return self._weight_bytes + len(rows) * embedding + used * self.kv_cache.bytes_per_position
+        positions = used * self.kv_cache.bytes_per_position
+        return self._weight_bytes + self._adapter_bytes(rows) + len(rows) * embedding + positions
 
     def environment(self) -> dict[str, Any]:
         """Tell what can change a bit: the device, the compiler and the kernels."""

@@ -14,12 +14,15 @@ from gpu.cuda.shape import Shape
 Int32Array = npt.NDArray[np.int32]
 
 _THREADS = {
-    "embed": 256, "mask": 256, "penalise": 512, "rope": 128, "sample": 1024, "scales": 256, "unpack_codes": 256,
+    "adapter_added": 256, "adapter_between": 256, "embed": 256, "mask": 256, "penalise": 512, "rope": 128,
+    "sample": 1024, "scales": 256, "unpack_codes": 256,
 }  # fmt: skip
 _HEADS_OF_ROPE = 4  # of a block
 _TOKENS_OF_SCALES = 8
 _BLOCKS_OF_CODES = 8  # of a processor
 _NOBODY = -1
+_KINDS = ("qkv", "output", "gate_up", "down")  # as in products.cu
+_NUMBERS_OF_ADAPTER = 8  # that a block computes between the two products
 
 
 def step_of(shape: Shape, rows: Sequence[int], positions: Sequence[int]) -> Int32Array:
@@ -133,9 +136,9 @@ class Forward:
                 attention.kernel, attention.grid, attention.threads, tokens, qkv, of_layer, rows, positions, attended,
                 *merging, shared=attention.shared,
             )  # fmt: skip
-            self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares)
-            self._product("gate_up", layer, tokens, normed, squares, inner)
-            self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares)
+            self._product("output", layer, tokens, attended, 0, x, inner_norm, normed, squares, rows=rows)
+            self._product("gate_up", layer, tokens, normed, squares, inner, rows=rows)
+            self._product("down", layer, tokens, inner, 0, x, next_norm, normed, squares, rows=rows)
 
     def _head(self, tokens: int, pick: int, rows: int, *, positions: int = 0) -> None:
         """Launch the product that turns picked tokens into the logits of their rows, and counts positions on."""
@@ -145,10 +148,27 @@ class Forward:
             pick=pick, rows=rows, positions=positions,
         )  # fmt: skip
 
-    def _product(self, name: str, layer: int, tokens: int, *given: int, **more: int) -> None:
+    def _product(self, name: str, layer: int, tokens: int, *given: int, rows: int, **more: int) -> None:
         """Launch a product of a layer; see `product` in products.cu for what it is given."""
         matrix, bias = self.weights.at(f"{layer}.{name}"), self.weights.optional(f"{layer}.{name}_bias")
-        self._run_product(name, tokens, matrix, bias, *given, **more)
+        if self.shape.adapters:
+            bias = self._adapted(name, layer, tokens, bias, *given[:2], rows=rows)
+        self._run_product(name, tokens, matrix, bias, *given, rows=rows, **more)
+
+    def _adapted(self, name: str, layer: int, tokens: int, bias: int, given: int, squares: int, *, rows: int) -> int:
+        """Launch what leaves for each token what is added to its sums of a product: see adapters.cu."""
+        arena, product = self.arena, self.shape.products[name]
+        of_rows, between, added = arena.at("adapters"), arena.at("between"), arena.at("added")
+        numbers = {"qkv": 3, "gate_up": 2}.get(name, 1) * self.shape.lora_rank
+        self._launch(
+            "adapter_between", (-(-numbers // _NUMBERS_OF_ADAPTER), tokens, 1), tokens, numbers, product.k, given,
+            squares, arena.at(f"{name}_a", layer), rows, of_rows, between,
+        )  # fmt: skip
+        self._launch(
+            "adapter_added", (-(-product.n // _THREADS["adapter_added"]), tokens, 1), tokens, numbers, product.n,
+            _KINDS.index(name), bias, between, arena.at(f"{name}_b", layer), rows, of_rows, added,
+        )  # fmt: skip
+        return added
 
     def _run_product(
         self, name: str, tokens: int, matrix: int, bias: int, given: int, squares: int, result: int,

@@ -38,11 +38,15 @@ _LOG2_E = 1.4426950408889634
 _HEAD_DIMS = range(8, 257, 8)
 
 
-def sources(*, wide: bool) -> list[str]:
-    """Give the kernels as texts that compile apart, those that take longest first; on request those of wide.cu too."""
+def sources(*, wide: bool, adapters: bool) -> list[str]:
+    """Give the kernels as texts that compile apart, those that take longest first.
+
+    On request those of wide.cu, and those of adapters.cu, too.
+    """
     parts = [_part(f"{name}.cu", f"PRODUCTS({name}, {name.upper()})\n") for name in _PRODUCTS]
     parts += [_joined("penalties.cu", "sampling.cu", "loading.cu"), _joined("attention_prompt.cu")]
-    parts += [_joined("steps.cu"), _joined("masking.cu")]  # by itself: NVRTC dies of it behind sampling.cu
+    parts += [_joined("steps.cu", *(["adapters.cu"] if adapters else []))]
+    parts += [_joined("masking.cu")]  # by itself: NVRTC dies of it behind sampling.cu
     if wide:
         parts[:0] = [
             _part(f"{name}_{tokens}x{rows}.cu", f"WIDE({name}, {name.upper()}, {tokens}, {rows})\n")
@@ -126,12 +130,14 @@ class Product:
 
 @dataclass(slots=True, frozen=True)
 class Shape:
-    """A model, how many tokens there is room for, and what its matrices are rounded to if not to bfloat16."""
+    """A model, how many tokens and adapters there is room for, and what matrices are rounded to if not to bfloat16."""
 
     model: ModelConfig
     rows: int
     capacity: int
     quantize: str | None = None
+    adapters: int = 0  # that there is room for
+    lora_rank: int = 0  # of each of them at most
 
     def check(self) -> None:
         """Raise OptionError if there are no such codes, and CheckpointError if no kernel is made for such a model."""
@@ -232,6 +238,8 @@ class Shape:
             "LOGIT_SHARES": self.shares,
             "QK_NORM": int(model.qk_norm),
             "CODES": _CODES[self.quantize],
+            "ADAPTED": int(self.adapters > 0),
+            "RANK": self.lora_rank,
             "EPS": f"{float(model.rms_norm_eps)!r}f",
             "ATTENTION_SCALE": f"{_LOG2_E / math.sqrt(model.head_dim)!r}f",
         }
@@ -239,7 +247,8 @@ class Shape:
 
     def modules(self, capability: tuple[int, int]) -> list[Module]:
         """Give all kernels but that of a whole step."""
-        return [Module(source, self.defines()) for source in sources(wide=capability == _WIDE_CAPABILITY)]
+        texts = sources(wide=capability == _WIDE_CAPABILITY, adapters=self.adapters > 0)
+        return [Module(source, self.defines()) for source in texts]
 
     def modules_of_rows(self) -> list[Module]:
         """Give the kernels of an engine that has a model computed by others: what draws, and what is around a batch."""
@@ -346,4 +355,6 @@ def drawing_digest() -> str:
 
 def kernels_digest() -> str:
     """Tell one version of the kernels from another."""
-    return hashlib.sha256("".join([*sources(wide=True), persistent_source(), str(SPLIT)]).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "".join([*sources(wide=True, adapters=True), persistent_source(), str(SPLIT)]).encode()
+    ).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from gpu.checkpoint.config import ModelConfig
 from gpu.cuda.arena import Arena
@@ -55,6 +56,15 @@ def places(model: ModelConfig) -> dict[str, Place]:
             f"{before}.post_attention_layernorm.weight": Place(f"{layer}.inner_norm"),
         }
     return found
+
+
+def rows_of(place: Place, count: int) -> npt.NDArray[np.int64]:
+    """Give the rows of the array that the rows of a tensor become, as many as it has."""
+    rows = np.arange(count)
+    if place.half:
+        head, within = np.divmod(rows, 2 * place.half)
+        rows = head * 2 * place.half + within % place.half * 2 + within // place.half
+    return place.first + rows * place.step
 
 
 def write_random(device: Device, shape: Shape, arena: Arena, staging: Staging, *, seed: int = 0) -> None:

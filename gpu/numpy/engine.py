@@ -1,16 +1,18 @@
 """The NumPy engine: float32 on the CPU, the default where there is no GPU and the reference for every other engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from gpu.adapter import DEFAULT_RANK, Adapter
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import Checkpoint
 from gpu.errors import CheckpointError, OptionError
 from gpu.host_engine import HostEngine
 from gpu.memory import check_capacity, check_weights, size, too_large
+from gpu.numpy.adapters import DOWN, GATE_UP, OUTPUT, QKV, Adapters
 from gpu.numpy.blas import Blas
 from gpu.numpy.layers import Attention, rms_norm, rotate, swiglu
 from gpu.numpy.linear import Linear
@@ -51,6 +53,8 @@ class NumpyEngine(HostEngine):
         they do so in blocks, see `Together`: a block of 8 takes little longer than one row of it, so that many rows
         are much faster, but a row without company two to three times as slow. A row has the same bits in any company
         in either way, and others in the one way than in the other. Engines that decode together take turns.
+    adapters, max_lora_rank : int
+        How many LoRA adapters there is room for, and of which rank at most.
 
     Raises
     ------
@@ -69,10 +73,12 @@ class NumpyEngine(HostEngine):
         capacity: int,
         threads: int | None = None,
         decode: str | None = None,
+        adapters: int = 0,
+        max_lora_rank: int = DEFAULT_RANK,
     ) -> None:
         if decode not in (None, ALONE, TOGETHER):
             raise OptionError(f"the engine numpy has no decode {printable(decode, 40)}: expected {ALONE} or {TOGETHER}")
-        chunk = min(_CHUNK, capacity)
+        chunk, max_lora_rank = min(_CHUNK, capacity), min(max_lora_rank, model.hidden)
 
         def needs(rows: int, capacity: int) -> Mapping[str, int]:
             attention = capacity * (2 * model.heads + model.query_group * chunk + 4 * model.head_dim)
@@ -80,19 +86,25 @@ class NumpyEngine(HostEngine):
                 "KV cache": 4 * rows * capacity * model.kv_numbers,
                 "buffers": 4 * rows * (capacity + 2 * model.vocab),
                 "working memory": 4 * (Workspace.numbers(model) * (rows + chunk) + attention),
+                "adapters": 4 * Adapters.numbers(model, count=adapters, rank=max_lora_rank, chunk=chunk)
+                if adapters
+                else 0,
             }
 
         weights = 4 * checkpoint.numbers
         check_weights(weights)
         check_capacity(rows, capacity, needs, weights=weights)
         try:
-            super().__init__(model, rows=rows, capacity=capacity)
+            super().__init__(model, rows=rows, capacity=capacity, adapters=adapters, max_lora_rank=max_lora_rank)
             self._rope = model.rope.table(model.head_dim, capacity)  # [2 (cosine, signed sine), capacity, head_dim]
             self._attention = Attention(
                 heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim, capacity=capacity, chunk=chunk
             )
             self._chunk = Workspace.allocate(model, chunk)
             self._step = Workspace.allocate(model, rows)
+            self._changes: Adapters | None = None
+            if adapters:
+                self._changes = Adapters(model, checkpoint, count=adapters, rank=max_lora_rank, chunk=chunk)
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
         try:
@@ -129,13 +141,16 @@ class NumpyEngine(HostEngine):
             gate, up = step.gate_up[:, : model.intermediate], step.gate_up[:, model.intermediate :]
             attended = step.attended.reshape(len(rows), -1)
             positions = [cache.length(row) for row in rows]
+            adapted = self._adapted(rows)
             for index, (row, position) in enumerate(zip(rows, positions, strict=True)):
                 step.x[index] = weights.embedding[self.buffers.next_token[row]]
                 step.cosine[index], step.sine[index] = self._rope[0, position], self._rope[1, position]
 
-            for layer, (keys, values) in zip(weights.layers, self.buffers.kv_cache, strict=True):
+            for number, (layer, (keys, values)) in enumerate(zip(weights.layers, self.buffers.kv_cache, strict=True)):
                 rms_norm(step.x, step.normed, step.norms, eps=eps)
                 linear(layer.qkv, step.normed, qkv, step.columns)
+                for add, adapter, index in adapted:
+                    add(adapter, number, QKV, step.normed[index], qkv[index])
                 if layer.qkv_bias is not None:
                     qkv += layer.qkv_bias
                 if layer.qk_norm is not None:
@@ -147,16 +162,22 @@ class NumpyEngine(HostEngine):
                     used = slice(position + 1)
                     attend(q[index], keys[row, :, used], values[row, :, used], step.attended[index])
                 linear(layer.output, attended, step.delta, step.columns)
+                for add, adapter, index in adapted:
+                    add(adapter, number, OUTPUT, attended[index], step.delta[index])
                 if layer.output_bias is not None:
                     step.delta += layer.output_bias
                 step.x += step.delta
 
                 rms_norm(step.x, step.normed, step.norms, eps=eps)
                 linear(layer.gate_up, step.normed, step.gate_up, step.columns)
+                for add, adapter, index in adapted:
+                    add(adapter, number, GATE_UP, step.normed[index], step.gate_up[index])
                 if layer.gate_up_bias is not None:
                     step.gate_up += layer.gate_up_bias
                 swiglu(gate, up, step.sigmoid)
                 linear(layer.down, gate, step.delta, step.columns)
+                for add, adapter, index in adapted:
+                    add(adapter, number, DOWN, gate[index], step.delta[index])
                 if layer.down_bias is not None:
                     step.delta += layer.down_bias
                 step.x += step.delta
@@ -211,10 +232,14 @@ class NumpyEngine(HostEngine):
         q, k, v = space.qkv[:, :queries], space.qkv[:, queries:turned], space.qkv[:, turned:]
         gate, up = space.gate_up[:, : model.intermediate], space.gate_up[:, model.intermediate :]
         cosine, sine = self._rope[:, start:end, None]
+        attended = space.attended.reshape(tokens, -1)
+        adapter, changes = self._adapter_index(row), self._changes
 
-        for layer, (keys, values) in zip(weights.layers, self.buffers.kv_cache, strict=True):
+        for number, (layer, (keys, values)) in enumerate(zip(weights.layers, self.buffers.kv_cache, strict=True)):
             rms_norm(space.x, space.normed, space.norms, eps=eps)
             np.matmul(space.normed, layer.qkv.T, out=qkv)
+            if changes is not None and adapter is not None:
+                changes.add_to_chunk(adapter, number, QKV, space.normed, qkv)
             if layer.qkv_bias is not None:
                 qkv += layer.qkv_bias
             if layer.qk_norm is not None:
@@ -223,17 +248,23 @@ class NumpyEngine(HostEngine):
             rotate(qk, cosine, sine, space.swapped)
             keys[row, :, start:end], values[row, :, start:end] = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
             self._attention.attend_chunk(q, keys[row, :, :end], values[row, :, :end], space.attended)
-            np.matmul(space.attended.reshape(tokens, -1), layer.output.T, out=space.delta)
+            np.matmul(attended, layer.output.T, out=space.delta)
+            if changes is not None and adapter is not None:
+                changes.add_to_chunk(adapter, number, OUTPUT, attended, space.delta)
             if layer.output_bias is not None:
                 space.delta += layer.output_bias
             space.x += space.delta
 
             rms_norm(space.x, space.normed, space.norms, eps=eps)
             np.matmul(space.normed, layer.gate_up.T, out=space.gate_up)
+            if changes is not None and adapter is not None:
+                changes.add_to_chunk(adapter, number, GATE_UP, space.normed, space.gate_up)
             if layer.gate_up_bias is not None:
                 space.gate_up += layer.gate_up_bias
             swiglu(gate, up, space.sigmoid)
             np.matmul(gate, layer.down.T, out=space.delta)
+            if changes is not None and adapter is not None:
+                changes.add_to_chunk(adapter, number, DOWN, gate, space.delta)
             if layer.down_bias is not None:
                 space.delta += layer.down_bias
             space.x += space.delta
@@ -242,7 +273,8 @@ class NumpyEngine(HostEngine):
         """Count the bytes that one decode step of these rows reads."""
         embedding_row = self.model.hidden * 4
         used = sum(self.kv_cache.length(row) for row in rows)
-        return self._weight_bytes + len(rows) * embedding_row + used * self.kv_cache.bytes_per_position
+        positions = used * self.kv_cache.bytes_per_position
+        return self._weight_bytes + self._adapter_bytes(rows) + len(rows) * embedding_row + positions
 
     def environment(self) -> dict[str, Any]:
         """Tell what can change a bit, see `Engine.environment`: the BLAS and the processor do, in prefill."""
@@ -272,7 +304,7 @@ class NumpyEngine(HostEngine):
         if self._home.left:  # the lock may be held for ever, and nobody here can compute
             return
         with self._lock:
-            self._weights = None
+            self._weights = self._changes = None
             if self._together is not None:
                 self._together.close()
 
@@ -282,6 +314,19 @@ class NumpyEngine(HostEngine):
         if weights.final_norm is not None:
             step.normed *= weights.final_norm
         self._linear.scatter(weights.head, step.normed, self.buffers.logits, rows, step.columns)
+
+    def _place_adapter(self, index: int, adapter: Adapter) -> None:
+        with self._lock:
+            self._opened()
+            assert self._changes is not None, "there is room"
+            self._changes.load(index, adapter)
+
+    def _adapted(self, rows: Sequence[int]) -> list[tuple[Callable[..., None], int, int]]:
+        """Give for each row of a step that has an adapter what adds to its products, which one, and its place."""
+        if self._changes is None:
+            return []
+        indices = [(self._adapter_index(row), place) for place, row in enumerate(rows)]
+        return [(self._changes.add, index, place) for index, place in indices if index is not None]
 
     def _opened(self) -> Weights:
         if self._weights is None:

@@ -7,7 +7,7 @@ Float32Array = npt.NDArray[np.float32]
 
 # OpenBLAS splits a matrix-vector product over its threads from 9,216 elements on, which costs more than it gains
 # here and stalls when another process wants a core. Attention's products over the cache stay below.
-_ONE_THREAD_ELEMENTS = 8192
+ONE_THREAD_ELEMENTS = 8192
 
 
 def rms_norm(x: Float32Array, out: Float32Array, norms: Float32Array, *, eps: float) -> None:
@@ -67,7 +67,7 @@ class Attention:
 
     def __init__(self, *, heads: int, kv_heads: int, head_dim: int, capacity: int, chunk: int) -> None:
         self._kv_heads, self._group, self._head_dim = kv_heads, heads // kv_heads, head_dim
-        self._block = max(1, _ONE_THREAD_ELEMENTS // head_dim)
+        self._block = max(1, ONE_THREAD_ELEMENTS // head_dim)
         blocks = capacity // self._block
         self._scores = np.empty(heads * capacity, np.float32)
         self._partial = np.empty(heads * blocks * head_dim, np.float32)

@@ -1,12 +1,14 @@
 """The ONNX engine: the exported graph, run by ONNX Runtime on memory that was bound once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gpu.adapter import DEFAULT_RANK, Adapter, numbers_of_adapter
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint
 from gpu.checkpoint.index import Checkpoint
@@ -17,10 +19,10 @@ from gpu.onnx.cached import DTYPE, cached_export
 from gpu.onnx.codes import CODES
 from gpu.onnx.data import places
 from gpu.onnx.export import check_export, told
-from gpu.onnx.fuse import cannot_fuse, fused
-from gpu.onnx.graph import cache_names
+from gpu.onnx.fuse import cannot_fuse, fused, lone_tokens_accompanied
+from gpu.onnx.graph import cache_names, model_of
 from gpu.onnx.identity import FORMAT, Identity
-from gpu.onnx.lora import no_adapter
+from gpu.onnx.lora import AdapterInputs, no_adapter
 from gpu.onnx.products import EMBEDDINGS
 from gpu.onnx.runtime import VERSION, Binding, Session, bind, bind_cache, open_session
 from gpu.processor import processor
@@ -44,6 +46,9 @@ class OnnxEngine(HostEngine):
     ways: unless the bits are the same, rows decode one after the other from then on, and `facts` says so. So a row's
     bits never depend on who shares its batch.
 
+    With room for adapters it runs the graph that takes one, over the same weights. Rows that have the same adapter
+    decode together; a row that has none gets zeros of rank 1, which change no bit.
+
     Parameters
     ----------
     model : ModelConfig
@@ -59,15 +64,17 @@ class OnnxEngine(HostEngine):
     quantize : {"int8", "int4"}, optional
         Weights as codes, see `gpu.onnx.codes`; quantised here if they were not before.
     export : str or Path, optional
-        A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder. If its
-        graph takes adapters, none is what it gets: zeros of rank 1, which are bound once.
+        A folder that `phasewalk export` made of this checkpoint, instead of the one in the user's cache folder.
+    adapters, max_lora_rank : int
+        How many LoRA adapters there is room for, and of which rank at most: that of the export, if its graph takes any.
 
     Raises
     ------
     ExportError
         If the export cannot be made or kept, is damaged, or is one of another model.
     OptionError
-        If there are no such codes, or the export is made for others, or for another dtype, capacity or number of rows.
+        If there are no such codes, or the export is made for others, or for another dtype, capacity or number of rows,
+        or for adapters of no such rank.
     """
 
     name = "onnx"
@@ -82,10 +89,12 @@ class OnnxEngine(HostEngine):
         threads: int | None = None,
         quantize: str | None = None,
         export: str | Path | None = None,
+        adapters: int = 0,
+        max_lora_rank: int | None = None,
     ) -> None:
         if quantize not in (None, *CODES):
             raise OptionError(f"quantize is {quantize!r}: expected {' or '.join(CODES)}")
-        chunk = min(_CHUNK, capacity)
+        chunk, rank = min(_CHUNK, capacity), min(max_lora_rank or DEFAULT_RANK, model.hidden)
 
         def needs(rows: int, capacity: int) -> dict[str, int]:
             seen = capacity * (model.heads * chunk + model.head_dim)  # scores, cosines and sines
@@ -93,6 +102,7 @@ class OnnxEngine(HostEngine):
                 "KV cache": 4 * rows * capacity * model.kv_numbers,
                 "buffers": 4 * (rows * (capacity + 2 * model.vocab) + min(rows, _TOGETHER) * model.vocab),
                 "working memory": 4 * (seen + chunk * (4 * model.hidden + 3 * model.intermediate)),
+                "adapters": 4 * adapters * numbers_of_adapter(model, rank),
             }
 
         sizes = {place.name: place.size for place in places(model, DTYPE, quantize)}
@@ -104,8 +114,15 @@ class OnnxEngine(HostEngine):
         else:
             folder, identity, graph = check_export(Path(export), model, model_fingerprint(checkpoint.folder))
             _check_fits(identity, rows, capacity, quantize)
+            if adapters:
+                rank = _fitting_rank(identity, rank if max_lora_rank else None)
+        self._exported_rank = identity.lora_rank
+        if adapters and identity.lora_rank is None:  # the weights of both graphs lie alike
+            identity = replace(identity, lora_rank=rank)
+            graph = model_of(model, identity)
         try:
-            super().__init__(model, rows=rows, capacity=capacity)
+            super().__init__(model, rows=rows, capacity=capacity, adapters=adapters, max_lora_rank=rank)
+            self._adapter_inputs = AdapterInputs(model, count=adapters, rank=rank) if adapters else None
         except MemoryError:
             raise too_large(rows, capacity, needs, weights=weights) from None
         self._threads, self.prefill_chunk, self._identity = threads or 1, chunk, identity
@@ -117,10 +134,13 @@ class OnnxEngine(HostEngine):
         if self._unfused is None:
             with told(folder):
                 graph = fused(graph, model, identity)
+        if identity.lora_rank is not None:
+            graph = lone_tokens_accompanied(graph)
         self._inputs = [entry.name for entry in graph.graph.input]
         self._session: Session | None = open_session(graph.SerializeToString(), data=folder, threads=self._threads)
         self._batches = _NOT_YET if self._unfused is None else f"{_IN_TURN}: {self._unfused}"
-        self._same: set[int] = set()  # so many rows together were seen to have the bits that each has alone
+        # So many rows together, of this adapter, were seen to have the bits that each has alone.
+        self._same: set[tuple[int, int | None]] = set()
         half = model.head_dim // 2
         cosine, sine = model.rope.table(model.head_dim, capacity)
         self._of_all_rows = {  # inputs that are no row's
@@ -134,11 +154,13 @@ class OnnxEngine(HostEngine):
         self._last = np.zeros(rows, np.int32)  # [rows], that of the last one
         self._longest = np.ones(1, np.int32)  # positions of the row that has most of them
         self._together = np.zeros((min(rows, _TOGETHER), model.vocab), np.float32)  # of rows that decode together
-        self._bindings: dict[tuple[int, int], Binding] = {}  # of a step, by the first row and how many
+        # Of a step, by the first row, how many, and the adapter; of a prompt, whose tokens are bound chunk by chunk, by
+        # the row and the adapter.
+        self._bindings: dict[tuple[int, int, int | None], Binding] = {}
+        self._prompt_bindings: dict[tuple[int, int | None], Binding] = {}
         for row in range(rows):
-            self._bound(row, 1)
-        # Of prompts, by the row; their tokens are bound chunk by chunk.
-        self._prompt_bindings = [self._new_binding(row, 1) for row in range(rows)]
+            self._bound(row, 1, None)
+            self._bound_to_prompt(row, None)
 
     def prefill(self, rows: Sequence[int]) -> None:
         """Feed the prompts, row by row and chunk by chunk, see `Engine.prefill`."""
@@ -162,15 +184,16 @@ class OnnxEngine(HostEngine):
             self._check_rows(rows)
             for row in rows:
                 cache.check_room(row, 1)
-            for some in self._neighbours(rows):
-                self._step(some)
+            for adapter, having in self._by_adapter(rows).items():
+                for some in self._neighbours(having):
+                    self._step(some, adapter)
             for row in rows:
                 cache.commit(row, 1)
 
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         """Count the bytes that one decode step of these rows reads, if they read the weights together."""
         used = sum(self.kv_cache.length(row) for row in rows)
-        return self._weight_bytes + used * self.kv_cache.bytes_per_position
+        return self._weight_bytes + self._adapter_bytes(rows) + used * self.kv_cache.bytes_per_position
 
     def environment(self) -> dict[str, Any]:
         """Tell what can change a bit, see `Engine.environment`."""
@@ -179,7 +202,7 @@ class OnnxEngine(HostEngine):
             "dtype": DTYPE,
             "quantize": self._identity.quantize,
             **({} if self._identity.quantize is None else {"activations": "int8"}),
-            **({} if self._identity.lora_rank is None else {"lora_rank": self._identity.lora_rank}),
+            **({} if self._exported_rank is None else {"lora_rank": self._exported_rank}),
             "rows": self.kv_cache.rows,
             "capacity": self.kv_cache.capacity,
             "threads": self._threads,
@@ -215,24 +238,24 @@ class OnnxEngine(HostEngine):
             groups.append([row])
         return groups
 
-    def _step(self, rows: list[int]) -> None:
-        """Feed these rows' next tokens: together, if that gives the bits that each has alone."""
+    def _step(self, rows: list[int], adapter: int | None) -> None:
+        """Feed the next tokens of rows of one adapter: together, if that gives the bits that each has alone."""
         count = rows[-1] - rows[0] + 1
-        if count > 1 and count in self._same:
-            self._feed_together(rows)
+        if count > 1 and (count, adapter) in self._same:
+            self._feed_together(rows, adapter)
             return
         for row in rows:
             self._feed(row, self.kv_cache.length(row), self.buffers.next_token[row : row + 1])
         if count > 1 and not self._batches.startswith(_IN_TURN):
-            self._try_together(rows)
+            self._try_together(rows, adapter)
 
-    def _try_together(self, rows: list[int]) -> None:
+    def _try_together(self, rows: list[int], adapter: int | None) -> None:
         """Compute a step once more, in company, and go on so if it gives the same bits; else leave it as it was."""
         alone = self._left(rows)
-        self._feed_together(rows)
+        self._feed_together(rows, adapter)
         in_company = self._left(rows)
         if all(np.array_equal(a.view(np.int32), b.view(np.int32)) for a, b in zip(alone, in_company, strict=True)):
-            self._same.add(rows[-1] - rows[0] + 1)
+            self._same.add((rows[-1] - rows[0] + 1, adapter))
             self._batches = f"up to {len(self._together)} rows together"
             return
         self._same.clear()
@@ -249,7 +272,7 @@ class OnnxEngine(HostEngine):
             left += [self.buffers.logits[row].copy(), self.buffers.kv_cache[:, :, row, :, position].copy()]
         return left
 
-    def _feed_together(self, rows: list[int]) -> None:
+    def _feed_together(self, rows: list[int], adapter: int | None) -> None:
         """Feed each row's next token at its position, and leave its logits; rows among them are left as they were."""
         buffers, first, count = self.buffers, rows[0], rows[-1] - rows[0] + 1
         here = slice(first, first + count)
@@ -260,7 +283,7 @@ class OnnxEngine(HostEngine):
         self._ids[rows, 0] = buffers.next_token[rows]
         resting = [(row, lengths[row - first]) for row in {*range(first, first + count)}.difference(rows)]
         behind = [buffers.kv_cache[:, :, row, :, position].copy() for row, position in resting]
-        self._run(self._bound(first, count))
+        self._run(self._bound(first, count, adapter))
         for (row, position), before in zip(resting, behind, strict=True):
             buffers.kv_cache[:, :, row, :, position] = before
         buffers.logits[rows] = self._together[[row - first for row in rows]]
@@ -269,7 +292,8 @@ class OnnxEngine(HostEngine):
         """Run tokens of a row through the graph, at positions from `start` on; its logits are those of the last one."""
         end, is_step = start + len(ids), len(ids) == 1
         self._lengths[row], self._first[row], self._last[row], self._longest[0] = len(ids), start, end - 1, end
-        binding = self._bound(row, 1) if is_step else self._prompt_bindings[row]
+        adapter = self._adapter_index(row)
+        binding = self._bound(row, 1, adapter) if is_step else self._bound_to_prompt(row, adapter)
         if is_step:
             self._ids[row] = ids
         else:
@@ -278,13 +302,32 @@ class OnnxEngine(HostEngine):
             bind(binding.bind_input, "positions", self._positions[:end])
         self._run(binding)
 
-    def _bound(self, first: int, count: int) -> Binding:
-        """Give the binding of neighbours that take a step, which is made once."""
-        if (first, count) not in self._bindings:
-            self._bindings[first, count] = self._new_binding(first, count)
-        return self._bindings[first, count]
+    def _by_adapter(self, rows: Sequence[int]) -> dict[int | None, list[int]]:
+        """Sort rows by the adapter that they have."""
+        having: dict[int | None, list[int]] = {}
+        for row in rows:
+            having.setdefault(self._adapter_index(row), []).append(row)
+        return having
 
-    def _new_binding(self, first: int, count: int) -> Binding:
+    def _place_adapter(self, index: int, adapter: Adapter) -> None:
+        with self._lock:
+            self._opened()
+            assert self._adapter_inputs is not None, "there is room"
+            self._adapter_inputs.load(index, adapter)
+
+    def _bound(self, first: int, count: int, adapter: int | None) -> Binding:
+        """Give the binding of neighbours that take a step, which is made once."""
+        key = first, count, adapter
+        if key not in self._bindings:
+            self._bindings[key] = self._new_binding(first, count, adapter)
+        return self._bindings[key]
+
+    def _bound_to_prompt(self, row: int, adapter: int | None) -> Binding:
+        if (row, adapter) not in self._prompt_bindings:
+            self._prompt_bindings[row, adapter] = self._new_binding(row, 1, adapter)
+        return self._prompt_bindings[row, adapter]
+
+    def _new_binding(self, first: int, count: int, adapter: int | None) -> Binding:
         """Bind all that the graph takes and gives to the memory of neighbours; past and present cache are the same."""
         binding, here = self._opened().io_binding(), slice(first, first + count)
         taken = {
@@ -292,6 +335,8 @@ class OnnxEngine(HostEngine):
             "positions": self._positions, "last_position": self._last[here], "longest": self._longest,
             **self._of_all_rows,
         }  # fmt: skip
+        if adapter is not None and self._adapter_inputs is not None:
+            taken |= self._adapter_inputs.of(adapter)
         for name in taken.keys() & self._inputs:
             bind(binding.bind_input, name, taken[name])
         for layer in range(self.model.layers):
@@ -323,3 +368,17 @@ def _check_fits(identity: Identity, rows: int, capacity: int, quantize: str | No
         )
     if identity.max_batch is not None and rows > identity.max_batch:
         raise OptionError(f"the export is for {identity.max_batch} rows: load it with max_batch={identity.max_batch}")
+
+
+def _fitting_rank(identity: Identity, rank: int | None) -> int:
+    """Give the rank of adapters that there is room for; refuse an export that takes none, or none of this rank."""
+    if identity.lora_rank is None:
+        raise OptionError(
+            f"the export takes no adapters: export the checkpoint with --lora-rank {rank or DEFAULT_RANK}"
+        )
+    if rank is not None and rank > identity.lora_rank:
+        raise OptionError(
+            f"the export takes adapters of rank {identity.lora_rank} at most: load it with "
+            f"max_lora_rank={identity.lora_rank}, or export the checkpoint with --lora-rank {rank}"
+        )
+    return rank or identity.lora_rank

@@ -20,6 +20,12 @@ _HEADS_OF = 8  # its heads have a multiple of so many numbers
 _TURNS = 16  # and it turns those that have a multiple of so many; others are turned before
 _JOINED = numpy_helper.from_array(np.array([0, 0, -1]), "joined")  # the shape of a token's heads, one after the other
 
+_ONE_BEHIND = numpy_helper.from_array(np.array([0, 0, 0, 0, 1, 0]), "one_behind")  # of [batch, sequence, numbers]
+_START, _BUT_ONE, _TOKENS = (
+    numpy_helper.from_array(np.array([value]), name)
+    for value, name in ((0, "start_of_tokens"), (-1, "but_one"), (1, "axis_of_tokens"))
+)
+
 
 def cannot_fuse(model: ModelConfig) -> str | None:
     """Say why the operator does not take this model's heads, or give None."""
@@ -66,6 +72,33 @@ def fused(exported: ModelProto, model: ModelConfig, identity: Identity) -> Model
     made.graph.initializer.extend(part for part in (*graph.initializer, _JOINED) if part.name in read)
     if all(operators.domain != DOMAIN for operators in made.opset_import):
         made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return made
+
+
+def lone_tokens_accompanied(graph: ModelProto) -> ModelProto:
+    """Give a copy of a graph in which what an adapter adds is computed of a token of zeros behind each row's, too.
+
+    ONNX Runtime multiplies a lone token by matrices that are inputs in another way than several, and rounds otherwise.
+    """
+    made, padded = ModelProto(), set[str]()
+    made.CopyFrom(graph)
+    made.graph.ClearField("node")
+    for node in graph.graph.node:
+        # The first product of the two reads what the linear layer reads, the second one gives what is added to it.
+        if node.op_type == "MatMul" and node.name.startswith("lora_a."):
+            x = f"{node.input[0]}.accompanied"
+            if x not in padded:
+                made.graph.node.append(helper.make_node("Pad", [node.input[0], _ONE_BEHIND.name], [x], name=x))
+                padded.add(x)
+            made.graph.node.append(helper.make_node("MatMul", [x, node.input[1]], node.output, name=node.name))
+        elif node.op_type == "MatMul" and node.name.startswith("lora_b."):
+            several = f"{node.name}.accompanied"
+            cut = [several, _START.name, _BUT_ONE.name, _TOKENS.name]
+            made.graph.node.append(helper.make_node("MatMul", node.input, [several], name=several))
+            made.graph.node.append(helper.make_node("Slice", cut, node.output, name=node.name))
+        else:
+            made.graph.node.append(node)
+    made.graph.initializer.extend([_ONE_BEHIND, _START, _BUT_ONE, _TOKENS])
     return made
 
 

@@ -1,10 +1,12 @@
 """A LoRA adapter as inputs of the graph: their names and shapes, and what is bound where there is none."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from gpu.adapter import Adapter
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.index import expected_tensors
 
@@ -43,3 +45,40 @@ def no_adapter(model: ModelConfig) -> dict[str, npt.NDArray[np.float32]]:
     }
     zeros = np.zeros(max(map(math.prod, shapes.values())), np.float32)
     return {name: zeros[: math.prod(shape)].reshape(shape) for name, shape in shapes.items()}
+
+
+class AdapterInputs:
+    """Memory for so many adapters of so high a rank, in float32, whose addresses are what is bound.
+
+    An adapter has one rank, its highest; matrices of lower ones, and those that it lacks, are zeros.
+    """
+
+    def __init__(self, model: ModelConfig, *, count: int, rank: int) -> None:
+        self._shapes = lora_shapes(model)
+        self._ranks = [1] * count
+        self._memory = {
+            name: np.zeros((count, rank * _other(shape)), np.float32) for name, shape in self._shapes.items()
+        }
+
+    def load(self, index: int, adapter: Adapter) -> None:
+        """Put an adapter into the place of this index."""
+        self._ranks[index] = adapter.rank
+        inputs = self.of(index)
+        for linear, (a, b) in adapter.matrices.items():
+            of_a, of_b = lora_names(linear)
+            inputs[of_a][: len(a)], inputs[of_b][:, : b.shape[1]] = a, b
+
+    def of(self, index: int) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Give what is bound for an adapter, by the names of the inputs."""
+        rank = self._ranks[index]
+        return {
+            name: self._memory[name][index, : rank * _other(shape)].reshape(
+                [rank if size == RANK else int(size) for size in shape]
+            )
+            for name, shape in self._shapes.items()
+        }
+
+
+def _other(shape: tuple[int | str, int | str]) -> int:
+    """Give the size of a matrix that is not its rank."""
+    return next(int(size) for size in shape if size != RANK)

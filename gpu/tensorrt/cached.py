@@ -29,7 +29,14 @@ def positions_of(capacity: int) -> int:
 
 
 def cached_plan(
-    checkpoint: Checkpoint, model: ModelConfig, here: Here, *, dtype: str, rows: int, capacity: int
+    checkpoint: Checkpoint,
+    model: ModelConfig,
+    here: Here,
+    *,
+    dtype: str,
+    rows: int,
+    capacity: int,
+    lora_rank: int | None = None,
 ) -> ReadPlan:
     """Read the checkpoint's plan, which is made first if it is not there, or not whole.
 
@@ -46,7 +53,8 @@ def cached_plan(
     """
     fingerprint = model_fingerprint(checkpoint.folder)
     positions = positions_of(capacity)
-    key = f"{fingerprint}-{here.flavour}-{here.version}-{here.device}-{dtype}-{rows}x{positions}-{FORMAT}"
+    taking = "" if lora_rank is None else f"-lora{lora_rank}"
+    key = f"{fingerprint}-{here.flavour}-{here.version}-{here.device}-{dtype}-{rows}x{positions}{taking}-{FORMAT}"
     folder = user_cache("plans") / key
     try:
         if folder.is_dir():
@@ -56,7 +64,7 @@ def cached_plan(
                 remove_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _make(folder, checkpoint, model, here, dtype=dtype, rows=rows, positions=positions)
+            _make(folder, checkpoint, model, here, dtype=dtype, rows=rows, positions=positions, lora_rank=lora_rank)
         except (ExportError, PlanError, OSError):
             if not folder.is_dir():  # else another process was first
                 raise
@@ -70,13 +78,21 @@ def cached_plan(
 
 
 def _make(
-    folder: Path, checkpoint: Checkpoint, model: ModelConfig, here: Here, *, dtype: str, rows: int, positions: int
+    folder: Path,
+    checkpoint: Checkpoint,
+    model: ModelConfig,
+    here: Here,
+    *,
+    dtype: str,
+    rows: int,
+    positions: int,
+    lora_rank: int | None,
 ) -> None:
     with whole_folder(folder) as part:
         exported = part / "export"
         export(
             checkpoint, model, exported, dtype=dtype, capacity=positions, max_batch=rows,
-            spare=max(0, positions - model.max_positions),
+            spare=max(0, positions - model.max_positions), lora_rank=lora_rank,
         )  # fmt: skip
         told: set[str] = set()
 

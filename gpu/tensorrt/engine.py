@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gpu.adapter import DEFAULT_RANK, Adapter
 from gpu.checkpoint.config import ModelConfig
 from gpu.checkpoint.fingerprint import model_fingerprint
 from gpu.checkpoint.index import Checkpoint
@@ -15,6 +16,7 @@ from gpu.cuda.arena import Array, Plan, size_of
 from gpu.cuda.cache_numbers import CACHE_NUMBERS
 from gpu.cuda.device import Device, Lines
 from gpu.cuda.device_engine import DeviceEngine
+from gpu.cuda.forward import step_of
 from gpu.cuda.shape import Shape, bucket, drawing_digest
 from gpu.errors import OptionError, PlanError
 from gpu.memory import check_capacity, check_weights, too_large
@@ -23,6 +25,7 @@ from gpu.onnx.graph import cache_names
 from gpu.onnx.identity import DTYPES
 from gpu.onnx.products import EMBEDDINGS
 from gpu.printable import printable
+from gpu.tensorrt.adapters import DeviceAdapters, adapter_memory
 from gpu.tensorrt.available import device_class, not_for
 from gpu.tensorrt.cached import SPARE, cached_plan, positions_of
 from gpu.tensorrt.execution import DECODE, PREFILL, Context, LoadedPlan
@@ -33,7 +36,6 @@ DTYPE = "bfloat16"  # of a plan that the engine makes itself, unless it is told 
 WHOLE, FITTED = "whole", "fitted"  # ways to decode
 _COPIERS = 8  # blocks that copy a row of logits
 _FEWEST = 256  # positions that a fitted step looks at
-_NO_ADAPTER = "none"  # the name of what is bound where no adapter is: zeros of rank 1
 
 
 class Step(NamedTuple):
@@ -41,10 +43,12 @@ class Step(NamedTuple):
 
     rows: int  # of the engine, the first ones
     positions: int  # of each that are looked at
-    adapter: str  # whose matrices are bound
+    adapter: str | None  # whose matrices are bound, or zeros of rank 1 where there is none
 
     def __str__(self) -> str:
-        return f"{self.rows} x {self.positions:,}"
+        return (
+            f"{self.rows} x {self.positions:,}{'' if self.adapter is None else f' with {printable(self.adapter, 40)}'}"
+        )
 
 
 class TensorRTEngine(DeviceEngine):
@@ -58,6 +62,10 @@ class TensorRTEngine(DeviceEngine):
     positions to 256 at least. That reads less, and a row's bits may depend on the rows that decode with it, and on how
     long they are. A row that rests puts a token aside, at the last position of the plan, which no token has and nobody
     looks at.
+
+    With room for adapters, its plan takes one. Rows that have different ones take their steps one after the other, each
+    in a graph of its adapter's; rows that have none get zeros of rank 1. Such a plan is another one than that of an
+    engine without room, and TensorRT may round otherwise in it.
 
     Each kind of step has a context of its own, which is bound once: what was recorded from a context must not be
     launched after the context was told anything else.
@@ -85,6 +93,8 @@ class TensorRTEngine(DeviceEngine):
         What a decode step computes: whole if not given.
     timeout : float, optional
         Seconds after which a device that does not answer has failed, see `gpu.cuda.watchdog`.
+    adapters, max_lora_rank : int
+        How many LoRA adapters there is room for, and of which rank at most.
     device : Device, optional
         Where it runs; the first NVIDIA GPU if not given.
     runtime : callable, optional
@@ -98,7 +108,7 @@ class TensorRTEngine(DeviceEngine):
         If the graph that it is made of cannot be made.
     OptionError
         If there is no such dtype or way to decode, or the plan is made for another dtype, or for fewer rows or
-        positions.
+        positions, or takes no adapters of that rank.
     DeviceError
         If TensorRT refuses to run it.
     """
@@ -117,6 +127,8 @@ class TensorRTEngine(DeviceEngine):
         dtype: str | None = None,
         decode: str | None = None,
         timeout: float | None = None,
+        adapters: int = 0,
+        max_lora_rank: int | None = None,
         device: Device | None = None,
         runtime: Callable[[Any], Any] | None = None,
     ) -> None:
@@ -126,6 +138,7 @@ class TensorRTEngine(DeviceEngine):
             raise OptionError(
                 f"the engine tensorrt has no decode {printable(decode, 40)}: expected {WHOLE} or {FITTED}"
             )
+        rank = min(max_lora_rank or DEFAULT_RANK, model.hidden)
         if plan is None:
             dtype = dtype or DTYPE
             positions = positions_of(capacity)
@@ -133,8 +146,14 @@ class TensorRTEngine(DeviceEngine):
             identity = read_identity(Path(plan))
             capacity = _fitting(identity, rows, capacity, dtype)
             dtype, positions = identity.dtype, identity.capacity
+            if adapters:
+                rank = _fitting_rank(identity, rank if max_lora_rank else None)
         shape = Shape(model, rows, positions)
-        super().__init__(shape, capacity=capacity, numbers=CACHE_NUMBERS[dtype], timeout=timeout, device=device)
+        super().__init__(
+            shape, capacity=capacity, numbers=CACHE_NUMBERS[dtype], timeout=timeout, device=device, adapters=adapters,
+            max_lora_rank=rank,
+        )  # fmt: skip
+        self._of_adapters = DeviceAdapters(model, dtype, count=adapters)
         self._watchdog.path = FLAVOUR
         self._plan: LoadedPlan | None = None
         self._contexts: list[Context] = []
@@ -150,10 +169,12 @@ class TensorRTEngine(DeviceEngine):
         weights = sum(sizes.values())
         self._weight_bytes = weights - (0 if model.tied_embeddings else sizes[EMBEDDINGS])
 
+        room = adapter_memory(model, dtype, count=self.adapter_slots, rank=self.max_lora_rank)
+
         def needs(rows: int, capacity: int) -> dict[str, int]:
             state = _state(Shape(model, rows, positions_of(capacity)), dtype, chunk=capacity)
             cache = size_of({"kv_cache": state["kv_cache"]})
-            return {"KV cache": cache, "buffers": size_of(state) - cache}
+            return {"KV cache": cache, "buffers": size_of(state) - cache, "adapters": size_of(room)}
 
         check_weights(weights, device=free)
         check_capacity(rows, self.kv_cache.capacity, needs, weights=weights, device=free)
@@ -169,7 +190,7 @@ class TensorRTEngine(DeviceEngine):
         state = _state(self._shape, dtype, chunk=self.prefill_chunk)
         more = {"scratch": loaded.scratch, "no_adapter": loaded.adapter_size}
         try:
-            self._hold({**state, **{name: Array((size,), "uint8") for name, size in more.items()}})
+            self._hold({**state, **room, **{name: Array((size,), "uint8") for name, size in more.items()}})
         except MemoryError as error:
             raise too_large(rows, self.kv_cache.capacity, needs, weights=weights, device=free) from error
         device.build(
@@ -179,9 +200,9 @@ class TensorRTEngine(DeviceEngine):
         self._written = [0] * rows  # [rows], positions from this one on hold zeros
         self._staging.write(self._arena.lines("positions"), np.arange(positions, dtype=np.int64))
         self._staging.write(self._arena.lines("batch_lengths"), np.ones(rows, np.int32))
-        self._of_prompts = self._bound(loaded, PREFILL, "prompt", 1, self.kv_cache.capacity)
+        self._of_prompts = self._bound(loaded, PREFILL, "prompt", 1, self.kv_cache.capacity, None)
         self._stepping(())  # all rows rest
-        self._context_of(self._whole)
+        self._context_of(self._whole(None))
         self._watchdog.wait(device.record(), "load")
 
     def _read_plan(self, checkpoint: Checkpoint) -> ReadPlan:
@@ -192,7 +213,10 @@ class TensorRTEngine(DeviceEngine):
         if self._plan_file is not None:
             return read_engine(Path(self._plan_file), here, model_fingerprint(checkpoint.folder))
         rows, capacity = self.kv_cache.rows, self.kv_cache.capacity
-        return cached_plan(checkpoint, self.model, here, dtype=self._dtype, rows=rows, capacity=capacity)
+        return cached_plan(
+            checkpoint, self.model, here, dtype=self._dtype, rows=rows, capacity=capacity,
+            lora_rank=self.max_lora_rank if self.adapter_slots else None,
+        )  # fmt: skip
 
     # --- what is computed ---------------------------------------------------------------------------------------
 
@@ -204,6 +228,7 @@ class TensorRTEngine(DeviceEngine):
                 start = self.kv_cache.length(row)
                 self._written[row] = max(self._written[row], start + len(prompt))
                 self._bind_row(self._of_prompts, row)
+                self._bind_adapter(self._of_prompts, self._adapter_index(row))
                 for first in range(0, len(prompt), self.prefill_chunk):
                     self._feed(start + first, prompt[first : first + self.prefill_chunk])
                 self._device.copy(self._arena.lines("prompt_logits"), self._arena.lines("logits", row))
@@ -231,7 +256,8 @@ class TensorRTEngine(DeviceEngine):
     def bytes_per_token(self, rows: Sequence[int]) -> int:
         """Count the bytes that one decode step of these rows needs; it reads those of positions without a token too."""
         used = sum(self.kv_cache.length(row) for row in rows)
-        return self._weight_bytes + used * self.kv_cache.bytes_per_position
+        adapters = self._adapter_bytes(rows) * self._numbers.itemsize // 4
+        return self._weight_bytes + adapters + used * self.kv_cache.bytes_per_position
 
     def environment(self) -> dict[str, Any]:
         """Tell what can change a bit: the plan, what runs it, and the kernels that draw."""
@@ -258,7 +284,7 @@ class TensorRTEngine(DeviceEngine):
         return {
             "plan": f"{plan}, {FLAVOUR} {VERSION}",
             "tokens of a row": f"{self.kv_cache.capacity}; {positions}",
-            "decode": f"{self._decodes}; rows x positions: {', '.join(map(str, sorted(self._of_steps)))}",
+            "decode": f"{self._decodes}; rows x positions: {', '.join(sorted(map(str, self._of_steps)))}",
             **{f"graph {name}": count for name, count in self.graph_counts().items()},
         }
 
@@ -270,7 +296,13 @@ class TensorRTEngine(DeviceEngine):
         if self._plan is not None:
             self._plan.close()
 
-    def _bound(self, plan: LoadedPlan, profile: int, of: str, rows: int, positions: int) -> Context:
+    def _place_adapter(self, index: int, adapter: Adapter) -> None:
+        with self._launching():
+            self._of_adapters.load(index, adapter, self._arena, self._staging)
+
+    def _bound(
+        self, plan: LoadedPlan, profile: int, of: str, rows: int, positions: int, adapter: int | None
+    ) -> Context:
         """Make a context for so many rows, the first ones, that looks at so many positions, and bind all of it."""
         arena, model = self._arena, self.model
         context = plan.context(profile, self._device, arena.at("scratch"))
@@ -282,9 +314,7 @@ class TensorRTEngine(DeviceEngine):
         for layer in range(model.layers):
             for name in cache_names(layer):
                 context.shape(name, rows, model.kv_heads, self._shape.capacity, model.head_dim)
-        for name in plan.adapter:
-            context.shape(name, *plan.adapter_shape(name))
-            context.address(name, arena.at("no_adapter"))
+        self._bind_adapter(context, adapter)
         context.address("input_ids", arena.at(f"{of}_ids"))
         context.address("input_lengths", arena.at(f"{of}_lengths"))
         context.address("write_index", arena.at(f"{of}_index"))
@@ -293,6 +323,14 @@ class TensorRTEngine(DeviceEngine):
         self._bind_row(context, 0)
         context.ready()
         return context
+
+    def _bind_adapter(self, context: Context, index: int | None) -> None:
+        """Have it compute with this adapter, or with none."""
+        assert self._plan is not None
+        shapes = {} if index is None else self._of_adapters.shapes(index)
+        for name in self._plan.adapter:
+            context.shape(name, *(self._plan.adapter_shape(name) if index is None else shapes[name]))
+            context.address(name, self._arena.at("no_adapter") if index is None else self._arena.at(name, index))
 
     def _bind_row(self, context: Context, row: int) -> None:
         """Have its rows begin with this one."""
@@ -314,18 +352,34 @@ class TensorRTEngine(DeviceEngine):
     def _decode(self, rows: Sequence[int], positions: Sequence[int]) -> None:
         for row in rows:
             self._clear_behind(row)
-        step = self._whole if self._decodes == WHOLE else self._fitted(rows, positions)
+        having = dict[str | None, list[tuple[int, int]]]()
+        for row, position in zip(rows, positions, strict=True):
+            having.setdefault(self._adapter_names[row], []).append((row, position))
+        for adapter, some in having.items():
+            if len(having) > 1:
+                self._tell_step(some)
+            self._take_step([row for row, _ in some], [position for _, position in some], adapter)
+        if len(having) > 1:
+            self._tell_step([(row, position + 1) for row, position in zip(rows, positions, strict=True)])
+
+    def _tell_step(self, step: Sequence[tuple[int, int]]) -> None:
+        """Have the device know the rows of a step, and their positions."""
+        rows, positions = zip(*step, strict=True)
+        self._staging.write(self._arena.lines("step"), step_of(self._shape, rows, positions))
+
+    def _take_step(self, rows: Sequence[int], positions: Sequence[int], adapter: str | None) -> None:
+        """Launch a step of rows that have the same adapter, and that the device knows."""
+        step = self._whole(adapter) if self._decodes == WHOLE else self._fitted(rows, positions, adapter)
         context = self._context_of(step)
         self._graphs.run(("decode", step, context.snapshot), lambda: self._launch_step(step, context))
 
-    @property
-    def _whole(self) -> Step:
-        """The step that serves any rows of any length."""
-        return Step(self.kv_cache.rows, self.kv_cache.capacity, _NO_ADAPTER)
+    def _whole(self, adapter: str | None) -> Step:
+        """The step that serves any rows of an adapter, of any length."""
+        return Step(self.kv_cache.rows, self.kv_cache.capacity, adapter)
 
-    def _fitted(self, rows: Sequence[int], positions: Sequence[int]) -> Step:
+    def _fitted(self, rows: Sequence[int], positions: Sequence[int], adapter: str | None) -> Step:
         """Give the smallest step that serves these rows, whose tokens come to these positions."""
-        whole = self._whole
+        whole = self._whole(adapter)
         return Step(
             min(bucket(max(rows) + 1), whole.rows),
             min(max(bucket(max(positions) + 1), _FEWEST), whole.positions),
@@ -336,7 +390,8 @@ class TensorRTEngine(DeviceEngine):
         """Give the context of a step, which is made and warmed up when it is first asked for."""
         if step not in self._of_steps:
             assert self._plan is not None
-            context = self._bound(self._plan, DECODE, "batch", step.rows, step.positions)
+            adapter = None if step.adapter is None else self._adapters[step.adapter].index
+            context = self._bound(self._plan, DECODE, "batch", step.rows, step.positions, adapter)
             # What TensorRT does late is done before a graph is recorded; whatever this writes, the step writes again.
             self._launch_into_batch(step)
             context.run()
@@ -432,3 +487,16 @@ def _check_aligned(model: ModelConfig, dtype: str, positions: int) -> None:
             f"the plan has {positions} positions, and the rows of its caches begin at no multiple of {ALIGNMENT} "
             f"bytes: export the checkpoint with a --capacity that is a multiple of {step}, and build another"
         )
+
+
+def _fitting_rank(plan: PlanIdentity, rank: int | None) -> int:
+    """Give the rank of adapters that there is room for; refuse a plan that takes none, or none of this rank."""
+    again = f"export the checkpoint with --lora-rank {rank or DEFAULT_RANK}, and build another"
+    if plan.lora_rank is None:
+        raise OptionError(f"the plan takes no adapters: {again}")
+    if rank is not None and rank > plan.lora_rank:
+        raise OptionError(
+            f"the plan takes adapters of rank {plan.lora_rank} at most: load it with "
+            f"max_lora_rank={plan.lora_rank}, or {again}"
+        )
+    return rank or plan.lora_rank

@@ -4,7 +4,7 @@ A whole chat is one run, and one record. Nothing in it goes back: whoever takes 
 answers the next wait with other messages, and the cache keeps what they have in common with those before.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from phases.context import Generation
 from phases.errors import RequestError
@@ -42,7 +42,8 @@ class Listen(Wait[Generation, Turn]):
 
     def apply(self, context: Generation, outcome: Turn) -> None:
         context.prompt_ids = [tuple(context.tokens(0)[: context.cached[0]])] if context.prompt_ids else []
-        row = RowRequest(messages=outcome.messages, params=outcome.params)
+        # The adapter stays, as what the cache holds is of it.
+        row = replace(context.request.requests[0], messages=outcome.messages, params=outcome.params)
         bound = context.request.max_prefill_tokens
         context.request = GenerationRequest((row,), bound).resolved(SamplingParams(seed=0))
         context.output_ids, context.output_texts, context.forced = [[]], [], [{}]

@@ -26,6 +26,8 @@ def chat(
     plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
+    lora: options.Lora = None,
+    use_lora: options.UseLora = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
     prompt_cache: options.PromptCache = None,
@@ -62,7 +64,7 @@ def chat(
     said = options.chat_of(messages).messages or () if messages else ()
     loading = options.Loading(
         model, engine, machine, strict=strict, capacity=capacity, decode=decode, quantize=quantize, export=export,
-        plan=plan, prompt_cache=prompt_cache, prompt_cache_limit=prompt_cache_limit,
+        plan=plan, lora=lora or (), use_lora=use_lora, prompt_cache=prompt_cache, prompt_cache_limit=prompt_cache_limit,
         max_prefill_tokens=max_prefill_tokens,
     )  # fmt: skip
     with loading.generator(max_batch=1) as generator:

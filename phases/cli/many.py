@@ -20,7 +20,7 @@ SENSIBLE = {
     "prompt_cache", "prompt_cache_limit", "max_prefill_tokens", "machine", "temperature", "top_k", "top_p", "min_p",
     "seed", "max_new_tokens", "min_new_tokens", "stop", "keep_stop", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "no_repeat_ngram_size", "logit_bias",
-    "allow", "forbid", "json_schema", "regex", "choice", "grammar",
+    "allow", "forbid", "lora", "use_lora", "json_schema", "regex", "choice", "grammar",
 }  # fmt: skip
 
 
@@ -97,10 +97,16 @@ def _tokens(answer: dict[str, Any]) -> int | None:
 def _salt(params: "SamplingParams", loading: Loading) -> str:
     """What an answer depends on besides its request; two engines give the same, but for rounding."""
     from gpu import model_fingerprint, resolve_checkpoint, tokenizer_fingerprint
+    from gpu.adapter import adapter_fingerprint
+    from phases.cli.options import adapters_of
     from phases.generator import DEMO_MODEL
+    from phases.lora import folder_of
 
+    adapters = adapters_of(loading.lora, loading.use_lora)
     folder = resolve_checkpoint(DEMO_MODEL if loading.model is None else loading.model)
     return repr((
         model_fingerprint(folder), tokenizer_fingerprint(folder), loading.quantize.value, loading.capacity, params,
         loading.machine.fingerprint,
+        *((name, adapter_fingerprint(folder_of(name, path))) for name, path in sorted(adapters.items())),
+        *([] if loading.use_lora is None else [loading.use_lora]),
     ))  # fmt: skip

@@ -98,6 +98,31 @@ PromptCacheLimit = Annotated[
     str, typer.Option(metavar="SIZE", help="What that folder may take, such as 500 MB.", rich_help_panel=MODEL)
 ]
 LIMIT = "4 GB"  # of the prompt cache's folder
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="NAME=PATH",
+        help="Load a LoRA adapter (a folder of PEFT) by a name, or a bundled one: pirate. Several times for several.",
+        rich_help_panel=MODEL,
+    ),
+]
+UseLora = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The adapter of whatever names none; --lora loads it.", show_default="none",
+        rich_help_panel=MODEL,
+    ),
+]  # fmt: skip
+RecordedLora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="NAME=PATH",
+        help="Where an adapter of the record is now.",
+        show_default="where it was when recorded",
+    ),
+]
 Strict = Annotated[
     bool,
     typer.Option(
@@ -215,24 +240,52 @@ class Loading:
     prompt_cache: Path | None = None
     prompt_cache_limit: str = LIMIT
     max_prefill_tokens: int | None = None
+    lora: Sequence[str] = ()
+    use_lora: str | None = None
 
     @contextmanager
     def generator(self, *, max_batch: int) -> Iterator["Generator"]:
         """Load it, with a bar if that takes long, and close it at the end."""
         from phases.generator import Generator
 
+        adapters = adapters_of(self.lora, self.use_lora)
         engine = choose_engine(
-            self.engine, self.model, decode=self.decode, quantize=[self.quantize], export=self.export, plan=self.plan
-        )
+            self.engine, self.model, decode=self.decode, quantize=[self.quantize], export=self.export, plan=self.plan,
+            adapters=len(adapters) or None,
+        )  # fmt: skip
         with loading_bar(self.model or "the demo model") as progress:
             generator = Generator.from_pretrained(
                 self.model, engine, max_batch=max_batch, capacity=self.capacity, strict=self.strict, progress=progress,
                 decode=self.decode, quantize=self.quantize.option, export=self.export, plan=self.plan,
-                machine=self.machine, prompt_cache_dir=self.prompt_cache,
+                machine=self.machine, adapters=adapters, use_lora=self.use_lora, prompt_cache_dir=self.prompt_cache,
                 prompt_cache_dir_limit=self.prompt_cache_limit, max_prefill_tokens=self.max_prefill_tokens,
             )  # fmt: skip
         with generator:
             yield generator
+
+
+def adapters_of(lora: Sequence[str], use_lora: str | None = None) -> dict[str, str | Path | None]:
+    """What --lora names: folders by names, and bundled adapters; --use-lora loads one of these, too."""
+    from phases.lora import bundled_adapters
+
+    found: dict[str, str | Path | None] = {}
+    for words in lora:
+        name, given, path = words.partition("=")
+        if not name or (given and not path) or (not given and name not in bundled_adapters()):
+            raise typer.BadParameter(
+                f"{words!r} is no NAME=PATH, and no bundled adapter ({', '.join(bundled_adapters())})",
+                param_hint="--lora",
+            )
+        if name in found:
+            raise typer.BadParameter(f"two adapters are called {name!r}", param_hint="--lora")
+        found[name] = path or None
+    if use_lora is not None and use_lora not in found:
+        if use_lora not in bundled_adapters():
+            raise typer.BadParameter(
+                f"{use_lora!r} names no adapter: --lora {use_lora}=PATH loads one", param_hint="--use-lora"
+            )
+        found[use_lora] = None
+    return found
 
 
 def check_engine(engine: str) -> None:
@@ -251,6 +304,7 @@ def choose_engine(
     quantize: Sequence[Quantization] = (),
     export: Path | None = None,
     plan: Path | None = None,
+    adapters: int | None = None,
 ) -> str:
     """Give the engine to load: what was named, or what "auto" comes to, which is told on stderr in a line."""
     if engine != "auto":
@@ -260,7 +314,7 @@ def choose_engine(
 
     kinds = [kind.option for kind in quantize]
     model = model or str(DEMO_MODEL)
-    chosen = choose_engine(model, quantize=kinds, decode=decode, export=export, plan=plan)
+    chosen = choose_engine(model, quantize=kinds, decode=decode, export=export, plan=plan, adapters=adapters)
     tell(str(chosen))
     return chosen.name
 

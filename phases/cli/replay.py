@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phases.cli import options
 from phases.cli.files import check_new, readable_file, readable_file_or_folder
 from phases.cli.process import DIVERGED, FAILED, INCOMPLETE
 from phases.cli.recorded_model import model_of, tell_of_lacking_phases
@@ -16,6 +17,7 @@ from phases.printable import printable
 if TYPE_CHECKING:
     from phases.context import Generation
     from phases.generator import Generator
+    from phases.lora import Adapters
     from phases.replay import Replay
     from statemachine import Journal, Machine, Verdict
 
@@ -44,6 +46,7 @@ def replay(
     model: Annotated[
         str | None, typer.Option(help="Where the checkpoint is now.", show_default="where it was when recorded")
     ] = None,
+    lora: options.RecordedLora = None,
     machine: MachineOption = None,
     journal: Annotated[Path | None, typer.Option(metavar="FILE", help="fork: record the new run here.")] = None,
     strict: Annotated[
@@ -65,11 +68,11 @@ def replay(
 
     phasewalk replay count.jsonl --mode play --at 20
     """
-    generating = generating_machine(machine)
+    generating, adapters = generating_machine(machine), options.adapters_of(lora or ())
     if path.is_dir():
         if mode is not Mode.VERIFY:
             raise typer.BadParameter("a folder of journals can only be verified", param_hint="--mode")
-        _verify_all(path, model, generating, as_json=as_json, strict=strict, chained=not edited)
+        _verify_all(path, model, generating, adapters, as_json=as_json, strict=strict, chained=not edited)
         return
     if mode is Mode.VERIFY and at is not None:
         raise typer.BadParameter("verify goes to the end; --at is for play and fork", param_hint="--at")
@@ -82,7 +85,7 @@ def replay(
     tell_of_lacking_phases(opened, generating)
     if at is not None:
         _check_step(opened, at)
-    generator = None if mode is Mode.PLAY else _load(opened, model, generating)
+    generator = None if mode is Mode.PLAY else _load(opened, model, generating, adapters)
     done = _replay(opened, mode, generator, at=at, new_journal=journal, machine=generating)
     if mode is Mode.FORK and done.divergence is None:
         from phases.cli.driving import drive
@@ -123,12 +126,12 @@ def _check_step(journal: "Journal", at: int) -> None:
         )
 
 
-def _load(journal: "Journal", model: str | None, machine: "Machine[Generation]") -> "Generator":
+def _load(journal: "Journal", model: str | None, machine: "Machine[Generation]", adapters: "Adapters") -> "Generator":
     from phases.replay import load_generator
 
     model = model_of(journal, model)
     with loading_bar(model or "the demo model") as progress:
-        return load_generator(journal, model=model, machine=machine, progress=progress)
+        return load_generator(journal, model=model, machine=machine, progress=progress, adapters=adapters)
 
 
 def _replay(journal: "Journal", mode: Mode, generator: "Generator | None", **options: Any) -> "Replay":
@@ -220,7 +223,14 @@ def _as_json(path: Path, done: "Replay", generator: "Generator | None" = None) -
 
 
 def _verify_all(
-    folder: Path, model: str | None, machine: "Machine[Generation]", *, as_json: bool, strict: bool, chained: bool
+    folder: Path,
+    model: str | None,
+    machine: "Machine[Generation]",
+    adapters: "Adapters",
+    *,
+    as_json: bool,
+    strict: bool,
+    chained: bool,
 ) -> None:
     """Verify every journal of a folder; one model is loaded for all journals that were recorded alike."""
     from rich.table import Column, Table
@@ -239,7 +249,7 @@ def _verify_all(
             journal = _open(path, chained=chained)
             key = loaded_as(journal, model)
             if key not in generators:
-                generators[key] = _load(journal, model, machine)
+                generators[key] = _load(journal, model, machine, adapters)
             done = _replay(journal, Mode.VERIFY, generators[key])
             done.run.close()
         except Exception as error:  # a record can hold anything, and break anything; the others are still verified

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phases.cli import options
 from phases.cli.files import is_stdout, output_file, readable_file
 from phases.cli.process import DIVERGED, INCOMPLETE
 from phases.cli.recorded_model import model_of
@@ -13,6 +14,7 @@ from phases.cli.target import MachineOption, generating_machine
 
 if TYPE_CHECKING:
     from phases.context import Generation
+    from phases.lora import Adapters
     from statemachine import Journal, Machine, Verdict
 
 
@@ -29,6 +31,7 @@ def report(
     model: Annotated[
         str | None, typer.Option(help="Where the checkpoint is now.", show_default="where it was when recorded")
     ] = None,
+    lora: options.RecordedLora = None,
     machine: MachineOption = None,
 ) -> None:  # fmt: skip
     """Write a recorded run as one HTML page that needs no network.
@@ -45,9 +48,9 @@ def report(
     from phases.views.report import report_of
     from statemachine import Journal
 
-    generating = generating_machine(machine)
+    generating, adapters = generating_machine(machine), options.adapters_of(lora or ())
     journal = Journal.open(path)
-    verdict = _verified(journal, model, generating) if verify else None
+    verdict = _verified(journal, model, generating, adapters) if verify else None
     with output_file(output, unlike=path) as file:
         page = report_of(journal, verdict=verdict, model=model, machine=generating)
         file.write(page.encode(errors="replace"))
@@ -61,12 +64,14 @@ def report(
         raise typer.Exit(INCOMPLETE)
 
 
-def _verified(journal: "Journal", model: str | None, machine: "Machine[Generation]") -> "Verdict | None":
+def _verified(
+    journal: "Journal", model: str | None, machine: "Machine[Generation]", adapters: "Adapters"
+) -> "Verdict | None":
     from phases.replay import load_generator, replay
 
     model = model_of(journal, model)
     with (
         loading_bar(model or "the demo model") as progress,
-        load_generator(journal, model=model, machine=machine, progress=progress) as generator,
+        load_generator(journal, model=model, machine=machine, progress=progress, adapters=adapters) as generator,
     ):
         return replay(journal, generator=generator).verdict

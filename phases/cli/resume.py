@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from phases.cli import options
 from phases.cli.driving import drive
 from phases.cli.files import check_new, check_snapshot, is_journal, readable_file
 from phases.cli.recorded_model import model_of, tell_of_lacking_phases
@@ -22,6 +23,7 @@ def resume(
         str | None,
         typer.Option(help="Where the checkpoint is now.", show_default="where it was when the run was saved"),
     ] = None,
+    lora: options.RecordedLora = None,
     machine: MachineOption = None,
     stats: Annotated[bool, typer.Option("--stats", help="Also tell speed and share of memory bandwidth.")] = False,
     phases: Annotated[bool, typer.Option("--phases", help="Show the phases as they pass.")] = False,
@@ -59,7 +61,9 @@ def resume(
     tell_of_lacking_phases(record, generating)
     model = model_of(record, model)
     with loading_bar(model or "the demo model") as progress:
-        generator = load_generator(record, model=model, machine=generating, progress=progress)
+        generator = load_generator(
+            record, model=model, machine=generating, progress=progress, adapters=options.adapters_of(lora or ())
+        )
     with generator:
         run = generator.resume(saved, journal=journal) if saved else generator.recover(path)
         drive(generator, run, snapshot=snapshot, stats=stats, phases=phases, as_json=as_json)

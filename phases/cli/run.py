@@ -1,6 +1,7 @@
 """phasewalk run: generate text from a prompt and stream it."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from phases.cli import constraining, options
 from phases.cli.constraining import constraint_of
 from phases.cli.driving import drive
 from phases.cli.files import check_new, check_snapshot, readable_file
-from phases.cli.screen import loading_bar, warn
+from phases.cli.screen import warn
 from phases.cli.target import MachineOption, generating_machine
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def run(
     plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
+    lora: options.Lora = None,
+    use_lora: options.UseLora = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
     prompt_cache: options.PromptCache = None,
@@ -129,10 +132,11 @@ def run(
 
     phasewalk run --messages chat.json --prompt-cache prompts
 
+    phasewalk run "Tell me a story about a fox." --use-lora pirate
+
     phasewalk run --input requests.jsonl --output results.jsonl --batch-size 16
     """
     from phases.constrain import constrained
-    from phases.generator import Generator
     from phases.request import GenerationRequest
 
     generating = generating_machine(machine)
@@ -145,30 +149,23 @@ def run(
         forbidden_token_ids=forbid, n=n, logprobs=logprobs, prompt_logprobs=prompt_logprobs,
         constraint=constraint_of(json_schema, regex, choice, grammar),
     )  # fmt: skip
+    loading = options.Loading(
+        model, engine, generating, strict=strict, capacity=capacity, decode=decode, quantize=quantize, export=export,
+        plan=plan, lora=lora or (), use_lora=use_lora, prompt_cache=prompt_cache, prompt_cache_limit=prompt_cache_limit,
+        max_prefill_tokens=max_prefill_tokens,
+    )  # fmt: skip
     if source is not None or output is not None or batch_size is not None:
         from phases.cli.many import answer_file, refuse_beside
 
         refuse_beside(asked)
-        answer_file(
-            source, output, batch_size or 8, params,
-            options.Loading(model, engine, generating, strict=strict, capacity=capacity, decode=decode,
-                            quantize=quantize, export=export, plan=plan, prompt_cache=prompt_cache,
-                            prompt_cache_limit=prompt_cache_limit, max_prefill_tokens=max_prefill_tokens),
-        )  # fmt: skip
+        answer_file(source, output, batch_size or 8, params, loading)
         return
     x = _input(prompt, messages, raw=raw)
     if nvtx:
-        generating = _with_ranges(constrained(generating, GenerationRequest.of(x, params)))
+        loading = replace(loading, machine=_with_ranges(constrained(generating, GenerationRequest.of(x, params))))
     check_new(journal, "--journal", writable=not journal_optional)
     check_snapshot(snapshot, force=force, journal=journal)
-    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
-    with loading_bar(model or "the demo model") as progress:
-        generator = Generator.from_pretrained(
-            model, engine, max_batch=n or 1, capacity=capacity, strict=strict, progress=progress, decode=decode,
-            quantize=quantize.option, export=export, plan=plan, machine=generating, prompt_cache_dir=prompt_cache,
-            prompt_cache_dir_limit=prompt_cache_limit, max_prefill_tokens=max_prefill_tokens,
-        )  # fmt: skip
-    with generator:
+    with loading.generator(max_batch=n or 1) as generator:
         request = generator.request(x, params)  # what is refused leaves no journal
         writer = _writer(journal, sync=journal_sync, optional=journal_optional) if journal else None
         run = generator.start(request, journal=writer, digest_every=digest_every)

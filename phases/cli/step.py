@@ -18,13 +18,14 @@ from phases.cli.target import MachineOption, find_machine_and_context, generatin
 if TYPE_CHECKING:
     from phases.context import Generation
     from phases.debugger.session import Session
+    from phases.lora import Adapters
     from statemachine import Machine
 
 RUNS = 8  # that can stand side by side: forks and snapshots
 SCREEN, OTHER = "Screen", "Another machine"
 # The options that make sense beside --open, and beside --context; generations take all but --context.
 SHOWING = {"plain", "light", "screenshot", "keys", "size"}
-OF_RECORDS = {"opened", "model", "machine", "journal", *SHOWING}
+OF_RECORDS = {"opened", "model", "machine", "journal", "lora", *SHOWING}
 OF_MACHINES = {"prompt", "context", "journal", "opened", *SHOWING}
 
 
@@ -63,6 +64,8 @@ def step(
     plan: options.Plan = None,
     quantize: options.Quantize = options.Quantization.NONE,
     export: options.Export = None,
+    lora: options.Lora = None,
+    use_lora: options.UseLora = None,
     strict: options.Strict = False,
     capacity: options.Capacity = None,
     max_prefill_tokens: options.MaxPrefillTokens = None,
@@ -131,9 +134,11 @@ def step(
         _refuse_beside(asked, "--open", OF_RECORDS)
         if not is_journal(opened):
             check_new(journal, "--journal")
-            _of_snapshot(opened, model, generating, journal, show)
+            _of_snapshot(opened, model, generating, journal, show, options.adapters_of(lora or ()))
             return
         _refuse_journal(journal)
+        if lora:
+            raise typer.BadParameter("a record is walked without a model, and without adapters", param_hint="--lora")
         recorded = GenerationSession.recorded(opened, generating, model)
         assert recorded.record is not None
         tell_of_lacking_phases(recorded.record.journal, generating)
@@ -141,8 +146,6 @@ def step(
             tell(recorded.record.without_text)
         show(recorded)
         return
-    from phases.generator import Generator
-
     options.check_engine(engine)
     x = _input(prompt, messages, raw=raw)
     check_new(journal, "--journal")
@@ -153,14 +156,11 @@ def step(
         no_repeat_ngram_size=no_repeat_ngram_size, logit_bias=logit_bias or (), allowed_token_ids=allow,
         forbidden_token_ids=forbid, constraint=constraint_of(json_schema, regex, choice, grammar),
     )  # fmt: skip
-    engine = options.choose_engine(engine, model, decode=decode, quantize=[quantize], export=export, plan=plan)
-    with loading_bar(model or "the demo model") as progress:
-        generator = Generator.from_pretrained(
-            model, engine, max_batch=RUNS, capacity=capacity, strict=strict, progress=progress, decode=decode,
-            quantize=quantize.option, export=export, plan=plan, machine=generating,
-            max_prefill_tokens=max_prefill_tokens,
-        )  # fmt: skip
-    with generator:
+    loading = options.Loading(
+        model, engine, generating, strict=strict, capacity=capacity, decode=decode, quantize=quantize, export=export,
+        plan=plan, lora=lora or (), use_lora=use_lora, max_prefill_tokens=max_prefill_tokens,
+    )  # fmt: skip
+    with loading.generator(max_batch=RUNS) as generator:
         show(GenerationSession.live(generator, generator.start(x, params, keep=True, journal=journal)))
 
 
@@ -170,6 +170,7 @@ def _of_snapshot(
     machine: "Machine[Generation]",
     journal: Path | None,
     show: "Callable[[Session[Any]], None]",
+    adapters: "Adapters",
 ) -> None:
     """Show a generation that goes on from a snapshot, with the model that it names."""
     from phases.debugger.generation import GenerationSession
@@ -180,7 +181,7 @@ def _of_snapshot(
     tell_of_lacking_phases(saved.journal, machine)
     model = model_of(saved.journal, model)
     with loading_bar(model or "the demo model") as progress:
-        generator = load_generator(saved.journal, model=model, machine=machine, progress=progress)
+        generator = load_generator(saved.journal, model=model, machine=machine, progress=progress, adapters=adapters)
     with generator:
         run = generator.resume(saved, journal=journal, keep=True)
         show(GenerationSession(run, generator, origin=f"loaded from {opened.name}"))

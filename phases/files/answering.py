@@ -1,6 +1,7 @@
 """Answers many requests in batches; what is wrong with one of them stops none of the others."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -50,13 +51,14 @@ def _ready(generator: Generator, asked: Iterable[Asked], batch_size: int, give: 
         try:
             if (each.row.params.n or 1) > batch_size:
                 raise RequestError(f"n is {each.row.params.n}, more than the {batch_size} rows of a --batch-size")
-            ids = generator.tokenizer.encode(each.row)
+            [row] = generator.with_adapters(GenerationRequest((each.row,))).requests
+            ids = generator.tokenizer.encode(row)
             check_prompt(0, ids, engine.kv_cache.capacity, engine.model)
         except RequestError as error:
             give(each, refused(each, error.told("--capacity") if isinstance(error, PromptTooLong) else str(error)))
             continue
-        kept = each.row.save_system_prompt_kv_cache  # which part of it that is, the messages tell
-        yield each, each.row if kept else RowRequest(token_ids=ids, params=each.row.params)
+        kept = row.save_system_prompt_kv_cache  # which part of it that is, the messages tell
+        yield each, row if kept else replace(row, messages=None, prompt=None, raw=False, token_ids=ids)
 
 
 def _together(generator: Generator, batch: list[Ready], give: Give) -> None:

@@ -12,7 +12,7 @@ Found = tuple[str | int | None, Form, RowRequest | RequestError]
 """The id that a request gives itself, the form of its answer, and what it asks for, or why that is nothing."""
 
 SAVE = "save_system_prompt_kv_cache"
-OWN = ("id", "prompt", "messages", "token_ids", "raw", "params", SAVE)
+OWN = ("id", "prompt", "messages", "token_ids", "raw", "params", "lora_weights_name", SAVE)
 ENDPOINTS = {"/v1/chat/completions": Form.CHAT, "/v1/completions": Form.TEXT}
 LONGEST_ID = 200
 
@@ -26,7 +26,7 @@ OPENAI = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_toke
 
 # What may stand there, as it asks for nothing besides what is done anyway. None stands for nothing with any name.
 REFERENCE_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "lora_weights_name": ("",), "disable_spec_decode": (False, True),
+    "disable_spec_decode": (False, True),
     "enable_thinking": (False,), "add_generation_prompt": (True,), "available_lora_weights": ({},),
     "num_logprobs": (0,), "logit_bias": ({},), "stop": ([], ""),
 }  # fmt: skip
@@ -70,7 +70,8 @@ def _own(value: dict[str, Any]) -> RowRequest:
         raise RequestError(f"raw is true or false, not {raw!r:.200}")
     return RowRequest(
         prompt=value.get("prompt"), messages=_messages(value.get("messages")), token_ids=value.get("token_ids"),
-        params=SamplingParams.of(value.get("params")), raw=raw, save_system_prompt_kv_cache=_saved(value.get(SAVE)),
+        params=SamplingParams.of(value.get("params")), raw=raw, lora_weights_name=value.get("lora_weights_name"),
+        save_system_prompt_kv_cache=_saved(value.get(SAVE)),
     )  # fmt: skip
 
 
@@ -103,14 +104,18 @@ def _reference_row(shared: dict[str, Any], request: Any) -> RowRequest:
     templated = asked.pop("apply_chat_template", True)
     if not isinstance(templated, bool):
         raise RequestError(f"apply_chat_template is true or false, not {templated!r:.200}")
+    adapter = asked.pop("lora_weights_name", None) or None  # "" is what it has where nothing is said
     saved = _saved(asked.pop(SAVE, None))
     params = _params(asked, REFERENCE_NEUTRAL)
     if templated:
         saved = saved and messages[0].role == "system"  # it is asked for of a whole batch there
-        return RowRequest(messages=messages, params=params, save_system_prompt_kv_cache=saved)
+        return RowRequest(
+            messages=messages, params=params, lora_weights_name=adapter, save_system_prompt_kv_cache=saved
+        )
     if saved:
         raise RequestError(f"{SAVE} is for messages that go through the chat template: take one of them out")
-    return RowRequest(prompt="".join(message.text for message in messages), raw=True, params=params)
+    text = "".join(message.text for message in messages)
+    return RowRequest(prompt=text, raw=True, params=params, lora_weights_name=adapter)
 
 
 def _of_openai(value: dict[str, Any]) -> Found:

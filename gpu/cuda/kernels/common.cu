@@ -1,7 +1,7 @@
 // What all kernels share: types, bfloat16, sums over a warp, and the few instructions that C++ has no words for.
 //
 // The shape of the model comes in as macros: HIDDEN HEADS KV_HEADS HEAD_DIM INTERMEDIATE VOCAB LAYERS CAPACITY EPS
-// QK_NORM CODES. All parameters of a kernel are 8 bytes wide.
+// QK_NORM CODES, ADAPTED (1 where there is room for adapters) and their RANK. All parameters of a kernel are 8 bytes wide.
 //
 // The unit of all work is a token: its row of the cache and its position there. Prefill and decode run the same
 // kernels on more or fewer tokens, and what is computed for one depends on no other in the call, nor on how many there

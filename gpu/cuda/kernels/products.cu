@@ -47,6 +47,12 @@ template <int KIND> __device__ __forceinline__ float2 bias_of(const float* bias,
     if (column >= Matrix<KIND>::n) return {0, 0};
     return make_float2(bias[column], column + 1 < Matrix<KIND>::n ? bias[column + 1] : 0.0f);
 }
+// With adapters, each token has a bias of its own, of the kernel before.
+template <int KIND> __device__ __forceinline__ float2 added_to(const float* added, int token, int column, bool here) {
+    const float* at = added + (u32)(token * Matrix<KIND>::n + column);  // it has fewer than 2^31 numbers
+    if (!here) return {0, 0};
+    return make_float2(__ldcg(at), column + 1 < Matrix<KIND>::n ? __ldcg(at + 1) : 0.0f);
+}
 template <int KIND, class W> __device__ __forceinline__ float2 row_scale_of(const W* matrix, int column) {
     return *(const float2*)(scales_of(matrix, Matrix<KIND>::n, Matrix<KIND>::tiles) + column);
 }
@@ -212,7 +218,7 @@ __device__ __forceinline__ void product(
     }
     auto prepare = [&](int pass, int buffer) {
         for_pairs<KIND, TOKENS>(pass, first_token, tokens, [&](int item, int token, int column, bool here) {
-            if (KIND != HEAD && bias) biases[item] = bias_of<KIND>(bias, column);
+            if (KIND != HEAD && !ADAPTED && bias) biases[item] = bias_of<KIND>(bias, column);
             if (M::residual && here) norms[item] = make_float2(next_norm[column], next_norm[column + 1]);
             if (KIND == QKV && !QK_NORM && here) with[item] = turn_of(table, positions[token], column);
             if (QUANTIZED && here && item / 4 % TOKENS == 0)
@@ -266,6 +272,10 @@ __device__ __forceinline__ void product(
         if (M::residual)
             for_pairs<KIND, TOKENS>(pass, first_token, tokens, [&](int item, int token, int column, bool here) {
                 if (here) with[item] = __ldcg((const float2*)((const float*)output + (i64)token * HIDDEN_PADDED + column));
+            });
+        if (ADAPTED && KIND != HEAD)
+            for_pairs<KIND, TOKENS>(pass, first_token, tokens, [&](int item, int token, int column, bool here) {
+                biases[item] = added_to<KIND>(bias, token, column, here);
             });
         if (M::normed && first)
             for (int token = warp; token < TOKENS && first_token + token < tokens; token += WARPS) {

@@ -216,7 +216,9 @@ __device__ __forceinline__ void wide_product(
                         given.x = given.turn = far[first + unit];
                         if (M::residual) given.next_norm = norms[unit];
                         if (QUANTIZED && here(unit)) given.row_scale = row_scale_of<KIND>(weights, column + unit * 8);
-                        if (bias) given.bias = bias_of<KIND>(bias, column + unit * 8);
+                        if (bias)
+                            given.bias = ADAPTED ? added_to<KIND>(bias, token, column + unit * 8, here(unit))
+                                                 : bias_of<KIND>(bias, column + unit * 8);
                         finish<KIND>(
                             make_float2(total[at], total[at + 1]), given, target, token, column + unit * 8, here(unit));
                     }

@@ -50,8 +50,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def shape(name: str, family: str = "llama", quantize: str | None = None) -> Shape:
-    return Shape(ModelConfig.from_json(tiny_config(family, **SHAPES[name])), 8, 128, quantize)
+def shape(name: str, family: str = "llama", quantize: str | None = None, **more: int) -> Shape:
+    return Shape(ModelConfig.from_json(tiny_config(family, **SHAPES[name])), 8, 128, quantize, **more)
 
 
 COMPILED = [  # sm_90a has kernels of its own
@@ -91,6 +91,32 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str, quanti
     used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", words)
     assert dict(zip(kernels, used, strict=True)) == dict.fromkeys(kernels, ("0", "0", "0"))
     assert len(set(kernels)) == len(kernels)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "quantize"),
+    [
+        ("sm_90a", "Llama-3.1-8B", None),
+        ("sm_90a", "heads of 256, odd sizes", "int8"),
+        ("sm_89", "Llama-3.2-1B", "fp8"),
+        ("sm_80", "100M", None),
+        ("sm_90a", "tiny", None),
+    ],
+)
+def test_kernels_that_add_adapters_compile_and_need_hardly_more_registers(
+    name: str, architecture: str, quantize: str | None
+) -> None:
+    family = "qwen3" if name == "tiny" else "llama"
+    of_shape = shape(name, family, quantize, adapters=2, lora_rank=16)
+    modules = of_shape.modules((9, 0) if architecture == "sm_90a" else (8, 0))
+    made = [compiler.compile_module(module, architecture, "--ptxas-options=-v") for module in modules]
+    words = "".join(of_module for _, of_module in made)
+    kernels = re.findall(r"Compiling entry function '(\w+)'", words)
+    assert {"adapter_between", "adapter_added", "qkv_8", "output_64", "gate_up_16", "down_32"} <= set(kernels)
+    assert ("down_128x192" in kernels) == (architecture == "sm_90a")
+    assert "warning" not in words
+    used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", words)
+    assert all(int(size) <= 8 for sizes in used for size in sizes)  # of one kernel, for prompts on devices before 9.0
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90"])

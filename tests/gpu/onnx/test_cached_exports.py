@@ -65,6 +65,12 @@ def test_it_is_made_once_for_any_rows_and_capacity(checkpoint: Path, cache: Path
     assert len([*cache.iterdir()]) == 1
 
 
+def test_it_serves_engines_with_room_for_adapters_too(checkpoint: Path, cache: Path) -> None:
+    for adapters in (None, 1, 2):
+        load_engine(checkpoint, "onnx", adapters=adapters, capacity=16).close()
+    assert len([*cache.iterdir()]) == 1
+
+
 def test_another_checkpoint_has_another_one(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
     load(checkpoint)
     assert load(write_checkpoint(tmp_path / "other", seed=1)) == READ
@@ -208,6 +214,6 @@ def test_an_engine_that_decoded_together_is_closed_whole(checkpoint: Path, cache
     engine.close()
     assert engine._session is None
     assert engine._bindings == {}
-    assert engine._prompt_bindings == []
+    assert engine._prompt_bindings == {}
     with pytest.raises(RuntimeError, match="closed"):
         engine.decode(rows)

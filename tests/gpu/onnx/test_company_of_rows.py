@@ -104,8 +104,8 @@ def test_where_company_changes_a_bit_rows_take_turns(tmp_path: Path, monkeypatch
         alone = step(engine, [[0], [1], [2]])
         assert step(engine, [[0, 1]]) == {row: alone[row] for row in (0, 1)}  # who have the same bits
 
-        def feed(self: OnnxEngine, rows: list[int]) -> None:
-            plain(self, rows)
+        def feed(self: OnnxEngine, rows: list[int], adapter: int | None) -> None:
+            plain(self, rows, adapter)
             self.buffers.logits[rows[-1]] = np.nextafter(self.buffers.logits[rows[-1]], np.float32(np.inf))
 
         plain = OnnxEngine._feed_together

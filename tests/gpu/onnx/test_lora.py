@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from adapters import Tensors, as_inputs, random_adapter, write_merged
+from adapters import Tensors, as_inputs, random_adapter, write_adapter, write_merged
 from checkpoints import FAMILIES, write_checkpoint
 from dequantised import dequantised
 from onnx.reference import ReferenceEvaluator
 
-from gpu import Checkpoint, ModelConfig, OnnxEngine, load_engine, model_fingerprint
+from gpu import Adapter, Checkpoint, ModelConfig, OnnxEngine, OptionError, load_engine, model_fingerprint
 from gpu.onnx import runtime
 from gpu.onnx.cached import cached_export
 from gpu.onnx.data import item_type
@@ -273,3 +273,37 @@ def test_an_export_with_adapters_in_the_place_of_one_that_was_kept_is_made_again
     exported(folder, kept)
     assert cached_export(Checkpoint.open(folder, model), model).folder == kept
     assert check_export(kept, model, model_fingerprint(folder)).identity.lora_rank is None
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path, base: Path, rank: int) -> Adapter:
+    model = ModelConfig.from_folder(base)
+    return Adapter.read(write_adapter(folder, random_adapter(model, rank)), model)
+
+
+def test_rows_of_one_adapter_decode_together(tmp_path: Path) -> None:
+    """As a lone token is multiplied as several are: see `lone_tokens_accompanied`."""
+    base = write_checkpoint(tmp_path / "base", hidden_size=192, intermediate_size=512, head_dim=32, vocab_size=1536)
+    with load_engine(base, "onnx", max_batch=8, capacity=32, adapters=1) as engine:
+        engine.load_adapter("one", read(tmp_path / "adapter", base, 8))
+        rows = engine.kv_cache.acquire(8)
+        for row in rows:
+            engine.set_adapter(row, "one")
+            engine.write_prompt(row, [1, 2, 3 + row])
+        engine.prefill(rows)
+        for _ in range(3):
+            engine.decode(rows)
+        assert engine.facts()["batches"] == "up to 8 rows together"
+
+
+def test_an_export_that_takes_no_such_adapters_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    without, small = exported(checkpoint, tmp_path / "without", lora_rank=None), tmp_path / "small"
+    exported(checkpoint, small, lora_rank=4)
+    with pytest.raises(OptionError, match="the export takes no adapters: export the checkpoint with --lora-rank 8"):
+        load_engine(checkpoint, "onnx", export=without, adapters=1, max_lora_rank=8)
+    with pytest.raises(OptionError, match="adapters of rank 4 at most: load it with max_lora_rank=4, or export"):
+        load_engine(checkpoint, "onnx", export=small, adapters=1, max_lora_rank=8)
+    with load_engine(checkpoint, "onnx", export=small, adapters=1) as engine:
+        assert engine.max_lora_rank == 4

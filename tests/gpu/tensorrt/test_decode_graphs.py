@@ -233,7 +233,7 @@ def test_a_graph_is_never_launched_with_other_bindings_than_it_was_recorded_with
         engine.decode([0])
     assert engine.graph_counts() == {"hits": 2, "captures": 1, "fallbacks": 0}
     [(step, context)] = engine._of_steps.items()
-    assert step.adapter == "none"
+    assert step.adapter is None
     for name in ("lora_a.0.q_proj", "lora_b.1.down_proj", "logits", "present.kv_cache.0.keys"):
         assert f"'{name}'" in context.snapshot
     before = context.snapshot
