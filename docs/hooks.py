@@ -24,7 +24,16 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent
 LENT = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # pages that stand outside this folder
 PICTURES = ("diagrams/generation.svg", "diagrams/debugger.svg", "diagrams/token_on_gpu.svg")
-EXAMPLES = ("order", "agent", "saga", "elevator", "tcp", "traffic_lights", "favour")  # whose machines are drawn
+EXAMPLES = (
+    "order",
+    "agent",
+    "saga",
+    "elevator",
+    "tcp",
+    "traffic_lights",
+    "look_ups",
+    "favour",
+)  # whose machines are drawn
 LINES = re.compile(r"<!-- lines of (\S+): ([\w ]+) -->")
 OUTSIDE = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="((?:https?:)?//[^"]*)"')
 

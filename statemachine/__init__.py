@@ -7,7 +7,7 @@ from statemachine.definition.choice import Choice
 from statemachine.definition.guard import Guard, guard
 from statemachine.definition.machine import Machine
 from statemachine.definition.migration import Migration
-from statemachine.definition.phase import End, Phase, Status, Wait
+from statemachine.definition.phase import End, Failed, Phase, Status, Wait
 from statemachine.definition.raised import Raised
 from statemachine.definition.table import Edit, Signal, Transition
 from statemachine.errors import (
@@ -29,6 +29,7 @@ from statemachine.execution.timeline import Step
 from statemachine.views.diagram import GraphvizMissing, to_dot, to_mermaid, to_pdf, to_png, to_svg
 
 if TYPE_CHECKING:
+    from statemachine.execution.ensemble import Ensemble as Ensemble
     from statemachine.record.divergence import Divergence as Divergence
     from statemachine.record.journal import Journal as Journal
     from statemachine.record.recover import recover as recover
@@ -39,17 +40,18 @@ if TYPE_CHECKING:
     from statemachine.record.snapshot import restore as restore
     from statemachine.record.writer import JournalWriter as JournalWriter
 
-# What records and replays is imported when it is asked for: a machine that does neither need not wait for it.
+# What records, replays and drives together is imported when it is asked for: who does neither need not wait for it.
 _HOMES = {
-    "Divergence": "divergence",
-    "Journal": "journal",
-    "JournalWriter": "writer",
-    "Snapshot": "snapshot",
-    "Verdict": "replay",
-    "play": "replay",
-    "recover": "recover",
-    "restore": "snapshot",
-    "verify": "replay",
+    "Divergence": "record.divergence",
+    "Ensemble": "execution.ensemble",
+    "Journal": "record.journal",
+    "JournalWriter": "record.writer",
+    "Snapshot": "record.snapshot",
+    "Verdict": "record.replay",
+    "play": "record.replay",
+    "recover": "record.recover",
+    "restore": "record.snapshot",
+    "verify": "record.replay",
 }
 
 __all__ = [
@@ -57,6 +59,8 @@ __all__ = [
     "Divergence",
     "Edit",
     "End",
+    "Ensemble",
+    "Failed",
     "Finding",
     "GraphvizMissing",
     "Guard",
@@ -100,7 +104,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'statemachine' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"statemachine.record.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"statemachine.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,8 @@
 """Phases: the states of a machine, which do work (`run`), or wait for others to, and keep the books (`apply`)."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from types import UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
@@ -47,6 +49,13 @@ class Status(StrEnum):
         self.ended = self.over or word == "failed"  # goes no further by itself
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What `Phase.run_many` gives for a run whose work failed, and its alone."""
+
+    error: Exception
+
+
 class Phase(State, Generic[Context, Outcome]):
     """A state that works on a context in two halves.
 
@@ -81,6 +90,21 @@ class Phase(State, Generic[Context, Outcome]):
         that None is one of several outcomes, as `Phase[Cart, Coupon | None]` does.
         """
         return None
+
+    def run_many(self, contexts: Sequence[Context]) -> Sequence[Outcome | Failed | None]:
+        """Do the work of several runs that an `Ensemble` drives, in one call; override it where that is cheaper.
+
+        Gives what `run` would give for each context, in their order, and `Failed` where it would raise; no outcome may
+        depend on who else is there. It may do the work of the first ones only, at least of one, and give as many
+        outcomes: the others stay first in line for the next turn. What it raises itself is raised for all of them.
+        """
+        outcomes: list[Outcome | Failed | None] = []
+        for context in contexts:
+            try:
+                outcomes.append(self.run(context))
+            except Exception as error:
+                outcomes.append(Failed(error))
+        return outcomes
 
     def apply(self, context: Context, outcome: Outcome) -> None:
         """Enter an outcome of `run` in the context."""

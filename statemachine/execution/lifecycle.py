@@ -10,7 +10,7 @@ from statemachine.definition.machine import Interpreter, Machine
 from statemachine.definition.phase import End, Phase, Status, Wait
 from statemachine.definition.table import Signal
 from statemachine.errors import IllegalMove, JournalError, PhaseError, described
-from statemachine.execution import host_state, loop
+from statemachine.execution import company, host_state, loop
 from statemachine.execution.driver import Driver
 from statemachine.execution.inbox import Inbox
 from statemachine.execution.recorder import Recorder
@@ -202,7 +202,7 @@ class Lifecycle(Generic[Context]):
     def _remember(self, now: int) -> None:
         """Between two moves: keep a frame now and then, and forget moves once twice as many are there as are kept."""
         timeline, kept = self.timeline, self._keep_steps
-        self._frames.keep(timeline, self.context, self._cursor.index, now)
+        self._frames.keep(timeline, self.context, self._cursor.index, now, among=company.size())
         if kept and timeline.origin and timeline.moves - timeline.origin.moves >= 2 * kept:
             self._tell(rests=False)
             timeline.forget(kept)

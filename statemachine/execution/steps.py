@@ -10,7 +10,7 @@ from statemachine.definition.program import Arc
 from statemachine.definition.raised import Raised
 from statemachine.definition.table import name_of
 from statemachine.errors import IllegalMove
-from statemachine.execution import loop
+from statemachine.execution import company, loop
 from statemachine.execution.lifecycle import AT_REST, FREE, LOOK_UP_NS
 from statemachine.execution.observing import Stop, observed
 from statemachine.execution.signals import Signals
@@ -173,7 +173,7 @@ class Steps(Signals[Context]):
         if self.journal:
             self._cursor.due = 0
         loop.drive(
-            self._cursor, self._program.rows, self.context, self.timeline, heed=self._heed, tend=self._tend,
+            self._cursor, company.rows_of(self._program), self.context, self.timeline, heed=self._heed, tend=self._tend,
             catch=self._catch, accept=self.journal.accept if self.journal else None,
             stop=observed(self.timeline, self.context, stop, digest_every=self.digest_every, log=log),
         )  # fmt: skip

@@ -59,8 +59,11 @@ class FrameKeeper:
         self._next_at = 0  # ns of the clock
         self._cost = 2**40  # ns of the last one
 
-    def keep(self, timeline: Timeline[Context], context: Context, index: int, now: int) -> None:
-        """Keep a frame, if it is time for one; called between two moves, before phase `index`."""
+    def keep(self, timeline: Timeline[Context], context: Context, index: int, now: int, *, among: int = 1) -> None:
+        """Keep a frame, if it is time for one; called between two moves, before phase `index`.
+
+        `among` so many runs the time is shared that has passed since the last one.
+        """
         if now < self._next_at or not timeline.wants_frame:
             return
         began = thread_time_ns()
@@ -71,4 +74,4 @@ class FrameKeeper:
             return
         self._cost = min(thread_time_ns() - began, 2 * self._cost)  # a garbage collection is none of its cost
         timeline.keep(timeline.frame(index, fields, self._cost))
-        self._next_at = perf_counter_ns() + FRAMES_PART * self._cost
+        self._next_at = perf_counter_ns() + FRAMES_PART * self._cost * among

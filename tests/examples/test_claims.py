@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import agent
 import elevator
+import look_ups
 import order
 import pytest
 import saga
@@ -17,7 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant
 
-from statemachine import Journal, JournalWriter, Machine, Run, Snapshot, Status, Transition, restore, verify
+from statemachine import (
+    Ensemble,
+    Journal,
+    JournalWriter,
+    Machine,
+    PhaseError,
+    Run,
+    Snapshot,
+    Status,
+    Transition,
+    restore,
+    verify,
+)  # fmt: skip
 from statemachine.testing import MachineRules, machine_rules, run_rules
 
 pytestmark = pytest.mark.slow
@@ -56,7 +70,7 @@ def test_it_keeps_the_rules(name: str) -> None:
     run_rules(RULES[name], BRIEF)
 
 
-@pytest.mark.parametrize("module", [order, agent, saga, elevator, tcp, traffic_lights])
+@pytest.mark.parametrize("module", [order, agent, saga, elevator, tcp, traffic_lights, look_ups])
 def test_both_interpreters_take_the_same_steps(module: Any) -> None:
     assert module.machine.check() == []
     runs = [Run(module.machine, module.new_context(), interpreter=interpreter) for interpreter in INTERPRETERS]
@@ -309,3 +323,32 @@ def test_tcp_has_the_states_and_arrows_of_the_figure() -> None:
     assert len(states - {"DELETED"}) == 11
     assert len(tcp.machine.signals) == 21
     assert all(tcp.machine.phases[name].final is (name == "DELETED") for name in states)
+
+
+# --- look-ups -----------------------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from([*look_ups.PARENTS, "Nobody"])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(NAMES, st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=8))
+def test_searches_in_company_are_those_of_each_alone(coming: list[tuple[str, int, int]]) -> None:
+    ensemble = Ensemble()
+    runs = [Run(look_ups.machine, look_ups.Search(name)) for name, _, _ in coming]
+    for turn in range(8):
+        for run, (_, at, pause) in zip(runs, coming, strict=True):
+            if turn == at:
+                ensemble.submit(run)
+            elif turn == pause and run.status is Status.RUNNING:
+                run.pause()
+        ensemble.turn()
+    ensemble.drive()
+    for run in runs:
+        if run.status is Status.PAUSED:
+            ensemble.submit(run)
+    ensemble.drive()
+    for run, (name, _, _) in zip(runs, coming, strict=True):
+        alone = Run(look_ups.machine, look_ups.Search(name))
+        with suppress(PhaseError):
+            alone.start()
+        assert (run.status, [*run.steps()], run.context) == (alone.status, [*alone.steps()], alone.context)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
 SHOWN = dict(re.findall(r"^```text\n\$ python examples/(\w+)\.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
-NAMES = ["order", "agent", "saga", "elevator", "tcp", "traffic_lights", "favour", "embedding"]
+NAMES = ["order", "agent", "saga", "elevator", "tcp", "traffic_lights", "look_ups", "favour", "embedding"]
 
 
 def output(name: str, folder: Path, *arguments: str) -> str:
