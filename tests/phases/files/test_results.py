@@ -26,7 +26,8 @@ MARKS = [asked.mark for asked in ASKED]
 def answer(asked: Asked) -> dict:
     result = GenerationResult(
         output_ids=[[1, 2]], output_texts=["Hi\n\x1b"], finish_reasons=[FinishReason.LENGTH], prompt_tokens=[3],
-        output_tokens=[2], logprobs=[None], prompt_logprobs=[None], time_to_first_token=0.0, time_per_token=0.0,
+        reused_tokens=[0], output_tokens=[2], errors=[None], logprobs=[None], prompt_logprobs=[None],
+        time_to_first_token=0.0, time_per_token=0.0,
     )  # fmt: skip
     return answered(asked, result, [0], [4], TOKENIZER, model="m")
 
