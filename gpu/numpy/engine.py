@@ -50,8 +50,8 @@ class NumpyEngine(HostEngine):
         threads of this process share the products, two if not given, and give the same bits as one.
     decode : {"alone", "together"}, optional
         How the rows of a step go through the matrices: alone if not given, each with dot products of its own. Together
-        they do so in blocks, see `Together`: a block of 8 takes little longer than one row of it, so that many rows
-        are much faster, but a row without company two to three times as slow. A row has the same bits in any company
+        they do so in blocks, see `Together`: a block of 16 takes little longer than one row of it, so that many rows
+        are much faster, but a row without company about three times as slow. A row has the same bits in any company
         in either way, and others in the one way than in the other. Engines that decode together take turns.
     adapters, max_lora_rank : int
         How many LoRA adapters there is room for, and of which rank at most.

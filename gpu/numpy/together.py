@@ -12,7 +12,9 @@ from gpu.errors import OptionError
 
 Float32Array = npt.NDArray[np.float32]
 
-_BLOCKS = (8, 16, 12, 4, 24, 32)  # rows of a block, as they are tried; with more, a row alone waits for more padding
+# Rows of a block, as they are tried. The BLAS copies a piece for each block, so large ones are better for many rows,
+# small ones for a row without company.
+_BLOCKS = (16, 8, 24, 32, 12, 4)
 _PIECE_BYTES = 2 << 20  # of a matrix that all blocks of rows read while it is in the cache
 _TILE = 48  # features of which a piece is a multiple: tiles of every kernel of OpenBLAS fit
 
@@ -121,9 +123,10 @@ def usual_threads() -> int:
 
 
 def _pieces(features: int, width: int) -> list[slice]:
-    """Cut a matrix of so many features into pieces of about equal size."""
-    count = max(1, round(4 * features * width / _PIECE_BYTES))
-    size = max(1, -(-features // count // _TILE)) * _TILE
+    """Cut a matrix of so many features into pieces of about equal size: one, or as many for each of two threads."""
+    nbytes = 4 * features * width
+    count = 1 if nbytes < _PIECE_BYTES else 2 * max(1, round(nbytes / _PIECE_BYTES / 2))
+    size = -(-features // count // _TILE) * _TILE
     return [slice(start, min(start + size, features)) for start in range(0, features, size)]
 
 

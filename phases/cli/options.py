@@ -57,7 +57,7 @@ Engine = Annotated[
 Decode = Annotated[
     str | None,
     typer.Option(
-        help="How the engine decodes, if it has several ways: rows alone, or together, which pays from 4 rows on "
+        help="How the engine decodes, if it has several ways: rows alone, or together, which pays from 16 rows on "
         "(numpy); per-op or persistent (cuda); whole, or fitted to the rows and lengths at hand (tensorrt).",
         show_default="its choice",
         rich_help_panel=MODEL,

@@ -43,6 +43,7 @@ def test_options_are_the_fields_of_that_name(
             assert told == (None if found is None else [one and one.logprob for one in found])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "params"), [given for given in GIVEN if given[0][0] not in ("-n", "--logprobs")])
 def test_a_run_that_is_stepped_takes_them_too(
     phasewalk: Command, demo: Generator, tmp_path: Path, options: tuple[str, ...], params: dict[str, Any]
