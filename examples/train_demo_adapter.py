@@ -4,8 +4,8 @@
     phasewalk run --lora mine=my_adapter --use-lora mine "Tell me a story about a fox."
 
 It learns from the text of the demo model (`demo_text.py`), whose answers are put in a pirate's words. The result is a
-folder in PEFT's format, in float16: a third of a megabyte beside the five of the model. It takes half an hour at most on
-one CPU core. The same seed gives the same adapter on the same kind of machine with the same version of torch.
+folder in PEFT's format, in float16: a third of a megabyte beside the five of the model. It takes half an hour at most
+on one CPU core. The same seed gives the same adapter on the same kind of machine with the same version of torch.
 """
 
 import argparse
