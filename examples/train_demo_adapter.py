@@ -4,8 +4,8 @@
     phasewalk run --lora mine=my_adapter --use-lora mine "Tell me a story about a fox."
 
 It learns from the text of the demo model (`demo_text.py`), whose answers are put in a pirate's words. The result is a
-folder in PEFT's format, in float16: half a megabyte of numbers beside the model's five. It takes about ten minutes on
-one CPU core. The same seed gives the same adapter on the same kind of machine with the same version of torch.
+folder in PEFT's format, in float16: a third of a megabyte beside the five of the model. It takes half an hour at most
+on one CPU core. The same seed gives the same adapter on the same kind of machine with the same version of torch.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from train_demo_model import ROW_LENGTH, load, loss_of, rows
 MODEL = Path(__file__).parents[1] / "phases" / "demo_model"
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA = 8, 16
-STEPS, ROWS, LEARNING_RATE, WARMUP_STEPS = 300, 8, 4e-3, 20
+STEPS, ROWS, LEARNING_RATE = 300, 8, 4e-3
 WORDS = {
     "you": "ye", "your": "yer", "my": "me", "is": "be", "are": "be", "am": "be", "was": "were", "friend": "matey",
     "friends": "mateys", "yes": "aye", "hello": "ahoy", "of": "o'", "and": "an'", "them": "'em",

@@ -68,6 +68,12 @@ def test_it_is_made_once_with_words_for_what_takes_long(folder: Path, here: Here
     assert kept("plans").entries == 1
 
 
+def test_one_that_takes_adapters_is_another_one(folder: Path, here: Here) -> None:
+    made = [cached(folder, here, lora_rank=rank) for rank in (None, 4, 8)]
+    assert [plan.identity.lora_rank for plan in made] == [None, 4, 8]
+    assert kept("plans").entries == 3
+
+
 def test_another_size_dtype_or_checkpoint_has_another_plan(folder: Path, here: Here, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other", "qwen3")
     made = [
