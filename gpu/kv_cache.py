@@ -17,11 +17,18 @@ class LinearKVCache:
     An asynchronous engine commits as it launches work, so its books tell what will be there when that is done.
 
     Invariant: `0 <= length(row) <= capacity`, and `length(row) == 0` for every free row.
+
+    Attributes
+    ----------
+    in_turns : bool
+        Hand out the row that has been free for longest, not the lowest one: what it held is there for longer.
     """
 
     rows: int
     capacity: int  # positions of a row
     bytes_per_position: int  # keys and values of one position of one row, all layers together
+    in_turns: bool = False
+    _changes: list[int] = field(init=False, repr=False)  # [rows]
     _lengths: list[int] = field(init=False)  # [rows], written by commit, truncate and release only
     _free: list[int] = field(init=False, repr=False)
     # Reentrant, as a forgotten run may be collected, and give its rows back, while this thread asks for some.
@@ -29,7 +36,7 @@ class LinearKVCache:
     _home: Home = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._lengths = [0] * self.rows
+        self._lengths, self._changes = [0] * self.rows, [0] * self.rows
         self._free = list(range(self.rows))[::-1]  # the lowest row is handed out first: it is the last of the list
         self._lock, self._home = threading.RLock(), Home()
 
@@ -68,7 +75,31 @@ class LinearKVCache:
                     f"{count} rows were asked for, {len(self._free)} of {self.rows} are free: finish, cancel or close "
                     f"a run, split the batch, or load the engine with a larger max_batch"
                 )
-            return tuple(sorted(self._free.pop() for _ in range(count)))
+            rows = tuple(sorted(self._free.pop() for _ in range(count)))
+            for row in rows:
+                self._changes[row] += 1
+            return rows
+
+    def take(self, row: int) -> bool:
+        """Acquire this very row, if it is free; whether it was."""
+        self._home.check()
+        with self._lock:
+            if row not in self._free:
+                return False
+            self._free.remove(row)
+            self._changes[row] += 1
+            return True
+
+    def changes(self, row: int) -> int:
+        """How often a row was acquired, or something was written to it: the same count means that it holds the same.
+
+        An engine counts as it launches work; one that fails in between says nothing of what the row holds.
+        """
+        return self._changes[row]
+
+    def change(self, row: int) -> None:
+        """Count a change of what a row holds that no commit tells of."""
+        self._changes[row] += 1
 
     def release(self, rows: Sequence[int]) -> None:
         """Give rows back; their lengths become 0. In a child of os.fork nothing happens: they are the parent's.
@@ -88,8 +119,9 @@ class LinearKVCache:
                 raise ValueError(f"rows {refused} are free already or named twice: release each acquired row once")
             for row in rows:
                 self._lengths[row] = 0
-                self._free.append(row)
-            self._free.sort(reverse=True)
+                self._free.insert(0, row)  # the last of the list is handed out first
+            if not self.in_turns:
+                self._free.sort(reverse=True)
 
     def check_room(self, row: int, count: int) -> None:
         """Raise CapacityError unless `count` more tokens fit into this row."""
@@ -112,6 +144,7 @@ class LinearKVCache:
             raise ValueError(f"{count} tokens cannot be committed: use truncate to make a row shorter")
         self.check_room(row, count)
         self._lengths[row] += count
+        self._changes[row] += count > 0
 
     def truncate(self, row: int, length: int) -> None:
         """Go back to the first `length` tokens of this row; nothing is copied or cleared.

@@ -199,9 +199,11 @@ class RowKeeper:
                 f"[layers {model.layers}, 2, heads {model.kv_heads}, positions, {model.head_dim}]"
             )
         self._check_positions(row, first, first + array.shape[3])
+        self.kv_cache.change(row)
         return slice(first, first + array.shape[3])
 
     def _set_length(self, row: int, length: int) -> None:
+        self.kv_cache.change(row)
         self.kv_cache.truncate(row, 0)
         self.kv_cache.commit(row, length)
 

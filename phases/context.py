@@ -14,6 +14,7 @@ from phases.token_ids import Row, Tokens
 if TYPE_CHECKING:
     from gpu import Engine
     from phases.prompt_cache import PromptCache
+    from phases.resting_rows import RestingRows
     from phases.tokenizer import Tokenizer
 
 
@@ -47,7 +48,7 @@ class Generation:
     capacity: int  # tokens a slot can hold, prompt and output together
     engine: "Engine | None" = field(default=None, repr=False)  # None while a record is played
     tokenizer: "Tokenizer | None" = field(default=None, repr=False)
-    prompt_cache: "PromptCache | None" = field(default=None, repr=False)
+    prompt_cache: "PromptCache | RestingRows | None" = field(default=None, repr=False)
 
     # Pinned, as they say what is in the engine rather than where the generation stands:
     lease: "weakref.finalize[..., Any] | None" = field(default=None, repr=False)  # gives the slots back, once

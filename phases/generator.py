@@ -35,6 +35,7 @@ from phases.printable import one_line
 from phases.prompt_cache import PromptCache, byte_count
 from phases.request import GenerationRequest, GenerationResult, Params, RowRequest, RowResult, SamplingParams
 from phases.resources import EngineResources
+from phases.resting_rows import RestingRows
 from phases.result import finish_reason, result_of, row_result
 from phases.streaming import RowText, TextPiece, cancel, fresh_pieces
 from phases.tokenizer import Tokenizer
@@ -89,7 +90,7 @@ class Generator:
         machine: Machine[Generation] = generation_machine,
         source: str = DEMO,
         folder: Path | None = None,
-        prompt_cache: PromptCache | None = None,
+        prompt_cache: PromptCache | RestingRows | None = None,
         max_prefill_tokens: int | None = None,
         use_lora: str | None = None,
     ) -> None:
@@ -121,7 +122,7 @@ class Generator:
         strict: bool = False,
         progress: Progress | None = None,
         machine: Machine[Generation] = generation_machine,
-        prompt_cache: int | str = "256 MB",
+        prompt_cache: int | str | None = None,
         prompt_cache_dir: str | PathLike[str] | None = None,
         prompt_cache_dir_limit: int | str = "4 GB",
         max_prefill_tokens: int | None = None,
@@ -154,6 +155,7 @@ class Generator:
         prompt_cache
             Bytes of memory for the beginnings of prompts, so that a prompt that begins like one of a run that has ended
             need not compute that again: no token or logit is another then. A number, or as in "256 MB"; 0 is off.
+            Unless given, 256 MB; on a device, what rows hold that are free is reused there instead.
         prompt_cache_dir
             A folder where they are kept, too, for other processes and later ones. Who can write to it can change what
             the model says.
@@ -192,7 +194,7 @@ class Generator:
         OSError
             When there is no such folder for the prompt cache, and it cannot be made.
         """
-        memory = byte_count(prompt_cache, "prompt_cache")
+        memory = byte_count("256 MB" if prompt_cache is None else prompt_cache, "prompt_cache")
         disk = byte_count(prompt_cache_dir_limit, "prompt_cache_dir_limit")
         folder = resolve_checkpoint(DEMO_MODEL if path_or_hub_id is None else path_or_hub_id)
         asked = _defaults(folder, strict=strict)
@@ -221,7 +223,11 @@ class Generator:
                 from phases.prompt_folder import PromptFolder
 
                 kept = PromptFolder(prompt_cache_dir, limit=disk, bound_to=_bound_to(loaded, folder))
-            cache = PromptCache(loaded, limit=memory, folder=kept) if memory or kept else None
+            cache: PromptCache | RestingRows | None = None
+            if prompt_cache is None and kept is None and not loaded.synchronous:
+                cache = RestingRows(loaded)
+            elif memory or kept:
+                cache = PromptCache(loaded, limit=memory, folder=kept)
             made = cls(
                 loaded, tokenizer, defaults=defaults, machine=machine, source=source, folder=folder,
                 max_prefill_tokens=max_prefill_tokens, prompt_cache=cache, use_lora=use_lora,

@@ -9,6 +9,7 @@ from gpu import CapacityError, DeviceError, Engine
 from phases.context import Generation
 from phases.prompt_cache import PromptCache
 from phases.request import GenerationRequest
+from phases.resting_rows import RestingRows
 from phases.tokenizer import Tokenizer
 from statemachine.execution.resources import Arrays, Resources
 
@@ -28,7 +29,7 @@ class EngineResources(Resources[Generation]):
         engine: Engine,
         tokenizer: Tokenizer | None,
         environment: Callable[[], dict[str, Any]] = dict,
-        prompt_cache: PromptCache | None = None,
+        prompt_cache: PromptCache | RestingRows | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer

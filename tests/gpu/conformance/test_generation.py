@@ -19,6 +19,7 @@ from phases.debugger.distribution import Distribution, NoDistribution, distribut
 from phases.generation import machine, sample
 from phases.prompt_cache import PromptCache
 from phases.replay import replay
+from phases.resting_rows import RestingRows
 from phases.tokenizer import Tokenizer
 from statemachine import Run
 from statemachine.testing import machine_rules, run_rules
@@ -72,11 +73,11 @@ def test_a_prompt_cache_changes_no_bit_and_takes_in_what_a_prefill_would_leave(
     params = SamplingParams(temperature=1.0, seed=3, max_new_tokens=14, stop_token_ids=())
     told = tuple(5 + place * 7 % 80 for place in range(113))
     engine = load(chat_folder, max_batch=2)
-    cache = PromptCache(engine, limit=10**9)
+    cache, resting = PromptCache(engine, limit=10**9), RestingRows(engine)
     tokenizer = Tokenizer.from_pretrained(chat_folder)
     generators = [
         Generator(engine, tokenizer, folder=chat_folder, prompt_cache=kept, max_prefill_tokens=bound)
-        for kept, bound in ((None, 10**6), (cache, 10**6), (cache, 70))
+        for kept, bound in ((None, 10**6), (cache, 10**6), (cache, 70), (resting, 10**6), (resting, 70))
     ]
     output = generators[1].generate(told[:100], params).output_ids[0]
     if engine.prefill_chunk == 1:  # what was drawn is kept, too
@@ -84,12 +85,16 @@ def test_a_prompt_cache_changes_no_bit_and_takes_in_what_a_prefill_would_leave(
         assert cache.size == 64 * engine.model.kv_numbers * 4
     found = []
     for generator in generators:
+        if generator is generators[3]:
+            generator.generate(told[:100], params)  # in a row that rests then
         with generator.start(told, params) as run:
             bits = [engine.read_logits(run.context.slots[0]).tobytes() for step in run if step.phase == "decode"]
         found.append((generator.result(run), bits))
         expected = 0 if generator.prompt_cache is None else min(cache.block, 112) // cache.block * cache.block
+        if generator.prompt_cache is resting:
+            expected = 112 // resting.block * resting.block
         assert found[-1][0].reused_tokens == [expected]
-    assert found[0] == found[1] == found[2]
+    assert found == [found[0]] * 5
 
 
 def test_decode_steps_leave_the_bits_of_a_prefill_where_a_prompt_may_be_cut_anywhere(
