@@ -28,6 +28,7 @@ from gpu import ModelConfig, engines, expected_tensors, load_engine
 from phases import Generator, SamplingParams
 from phases.generator import DEMO_MODEL
 from phases.prompt_cache import PromptCache
+from phases.resting_rows import RestingRows
 from phases.tokenizer import Tokenizer
 
 TARGET = 0.1
@@ -67,7 +68,8 @@ def measure(folder: Path, engine: str, asked: argparse.Namespace) -> dict[str, f
         told = random.integers(3, vocab, asked.cached).tolist()
         tokenizer = Tokenizer.from_pretrained(folder)
         without = Generator(loaded, tokenizer)
-        cached = Generator(loaded, tokenizer, prompt_cache=PromptCache(loaded, limit=10**10))
+        cache = PromptCache(loaded, limit=10**10) if loaded.synchronous else RestingRows(loaded)
+        cached = Generator(loaded, tokenizer, prompt_cache=cache)
         cached.generate(told, PARAMS)
         seconds: dict[Generator, list[float]] = {without: [], cached: []}
         for number in range(asked.repeats + 1):
