@@ -45,4 +45,4 @@ class CoarseEngine(NumpyEngine):
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `load_engine` know it, as the last of all."""
     monkeypatch.setitem(gpu.load._ENGINES, "coarse", CoarseEngine)
-    monkeypatch.setitem(gpu.load._OPTIONS, "coarse", ("quantize",))
+    monkeypatch.setitem(gpu.load._OPTIONS, "coarse", ("quantize", "decode"))

@@ -184,7 +184,7 @@ def test_a_way_that_is_not_there_is_refused_with_the_reason(tmp_path: Path) -> N
     with pytest.raises(OptionError, match="there is no decode path 'fast': expected per-op or persistent"):
         CudaEngine(config(), None, rows=1, capacity=8, decode="fast", device=EmulatedDevice())
     folder = write_checkpoint(tmp_path)
-    with pytest.raises(OptionError, match="the engine numpy has no option decode"):
+    with pytest.raises(OptionError, match="the engine numpy has no decode per-op: expected alone or together"):
         load_engine(folder, "numpy", decode="per-op")
     assert load_engine(folder, "numpy", decode=None).facts() == {}
 
