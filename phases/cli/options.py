@@ -282,7 +282,9 @@ def adapters_of(lora: Sequence[str], use_lora: str | None = None) -> dict[str, s
     if use_lora is not None and use_lora not in found:
         if use_lora not in bundled_adapters():
             raise typer.BadParameter(
-                f"{use_lora!r} names no adapter: --lora {use_lora}=PATH loads one", param_hint="--use-lora"
+                f"{use_lora!r} names no adapter: --lora {use_lora}=PATH loads one, and "
+                f"{', '.join(bundled_adapters())} is bundled",
+                param_hint="--use-lora",
             )
         found[use_lora] = None
     return found

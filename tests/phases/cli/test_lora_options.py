@@ -42,7 +42,7 @@ def test_an_adapter_is_used_if_it_is_asked_for(phasewalk: Command, mine: Path) -
         (("--lora", "=x"), 2, "'=x' is no NAME=PATH"),
         (("--lora", "x="), 2, "'x=' is no NAME=PATH"),
         (("--lora", "a=x", "--lora", "a=y"), 2, "two adapters are called 'a'"),
-        (("--use-lora", "nobody"), 2, "'nobody' names no adapter: --lora nobody=PATH loads one"),
+        (("--use-lora", "nobody"), 2, "'nobody' names no adapter: --lora nobody=PATH loads one, and pirate is bundled"),
         (
             ("--lora", "a=missing", "--use-lora", "a"),
             1,
