@@ -21,7 +21,7 @@ from statemachine.testing import machine_rules, run_rules
 pytestmark = pytest.mark.slow
 
 SETTINGS = settings(
-    max_examples=150, stateful_step_count=14, deadline=None, derandomize=True, database=None,
+    max_examples=100, stateful_step_count=14, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 PROMPTS = ("the quick", "Prefill fills the cache", "fox")
@@ -153,7 +153,7 @@ def test_a_generation_that_failed_tries_again_and_comes_to_the_same_text(eight: 
     failures = []
 
     @given(requests(), FAULTS)
-    @settings(SETTINGS, max_examples=100)
+    @settings(SETTINGS, max_examples=60)
     def tries_again(request_: Any, faults: list[int]) -> None:
         expected = eight.generate(*request_)
         faulty.engine.arm(faults)
@@ -177,7 +177,7 @@ def test_a_run_that_failed_gives_its_rows_back_when_it_is_closed_and_disturbs_no
     failures = []
 
     @given(requests(), requests(), FAULTS)
-    @settings(SETTINGS, max_examples=100)
+    @settings(SETTINGS, max_examples=60)
     def fails_alone(mine: Any, other: Any, faults: list[int]) -> None:
         alone = eight.generate(*other)
         faulty.engine.arm(faults)
@@ -206,7 +206,7 @@ def test_a_run_that_failed_gives_its_rows_back_when_it_is_closed_and_disturbs_no
 
 
 @given(requests(), st.integers(0, 30), st.sampled_from(["copy", "recompute"]), st.integers(0, 5))
-@settings(SETTINGS, max_examples=100)
+@settings(SETTINGS, max_examples=60)
 def test_resumed_on_another_generator_the_tokens_are_those_of_the_uninterrupted_run(
     eight: Generator, generator: Generator, tmp_path: Path, request_: Any, at: int, kv: str, back: int
 ) -> None:

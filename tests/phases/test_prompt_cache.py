@@ -293,7 +293,7 @@ def test_sizes(given: object, count: int) -> None:
     assert byte_count(given, "x") == count
 
 
-@pytest.mark.parametrize("given", [-1, True, 1.5, None, "", "much", "-3 MB", "1 XB", "1e400 GB", "9" * 400])
+@pytest.mark.parametrize("given", [-1, True, 1.5, "", "much", "-3 MB", "1 XB", "1e400 GB", "9" * 400])
 def test_what_is_no_size_is_refused(given: object, folder: Path) -> None:
     with pytest.raises(OptionError, match=r'^prompt_cache is .*: expected a number of bytes, such as 0, .* "256 MB"$'):
         Generator.from_pretrained(folder, "numpy", prompt_cache=given)  # type: ignore[arg-type]

@@ -59,8 +59,6 @@ DEVICES = pytest.mark.parametrize("where", ["emulated", pytest.param("cuda", mar
     ("name", "quantize"),
     [
         *((name, None) for name in SHAPES),
-        ("a key head of its own, hands of three", "int8"),
-        ("biases, a head of its own", "fp8"),
         ("input of a product that registers do not hold", "fp8"),
         ("more units of the head than of a layer", "int8"),
     ],

@@ -55,10 +55,10 @@ def shape(name: str, family: str = "llama", quantize: str | None = None, **more:
 
 
 COMPILED = [  # sm_90a has kernels of its own
-    *(("sm_90a", name, None) for name in SHAPES if name not in ("100M", "Llama-3.2-1B")),
+    *(("sm_90a", name, None) for name in ("tiny", "Llama-3.1-8B", "heads of 80, seven to a key")),
     ("sm_80", "100M", None),
     ("sm_89", "Llama-3.2-1B", None),
-    *(("sm_90a", "Llama-3.1-8B", kind) for kind in KINDS),
+    ("sm_90a", "Llama-3.1-8B", "fp8"),
     ("sm_90a", "heads of 256, odd sizes", "int8"),
     ("sm_89", "Llama-3.2-1B", "fp8"),
     ("sm_80", "100M", "int8"),
@@ -97,7 +97,6 @@ def test_all_kernels_compile_without_spills(name: str, architecture: str, quanti
     ("architecture", "name", "quantize"),
     [
         ("sm_90a", "Llama-3.1-8B", None),
-        ("sm_90a", "heads of 256, odd sizes", "int8"),
         ("sm_89", "Llama-3.2-1B", "fp8"),
     ],
 )
@@ -268,11 +267,9 @@ def test_every_ablation_changes_a_kernel_that_still_compiles(monkeypatch: pytest
     monkeypatch.syspath_prepend(str(benchmarks))
     ablations = runpy.run_path(str(benchmarks / "persistent_ablations.py"))
     defines = persistent.defines(shape("Llama-3.2-1B"), 1)
-    kinds = set()
     for variant in ablations["VARIANTS"]:
         changed = variant.of(persistent_source())
-        if (kind := re.sub(r"\d+", "", variant.name)) not in kinds:  # not each number of the same
+        if not variant.name.split()[0].isupper():  # another number of a constant compiles
             compiler.compile_module(Module(changed, defines), "sm_90a")
-        kinds.add(kind)
     with pytest.raises(LookupError, match="what the kernel does not have: 'no such words'"):
         ablations["Variant"]("odd", (("no such words", ""),)).of(persistent_source())
