@@ -134,7 +134,8 @@ class Ensemble:
         try:
             while go_on():
                 while self._coming:
-                    self._let_in(*self._coming.popleft())
+                    self._let_in(*self._coming[0])
+                    self._coming.popleft()  # only now, so that an interrupt loses nobody
                 for meeting in self._meetings:
                     if meeting.members:
                         self._run(meeting)
@@ -149,8 +150,10 @@ class Ensemble:
         return len(self) > 0
 
     def _let_in(self, work: Callable[[], Any], future: "Future[Any]", variables: Variables) -> None:
-        if future.set_running_or_notify_cancel():
-            member = _Member(partial(self._belong, work, future), variables)
+        if future.done() and not future.cancelled():  # an interrupt came between, and it was abandoned
+            return
+        if future.running() or future.set_running_or_notify_cancel():
+            member = _Member(partial(self._belong, work, future), future, variables)
             self._members.add(member)
             self._go_on(member)
 
@@ -184,6 +187,8 @@ class Ensemble:
         for member in members:
             with suppress(BaseException):
                 member.throw(type(error), error)
+            if not member.future.done():  # it had not begun, or was about to tell
+                member.future.set_exception(error)
         self._members.clear()
 
     # --- in a member --------------------------------------------------------------------------------------------------
@@ -232,8 +237,9 @@ class _Member(greenlet):
 
     context: Any
 
-    def __init__(self, work: Callable[..., Any], variables: Variables) -> None:
+    def __init__(self, work: Callable[..., Any], future: "Future[Any]", variables: Variables) -> None:
         super().__init__(work)
+        self.future = future
         self.gr_context = variables
 
 

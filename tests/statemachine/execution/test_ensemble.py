@@ -337,10 +337,11 @@ def test_an_interrupt_anywhere_leaves_every_run_so_that_it_can_go_on() -> None:
     at, machine = 0, asking()
     while True:
         together, runs = Ensemble(), [Run(machine, Asked(n)) for n in (1, 2, 3)]
-        for run in runs:
-            together.submit(run)
+        futures = [together.submit(run) for run in runs]
         with Interrupter(at) as interrupter, suppress(KeyboardInterrupt):
             together.drive()
+        together.drive()  # who had not come in yet
+        assert all(future.done() for future in futures), at
         for run in runs:
             assert run.status is not Status.RUNNING, at
             again = Ensemble()
